@@ -1,0 +1,47 @@
+/* The forwarder: SYN gate, flow table and ICMP answers between the stack and the egress (or subnet routes, later).
+ *
+ * A peer's SYN to a foreign address is classified, deduplicated on its 4-tuple and dialed upstream first; only when
+ * the upstream stands does the stack answer SYN-ACK, otherwise the peer gets RST (or ICMP) at once. Then bytes are moved
+ * between the stack's chunks and the egress socket with backpressure both ways; FIN and RST cross over as they are. */
+#ifndef TN_FORWARD_FORWARD_H
+#define TN_FORWARD_FORWARD_H
+
+#include "egress/egress.h"
+#include "stack/stack.h"
+#include "util/log.h"
+
+struct tn_forward;
+
+struct tn_forward_config {
+    struct tn_egress *egress; /* borrowed */
+    const struct tn_log *log;
+    /* The node ID of the tailnet peer that owns this source address; 0: unknown, refuse. */
+    uint64_t (*peer_of)(void *ctx, const struct tn_ip *src);
+    void *ctx;
+};
+
+struct tn_forward *tn_forward_new(const struct tn_forward_config *config);
+void tn_forward_free(struct tn_forward *f); /* resets all flows */
+/* The stack whose hooks below are wired to this forwarder (set once, right after tn_stack_new). */
+void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st);
+/* Off: everything foreign is refused, flows under way are reset. On: exit traffic goes to the egress policy. */
+void tn_forward_set_enabled(struct tn_forward *f, bool exit_node, uint64_t now_us);
+
+/* The stack's foreign_* hooks. */
+enum tn_syn_verdict tn_forward_syn(void *forward, const struct tn_syn *syn, uint64_t now_us);
+bool tn_forward_tcp(void *forward, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst, uint64_t now_us);
+void tn_forward_udp(void *forward, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,
+                    size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us);
+void tn_forward_other(void *forward, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us);
+
+void tn_forward_peer_gone(struct tn_forward *f, uint64_t peer, uint64_t now_us); /* reset its flows */
+void tn_forward_timeout(struct tn_forward *f, uint64_t now_us);
+uint64_t tn_forward_next_deadline(const struct tn_forward *f);
+
+struct tn_forward_stats {
+    unsigned flows, held; /* established; SYNs whose dial is under way */
+    uint64_t opened, refused, udp_refused, icmp_refused, canceled;
+};
+void tn_forward_stats(const struct tn_forward *f, struct tn_forward_stats *out);
+
+#endif

@@ -1,0 +1,106 @@
+/* How outer datagrams travel (magicsock's job): DERP clients, disco, STUN and netcheck, home region, best path.
+ *
+ * An engine over two injected things: a dialer for DERP connections and a UDP sender (udp.h implements it for Linux).
+ * This room carries sealed WireGuard datagrams and never sees inside them. */
+#ifndef TN_PATH_PATH_H
+#define TN_PATH_PATH_H
+
+#include "crypto/keys.h"
+#include "util/ip.h"
+#include "util/log.h"
+#include "util/rng.h"
+#include "util/stream.h"
+#include <jansson.h>
+
+struct tn_path;
+struct tn_path_peer;
+
+/* Where a datagram came from. */
+struct tn_path_source {
+    struct tn_addrport addr;         /* family 0 when it came over DERP */
+    int derp_region;                 /* 0 when it came over UDP */
+    struct tn_node_public derp_key;  /* the DERP source */
+};
+
+struct tn_path_netinfo {
+    int preferred_derp; /* a region we are connected to; 0: none yet */
+    int8_t udp, ipv6, os_has_ipv6, mapping_varies; /* 1, 0, -1 unknown */
+    struct { char name[24]; double seconds; } latency[64]; /* "1-v4", "1-v6" */
+    size_t nlatency;
+};
+struct tn_path_endpoint {
+    struct tn_addrport addr;
+    int type; /* tailcfg.EndpointType */
+};
+
+struct tn_path_ping_result {
+    int err;              /* 0 or TN_E_TIMEDOUT, TN_E_NOENT ... */
+    uint64_t latency_us;
+    struct tn_addrport addr; /* family 0: by DERP */
+    int derp_region;
+    const char *derp_code; /* region code or "" */
+};
+
+struct tn_path_callbacks {
+    /* A WireGuard datagram. peer: by DERP source key or a trusted address, may be NULL. Writable, dead on return. */
+    void (*receive)(void *ctx, struct tn_path_peer *peer, const struct tn_path_source *from, uint8_t *datagram, size_t len,
+                    uint64_t now_us);
+    void (*netinfo)(void *ctx, const struct tn_path_netinfo *ni, uint64_t now_us);  /* changed in a way that matters */
+    void (*endpoints)(void *ctx, const struct tn_path_endpoint *eps, size_t n, uint64_t now_us);
+    /* Sends one UDP datagram from the node's socket of that family; failures are losses. NULL: no UDP (relay only). */
+    void (*udp_send)(void *ctx, const struct tn_addrport *to, const uint8_t *datagram, size_t len);
+    void (*derp_state)(void *ctx, int region, bool connected, const char *text); /* for health and status; may be NULL */
+};
+
+struct tn_path_config {
+    struct tn_node_private node_key; /* DERP identity */
+    struct tn_disco_private disco_key;
+    struct tn_rng rng;
+    const struct tn_log *log;
+    const struct tn_dialer *dialer;
+    struct tn_path_callbacks cb;
+    void *ctx;
+};
+
+int tn_path_new(const struct tn_path_config *config, struct tn_path **out);
+void tn_path_free(struct tn_path *p);
+int tn_path_set_node_key(struct tn_path *p, const struct tn_node_private *key, uint64_t now_us); /* reconnects DERP */
+/* tailcfg.DERPMap JSON; a malformed map keeps the old one and returns TN_E_MALFORMED. */
+int tn_path_set_derp_map(struct tn_path *p, const json_t *map, uint64_t now_us);
+/* Local addresses (not loopback) and the UDP port, for endpoint reports. */
+void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, uint16_t port4, uint16_t port6, uint64_t now_us);
+void tn_path_start(struct tn_path *p, uint64_t now_us); /* netcheck, then the home region */
+void tn_path_link_changed(struct tn_path *p, uint64_t now_us);
+/* Tell whether control is reachable: the home region does not move while it is not. */
+void tn_path_set_control_up(struct tn_path *p, bool up);
+
+int tn_path_peer_add(struct tn_path *p, const struct tn_node_public *key, void *arg, struct tn_path_peer **out);
+void tn_path_peer_remove(struct tn_path *p, struct tn_path_peer *peer);
+int tn_path_peer_update(struct tn_path *p, struct tn_path_peer *peer, const struct tn_disco_public *disco, int home_derp,
+                        const struct tn_addrport *endpoints, size_t n, uint64_t now_us);
+void *tn_path_peer_arg(const struct tn_path_peer *peer);
+
+/* Sends an outer datagram by the best path known. Losses are silent. */
+void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *datagram, size_t len, uint64_t now_us);
+/* Sends back to where something came from (cookie replies). */
+void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len, uint64_t now_us);
+/* Disco ping; done is called once, also on failure (5 s), and not after tn_path_free. */
+int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer, void (*done)(void *arg, const struct tn_path_ping_result *r),
+                 void *arg, uint64_t now_us);
+
+/* A UDP datagram that arrived: STUN, disco or WireGuard. */
+void tn_path_udp_input(struct tn_path *p, const struct tn_addrport *from, uint8_t *datagram, size_t len, uint64_t now_us);
+void tn_path_timeout(struct tn_path *p, uint64_t now_us);
+uint64_t tn_path_next_deadline(const struct tn_path *p);
+
+struct tn_path_peer_status {
+    struct tn_addrport direct; /* family 0: relayed */
+    int derp_region;           /* the region our datagrams to it go through; 0 none */
+    const char *derp_code;     /* "" if none */
+};
+void tn_path_peer_status(const struct tn_path *p, const struct tn_path_peer *peer, struct tn_path_peer_status *out);
+int tn_path_home_derp(const struct tn_path *p);               /* 0: none */
+bool tn_path_home_connected(const struct tn_path *p);
+const char *tn_path_region_code(const struct tn_path *p, int region); /* "" unknown */
+
+#endif

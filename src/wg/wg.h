@@ -1,0 +1,96 @@
+/* WireGuard (whitepaper; wireguard-go device/) as an engine: datagrams and time in, datagrams and packets out.
+ *
+ * Both roles, all timers, replay windows, cookies, crypto-key routing with the inner-source check. No sockets and no
+ * paths: outer datagrams go to the send callback together with the peer, and src/path decides how they travel.
+ * Peers are created by the node from the netmap; an initiation from an unknown static key asks the resolve callback.
+ * Callbacks run inside tn_wg_input, tn_wg_send, tn_wg_timeout; they must not remove the peer they are about. */
+#ifndef TN_WG_WG_H
+#define TN_WG_WG_H
+
+#include "crypto/keys.h"
+#include "util/ip.h"
+#include "util/log.h"
+#include "util/rng.h"
+#include <stddef.h>
+#include <stdint.h>
+
+struct tn_wg;
+struct tn_wg_peer;
+
+enum {
+    TN_WG_MTU = 1280,           /* largest inner packet */
+    TN_WG_DATA_OVERHEAD = 32,   /* header 16, tag 16; plaintext is padded to 16 within the MTU */
+    TN_WG_DATAGRAM_MAX = 1312,
+    TN_WG_STAGED_MAX = 32,      /* packets kept per peer while a handshake is under way; the oldest go first */
+};
+
+/* Where a datagram came from: opaque to this room but for its bytes, which are what cookies are bound to. */
+struct tn_wg_from {
+    uint8_t bytes[40];
+    uint8_t len;
+};
+
+struct tn_wg_callbacks {
+    /* An outer datagram for this peer. Borrowed. */
+    void (*send)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const uint8_t *datagram, size_t len, uint64_t now_us);
+    /* A cookie reply to an unauthenticated source. Borrowed. */
+    void (*reply)(void *ctx, const struct tn_wg_from *from, const uint8_t *datagram, size_t len, uint64_t now_us);
+    /* An authenticated inner packet whose source address is in the peer's allowed prefixes; trimmed to its IP length.
+     * Writable and dead on return. Keepalives do not get here. */
+    void (*deliver)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us);
+    /* Which peer has this static key (an initiation came from it); NULL: not in the netmap, drop. May add the peer. */
+    struct tn_wg_peer *(*resolve)(void *ctx, const struct tn_node_public *key, uint64_t now_us);
+    /* The wall clock for TAI64N: seconds and nanoseconds since the Unix epoch. */
+    void (*wallclock)(void *ctx, int64_t *sec, uint32_t *nsec);
+};
+
+struct tn_wg_config {
+    struct tn_node_private key;
+    struct tn_rng rng;
+    const struct tn_log *log;
+    struct tn_wg_callbacks cb;
+    void *ctx;
+};
+
+struct tn_wg *tn_wg_new(const struct tn_wg_config *config);
+void tn_wg_free(struct tn_wg *wg);
+/* A new node key: every session ends, peers stay. */
+int tn_wg_set_key(struct tn_wg *wg, const struct tn_node_private *key);
+
+int tn_wg_peer_add(struct tn_wg *wg, const struct tn_node_public *key, void *peer_arg, struct tn_wg_peer **out);
+void tn_wg_peer_remove(struct tn_wg *wg, struct tn_wg_peer *peer); /* wipes its sessions and its routes */
+struct tn_wg_peer *tn_wg_peer_find(struct tn_wg *wg, const struct tn_node_public *key);
+const struct tn_node_public *tn_wg_peer_key(const struct tn_wg_peer *peer);
+/* Replaces the prefixes routed to the peer and accepted from it. A prefix another peer has moves to this one. */
+int tn_wg_peer_set_allowed(struct tn_wg *wg, struct tn_wg_peer *peer, const struct tn_prefix *prefixes, size_t n);
+/* The peer restarted (its disco key changed) or its key is to be distrusted: drop sessions, keep the peer. */
+void tn_wg_peer_reset(struct tn_wg *wg, struct tn_wg_peer *peer);
+/* The peer for this destination by crypto-key routing, or NULL. */
+struct tn_wg_peer *tn_wg_route(struct tn_wg *wg, const struct tn_ip *dst);
+void *tn_wg_peer_arg(const struct tn_wg_peer *peer);
+
+/* A datagram that arrived. 0 when it was good (of whatever type), else why it was dropped (counted by type). The bytes may
+ * be overwritten (packets are opened in place). */
+int tn_wg_input(struct tn_wg *wg, uint8_t *datagram, size_t len, const struct tn_wg_from *from, uint64_t now_us);
+/* Sends an inner packet to a peer: now when a session exists, else staged while a handshake starts. The packet is
+ * copied. TN_E_TOOBIG over the MTU. */
+int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *peer, const uint8_t *packet, size_t len, uint64_t now_us);
+
+void tn_wg_timeout(struct tn_wg *wg, uint64_t now_us);
+uint64_t tn_wg_next_deadline(const struct tn_wg *wg); /* TN_NEVER when idle */
+
+struct tn_wg_peer_stats {
+    uint64_t rx_bytes, tx_bytes;       /* inner bytes and overhead, as they crossed the wire */
+    uint64_t last_handshake_us;        /* 0: never */
+    uint64_t last_rx_us, last_tx_us;   /* 0: never; data packets */
+    bool session;                      /* a session that may send now */
+};
+void tn_wg_peer_stats(const struct tn_wg_peer *peer, struct tn_wg_peer_stats *out);
+
+struct tn_wg_counters {
+    uint64_t malformed, bad_mac, unknown_peer, replayed, bad_tag, bad_source, bad_index, rate_limited, cookies_sent,
+        handshakes, staged_dropped;
+};
+const struct tn_wg_counters *tn_wg_counters(const struct tn_wg *wg);
+
+#endif
