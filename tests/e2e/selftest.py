@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""The beds themselves, with official parts alone: what the scenarios rely on must hold without our node.
+
+An official exit node stands where ours will stand, so the leak oracle must cry (it forwards from its own address), each
+proxy must carry a page, and the official client must reach the internet through an exit node by address and by name.
+"""
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lib import official, proxies  # noqa: E402
+from lib.case import Bed, Skip, case, main  # noqa: E402
+from lib.inet import WEB, Internet, Unbound, blob_sha256  # noqa: E402
+from lib.oracle import Oracle  # noqa: E402
+from lib.proc import Failure, expect, wait_until  # noqa: E402
+
+MIB = 1 << 20
+
+
+class SelfBed(Bed):
+    def build(self):
+        n = self.net
+        self.inet = Internet(n.inet)
+        self.control = official.TestControl(self.sup, n.ctl)
+        self.exit = official.Tailscaled(self.sup, n.node, self.dir, "exit")
+        self.exit.up(self.control.url, "", "--advertise-exit-node")
+        self.control.approve_exit("exit")
+        self.client = official.Tailscaled(self.sup, n.peer(1), self.dir, "client")
+        self.client.up(self.control.url)
+
+
+@case("an official client downloads 64 MB through an official exit node")
+def through_official_exit(b):
+    b.client.use_exit("exit")
+    digest, size, seconds = b.client.download(f"http://{b.net.inet.web4}/blob/{64 * MIB}")
+    expect(size == 64 * MIB and digest == blob_sha256(size), "the download differs")
+    expect(b.inet.web.seen[-1] == b.net.node.ip4, f"the web saw {b.inet.web.seen[-1]}")
+    return f"{size / seconds / 1e6:.0f} MB/s"
+
+
+@case("the leak oracle cries when an exit node forwards from its own address")
+def oracle_cries(b):
+    b.client.use_exit("exit")
+    for url in (f"http://{b.net.inet.web4}/ip", f"http://[{b.net.inet.web6}]/ip"):
+        try:
+            with Oracle(b.net.node, control=b.control):
+                b.client.curl(url)
+        except Failure as e:
+            expect("may not" in str(e), f"another failure: {e}")
+        else:
+            raise Failure(f"the oracle saw nothing of {url}")
+
+
+@case("the leak oracle is silent when nothing is forwarded")
+def oracle_silent(b):
+    b.client.no_exit()
+    with Oracle(b.net.node, control=b.control):
+        b.client.cli("ping", "--c=2", "--until-direct=false", "exit")
+
+
+@case("tsnet gives exact errors through an exit node")
+def tsnet_errors(b):
+    n = b.net
+    exit_ip = b.exit.ips()[0]
+    t = official.Tsnet(b.sup, n.peer(2), b.dir, b.control.url, "tsnetclient", "dial", exit_node=exit_ip)
+    r = wait_until(lambda: (lambda r: r if "error" not in r else None)(t.ask(f"{n.inet.web4}:7 hello")),
+                   "echo through the exit node")
+    expect(r["first"] == "hello\n", str(r))
+    r = t.ask(f"{n.inet.web4}:9999 hello")
+    expect("refused" in r.get("error", ""), str(r))
+
+
+@case("unbound answers DNS over HTTPS")
+def doh(b):
+    u = Unbound(b.sup, b.net.inet, b.dir)
+    r = b.net.proxy.run("curl", "-sS", "--cacert", u.cert, "--doh-url", u.url, "--doh-insecure", "http://web.example/ip")
+    expect(r.stdout.strip() in (b.net.proxy.ip4, b.net.proxy.ip6), r.stdout)
+    expect(any(q[1] == "web.example." for q in u.asked()), f"the log shows no question: {u.asked()}")
+
+
+def _fetch(b, proxy, url):
+    return b.net.node.run("curl", "-sS", "--max-time", "20", "--proxytunnel", "--proxy", proxy.url(), url, check=False)
+
+
+for _name, _class in proxies.ALL.items():
+    @case(f"{_name} carries a page")
+    def carries(b, name=_name, cls=_class):
+        if not proxies.have(cls.program):
+            raise Skip(f"{name} is not installed")
+        p = cls(b.sup, b.net.proxy, b.dir)
+        for host in (b.net.inet.web4, f"[{b.net.inet.web6}]"):
+            r = _fetch(b, p, f"http://{host}:{WEB}/ip")
+            expect(r.returncode == 0 and r.stdout.strip() in p.sources(), f"{host}: {r.stdout!r} {r.stderr}")
+        p.stop()
+
+    @case(f"{_name} with a password")
+    def with_password(b, name=_name, cls=_class):
+        if name == "danted":
+            raise Skip("dante takes its passwords from the system's accounts")
+        p = cls(b.sup, b.net.proxy, b.dir, credentials="ann:s3cret")
+        r = _fetch(b, p, f"http://{b.net.inet.web4}/ip")
+        expect(r.returncode == 0 and r.stdout.strip() in p.sources(), f"{r.stdout!r} {r.stderr}")
+        p.credentials = "ann:wrong"
+        expect(_fetch(b, p, f"http://{b.net.inet.web4}/ip").returncode != 0, "a wrong password passed")
+        p.stop()
+
+
+@case("a TUN client of the official kind")
+def tun_client(b):
+    from lib import sandbox
+    if not sandbox.real_root():
+        raise Skip("a TUN device needs the machine's root here")
+    c = official.Tailscaled(b.sup, b.net.peer(3), b.dir, "tunclient", tun=True)
+    c.up(b.control.url)
+    c.use_exit("exit")
+    code, out, err = c.curl(f"http://{b.net.inet.web4}/ip")
+    expect(code == 0 and out.decode().strip() == b.net.node.ip4, f"curl {code}: {out!r} {err}")
+
+
+if __name__ == "__main__":
+    main("selftest", SelfBed, lambda: None if official.have("tailscaled", "testctl") else "tests/peers is not built (no Go)")
