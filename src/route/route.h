@@ -9,7 +9,8 @@ struct tn_route_table;
 
 struct tn_route_table *tn_route_new(void);
 void tn_route_free(struct tn_route_table *t);
-/* Sets the value of exactly this prefix, replacing another. 0 or TN_E_NOMEM. */
+/* Sets the value of exactly this prefix, replacing another. 0, TN_E_NOMEM, or TN_E_INVAL (family, bits, NULL value).
+ * Bits beyond the prefix length are ignored, here and below. */
 int tn_route_set(struct tn_route_table *t, const struct tn_prefix *p, void *value);
 /* Removes this prefix; TN_E_NOENT when it is not there. */
 int tn_route_unset(struct tn_route_table *t, const struct tn_prefix *p);
