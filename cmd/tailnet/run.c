@@ -1,0 +1,244 @@
+/* tailnet run: a node in the foreground until SIGTERM or SIGINT.
+ *
+ * Secrets: an auth key or a proxy URL on the command line is copied and then overwritten in argv, so that ps does not show it
+ * (it was visible for the moment between exec and here: file: and the environment are better); environment values are
+ * overwritten as well. The process is not dumpable and leaves no core. */
+#include "cmd.h"
+#include "tailnet.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char usage[] =
+    "usage: tailnet run [FLAGS]\n"
+    "\n"
+    "  --state DIR              keys and preferences (default /var/lib/tailnet, or ~/.local/state/tailnet)\n"
+    "  --socket PATH            LocalAPI socket for tailnet status and the tailscale CLI\n"
+    "  --login-server URL       control server (default https://controlplane.tailscale.com)\n"
+    "  --auth-key KEY|file:PATH join without a person; also TS_AUTHKEY. Needed once\n"
+    "  --hostname NAME          name in the tailnet (default: this host's)\n"
+    "  --port N                 UDP port (default: any)\n"
+    "  --ephemeral              be forgotten when gone\n"
+    "  --accept-routes          use subnet routes that peers offer\n"
+    "\n"
+    "exit node:\n"
+    "  --advertise-exit-node    offer to carry peers' internet traffic\n"
+    "  --exit-proxy URL|file:PATH\n"
+    "                           let it leave through this proxy and never otherwise:\n"
+    "                           socks5://[user:pass@]host:port or http://[user:pass@]host:port; also TAILNET_EXIT_PROXY\n"
+    "  --exit-egress off|host|proxy\n"
+    "                           off is the default; host sends it from this host's own address; --exit-proxy means proxy\n"
+    "  --exit-dns URL           DNS over HTTPS for exit clients, asked the same way (default https://1.1.1.1/dns-query)\n"
+    "\n"
+    "using the tailnet:\n"
+    "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
+    "  --socks5-server IP:PORT  SOCKS5 into the tailnet\n"
+    "  --tcp-buffer-size SIZE   most memory of a TCP flow per direction, such as 256K or 8M (default: automatic)\n"
+    "\n"
+    "  --verbose                log more\n"
+    "\n"
+    "Preferences (login server, host name, exit node, routes) are remembered in the state directory; exit egress and the proxy\n"
+    "are not: they are said at every start, and while they are not, exit traffic is refused.\n";
+
+struct flag {
+    const char *name, *option;
+    bool boolean, secret;
+};
+
+static const struct flag flags[] = {
+    {"state", "state_dir", false, false},
+    {"socket", "socket", false, false},
+    {"login-server", "login_server", false, false},
+    {"auth-key", "auth_key", false, true},
+    {"hostname", "hostname", false, false},
+    {"port", "port", false, false},
+    {"ephemeral", "ephemeral", true, false},
+    {"accept-routes", "accept_routes", true, false},
+    {"advertise-exit-node", "advertise_exit_node", true, false},
+    {"exit-egress", "exit_egress", false, false},
+    {"exit-proxy", "exit_proxy", false, true},
+    {"exit-dns", "exit_dns", false, false},
+    {"exit-node", "exit_node", false, false},
+    {"socks5-server", "socks5_server", false, false},
+    {"tcp-buffer-size", "tcp_buffer_size", false, false},
+};
+enum { NFLAGS = sizeof flags / sizeof *flags, OPT_VERBOSE = 1000, OPT_HELP };
+
+static void write_log(void *ctx, int level, const char *module, const char *line)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    fprintf(stderr, "%s %s: %s\n", names[level], module, line);
+}
+
+/* Overwrites a string in place, in argv or in the environment block. */
+static void blot(char *s)
+{
+    volatile char *p = s; /* visible to other processes: the compiler must not drop it */
+    while (*p) *p++ = 'x';
+}
+
+static int set(tailnet *t, const char *shown, const char *option, const char *value)
+{
+    char why[256];
+    if (tailnet_set(t, option, value) == 0) return EXIT_OK;
+    tailnet_error(t, why, sizeof why);
+    size_t skip = strlen(option);
+    bool own = strncmp(why, option, skip) == 0 && why[skip] == ':';
+    cmd_complain("%s%s", shown, own ? why + skip : why);
+    return EXIT_USAGE;
+}
+
+/* A setting from the environment, for what was not said on the command line. */
+static int set_from_env(tailnet *t, const char *variable, const char *option, bool secret)
+{
+    char *value = getenv(variable);
+    if (!value || !*value) return EXIT_OK;
+    int code = set(t, variable, option, value);
+    if (secret) {
+        blot(value);
+        unsetenv(variable);
+    }
+    return code;
+}
+
+static int parse(tailnet *t, int argc, char **argv, bool said[NFLAGS])
+{
+    struct option longs[NFLAGS + 3] = {{0}};
+    for (int i = 0; i < NFLAGS; i++)
+        longs[i] = (struct option){flags[i].name, flags[i].boolean ? optional_argument : required_argument, NULL, i + 1};
+    longs[NFLAGS] = (struct option){"verbose", no_argument, NULL, OPT_VERBOSE};
+    longs[NFLAGS + 1] = (struct option){"help", no_argument, NULL, OPT_HELP};
+    int code = EXIT_OK;
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, ":h", longs, NULL)) != -1;) {
+        char shown[64];
+        if (c == OPT_HELP || c == 'h') {
+            fputs(usage, stdout);
+            exit(EXIT_OK);
+        }
+        if (c == ':' || c == '?') {
+            /* the word itself may be a secret after a mistyped flag: only its flag part is repeated */
+            const char *word = argv[optind - 1];
+            cmd_complain("%.*s: %s (tailnet run --help)", (int)strcspn(word, "="), word,
+                         c == ':' ? "needs a value" : "no such flag");
+            return EXIT_USAGE;
+        }
+        if (c == OPT_VERBOSE) {
+            (void)tailnet_set(t, "log_level", "debug");
+            continue;
+        }
+        const struct flag *f = &flags[c - 1];
+        snprintf(shown, sizeof shown, "--%s", f->name);
+        int err = set(t, shown, f->option, optarg ? optarg : "true");
+        if (err && !code) code = err;
+        if (f->secret && optarg) blot(optarg);
+        said[c - 1] = true;
+    }
+    if (!code && optind < argc) {
+        cmd_complain("%.60s: not expected (tailnet run --help)", argv[optind]);
+        return EXIT_USAGE;
+    }
+    return code;
+}
+
+static int find_flag(const char *option)
+{
+    for (int i = 0; i < NFLAGS; i++)
+        if (!strcmp(flags[i].option, option)) return i;
+    return -1;
+}
+
+static int fill_in(tailnet *t, const bool said[NFLAGS])
+{
+    static const struct {
+        const char *variable, *option;
+        bool secret;
+    } env[] = {{"TS_AUTHKEY", "auth_key", true},
+               {"TS_STATE_DIR", "state_dir", false},
+               {"TS_HOSTNAME", "hostname", false},
+               {"TAILNET_EXIT_PROXY", "exit_proxy", true}};
+    for (size_t i = 0; i < sizeof env / sizeof *env; i++) {
+        if (said[find_flag(env[i].option)]) {
+            char *value = getenv(env[i].variable);
+            if (value && env[i].secret) blot(value);
+            continue;
+        }
+        int code = set_from_env(t, env[i].variable, env[i].option, env[i].secret);
+        if (code) return code;
+    }
+    return EXIT_OK;
+}
+
+static int set_default(tailnet *t, const char *option, char *value)
+{
+    int code = value ? set(t, option, option, value) : EXIT_FAILED;
+    free(value);
+    return code;
+}
+
+static int configure(tailnet *t, int argc, char **argv)
+{
+    bool said[NFLAGS] = {false};
+    int code = parse(t, argc, argv, said);
+    int from_env = fill_in(t, said); /* also after an error: secrets in the environment are to be overwritten */
+    if (!code) code = from_env;
+    if (!code && !said[find_flag("state_dir")] && !getenv("TS_STATE_DIR"))
+        code = set_default(t, "state_dir", cmd_default_state());
+    if (!code && !said[find_flag("socket")]) code = set_default(t, "socket", cmd_default_socket());
+    return code;
+}
+
+static void harden(void)
+{
+    struct rlimit none = {0};
+    setrlimit(RLIMIT_CORE, &none);
+    prctl(PR_SET_DUMPABLE, 0);
+    struct rlimit fds;
+    if (getrlimit(RLIMIT_NOFILE, &fds) == 0 && fds.rlim_cur < fds.rlim_max) { /* a flow is a descriptor */
+        fds.rlim_cur = fds.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &fds);
+    }
+}
+
+int cmd_run(int argc, char **argv)
+{
+    tailnet *t;
+    sigset_t ends;
+    harden();
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    sigaddset(&ends, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &ends, NULL); /* taken by sigwait below, whenever they come */
+    int err = tailnet_new(&t);
+    if (err) {
+        cmd_complain("%s", tailnet_strerror(err));
+        return EXIT_FAILED;
+    }
+    tailnet_set_log(t, write_log, NULL);
+    int code = configure(t, argc, argv);
+    if (!code) {
+        err = tailnet_start(t);
+        char why[256];
+        tailnet_error(t, why, sizeof why);
+        if (err) cmd_complain("%s", why);
+        code = err ? EXIT_FAILED : EXIT_OK;
+    }
+    if (!code) {
+        int sig;
+        do sigwait(&ends, &sig);
+        while (sig == SIGHUP); /* a lost terminal or a reload request does not end an exit node */
+    }
+    tailnet_close(t);
+    return code;
+}

@@ -1,0 +1,146 @@
+/* libtailnet: make this program a node of a tailnet (a network compatible with Tailscale), in-process and without root.
+ *
+ *     tailnet *t;
+ *     tailnet_new(&t);
+ *     tailnet_set(t, "hostname", "demo");
+ *     tailnet_set(t, "state_dir", "/var/lib/demo");
+ *     tailnet_set(t, "auth_key", getenv("TS_AUTHKEY"));
+ *     if (tailnet_up(t, 30000) == 0) {
+ *         int fd;
+ *         if (tailnet_dial(t, "tcp", "server:80", 10000, &fd) == 0) { ... read(fd), write(fd), poll, close(fd) ... }
+ *     }
+ *     tailnet_close(t);
+ *
+ * Threads: one thread per started node, made by tailnet_start or tailnet_up and gone when tailnet_close returns. Every
+ * function may be called from any thread, except that tailnet_close must be the last call for its node, and nothing may
+ * be called from inside a log callback. Blocking functions take a timeout in milliseconds: 0 polls, negative waits for
+ * ever; tailnet_cancel ends all that wait.
+ *
+ * Errors: 0 is success, failures are negative. tailnet_strerror has a text for each code, tailnet_error the detail of the
+ * node's last failure. Ownership: strings passed in are copied; strings passed out are freed with tailnet_free.
+ *
+ * fork: a child process may use descriptors it inherited but not the node. Signals: SIGPIPE is never raised by the
+ * library's thread, which blocks all signals; the application's own writes to a descriptor follow the usual rules. */
+#ifndef TAILNET_H
+#define TAILNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define TAILNET_API __attribute__((visibility("default")))
+#else
+#define TAILNET_API
+#endif
+
+#define TAILNET_VERSION "0.1.0"
+
+typedef struct tailnet tailnet;
+typedef struct tailnet_listener tailnet_listener;
+
+/* Codes below -4096 are this library's; the others are negated errno values, such as -ETIMEDOUT, -ECONNREFUSED, -ECANCELED,
+ * -EINVAL, -ENOMEM, -ENOENT (no such peer), -EBUSY (the state directory is in use). */
+enum {
+    TAILNET_ECLOSED = -4101,    /* the node is closing */
+    TAILNET_ENEEDLOGIN = -4106, /* a person must visit tailnet_auth_url, or an auth key is needed */
+    TAILNET_EPOLICY = -4107,    /* refused by policy */
+    TAILNET_ESTATE = -4111,     /* the state file can't be used; it was left as it is */
+    TAILNET_EDNS = -4110,       /* name not resolved */
+    TAILNET_EPROTO = -4100,     /* the server broke the protocol or refused us: see tailnet_error */
+};
+
+enum { TAILNET_LOG_ERROR = 0, TAILNET_LOG_WARN = 1, TAILNET_LOG_INFO = 2, TAILNET_LOG_DEBUG = 3 };
+
+/* The library's version as linked, "0.1.0". */
+TAILNET_API const char *tailnet_version(void);
+/* English text for a code of this library; never NULL, never freed. */
+TAILNET_API const char *tailnet_strerror(int err);
+
+/* A node that does nothing yet. -ENOMEM. */
+TAILNET_API int tailnet_new(tailnet **out);
+
+/* Sets an option by name, before the node is started. -ENOENT: no such option; -EINVAL: the value does not fit (detail in
+ * tailnet_error). A NULL or empty value means the default. Options:
+ *
+ *   state_dir           directory for keys and preferences, made if missing; default: none is kept, and the node is ephemeral
+ *   login_server        URL of the control server; default https://controlplane.tailscale.com
+ *   auth_key            secret; or file:PATH to read it from. Not needed once the state holds a registered key
+ *   hostname            default: the system's host name
+ *   ephemeral           true | false: the server forgets the node when it is gone
+ *   port                UDP port, 0..65535; 0 (default) picks one
+ *   accept_routes       true | false: use subnet routes of peers
+ *   exit_node           name, tailnet IP or stable ID of the peer that carries our internet traffic
+ *   advertise_exit_node true | false: offer 0.0.0.0/0 and ::/0
+ *   exit_egress         off | host | proxy: how exit traffic leaves. Default: off, or proxy once exit_proxy is set. host sends it
+ *                       from this host's own address; proxy through exit_proxy and never otherwise
+ *   forward_exit_egress true | false: the same switch by another name; true alone never means host
+ *   exit_proxy          socks5://[user:pass@]host:port or http://[user:pass@]host:port, or file:PATH with such a URL; secret
+ *   exit_dns            DNS-over-HTTPS URL with an IP address as host, asked for exit clients through the same egress;
+ *                       default https://1.1.1.1/dns-query
+ *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic
+ *   socks5_server       HOST:PORT to serve SOCKS5 on, into the tailnet (IP literal; loopback unless you mean otherwise)
+ *   socket              path of a Unix socket that speaks the LocalAPI
+ *   log_level           error | warn | info | debug */
+TAILNET_API int tailnet_set(tailnet *t, const char *option, const char *value);
+
+/* Where log lines go; default: nowhere. Called on the node's thread; must not call this library. */
+TAILNET_API void tailnet_set_log(tailnet *t, void (*log)(void *ctx, int level, const char *module, const char *line),
+                                 void *ctx);
+
+/* Starts the node's thread and begins to connect. Returns at once. -EBUSY: another process or node uses state_dir;
+ * TAILNET_ESTATE: its state file is damaged. Harmless when already started. */
+TAILNET_API int tailnet_start(tailnet *t);
+
+/* Starts if need be and waits until the node is usable: authorized, its addresses known, and reachable by its peers.
+ * -ETIMEDOUT, -ECANCELED, TAILNET_EPROTO when the server refuses us. When a person must log in it goes on waiting (the URL
+ * is logged at info and tailnet_auth_url has it), except with timeout 0: TAILNET_ENEEDLOGIN. */
+TAILNET_API int tailnet_up(tailnet *t, int timeout_ms);
+
+/* The URL to visit, or TAILNET_ENEEDLOGIN's absence: -ENOENT when no login is pending. Free with tailnet_free. */
+TAILNET_API int tailnet_auth_url(tailnet *t, char **url);
+
+/* Own addresses as text; "" where there is none. Buffers of at least 16 and 46 bytes; either may be NULL. -ENOTCONN before
+ * the node knows them. */
+TAILNET_API int tailnet_addresses(tailnet *t, char *ip4, size_t len4, char *ip6, size_t len6);
+
+/* Opens a TCP connection to "host:port" or "[ip6]:port"; host is a peer's name (short or full), or an IP address. *fd is a
+ * stream socket for read, write, poll, shutdown and close, blocking until you set O_NONBLOCK. Closing it ends the connection.
+ * network: "tcp". -ECONNREFUSED, -ETIMEDOUT, -EHOSTUNREACH, -ENOENT, -ENOTCONN (node not up). */
+TAILNET_API int tailnet_dial(tailnet *t, const char *network, const char *address, int timeout_ms, int *fd);
+
+/* Listens on the node's own addresses: ":port" or "ip:port"; network "tcp". Needs the node to be started. -EADDRINUSE. */
+TAILNET_API int tailnet_listen(tailnet *t, const char *network, const char *address, tailnet_listener **out);
+/* A descriptor that polls readable while a connection waits; owned by the listener. */
+TAILNET_API int tailnet_listener_fd(tailnet_listener *l);
+/* Takes a connection. remote (may be NULL) gets "ip:port" of the peer, 56 bytes are enough. -ETIMEDOUT, -EAGAIN (timeout 0),
+ * -ECANCELED, TAILNET_ECLOSED. */
+TAILNET_API int tailnet_accept(tailnet_listener *l, int timeout_ms, int *fd, char *remote, size_t remote_len);
+/* Ends the listener; connections that were accepted live on. Must come before tailnet_close. */
+TAILNET_API void tailnet_listener_close(tailnet_listener *l);
+
+/* The node's status as JSON (the LocalAPI's status document). Free with tailnet_free. */
+TAILNET_API int tailnet_status(tailnet *t, char **json);
+
+/* Logs out: the server forgets this node's key; the next start needs a login. Blocks up to timeout_ms. */
+TAILNET_API int tailnet_logout(tailnet *t, int timeout_ms);
+
+/* Ends every blocking call on this node, in whatever thread, with -ECANCELED. Async-signal-safe; the node lives on. */
+TAILNET_API void tailnet_cancel(tailnet *t);
+
+/* Detail of the last failure on this node, copied into buf (always terminated). */
+TAILNET_API void tailnet_error(tailnet *t, char *buf, size_t len);
+
+TAILNET_API void tailnet_free(void *string);
+
+/* Stops the thread, closes everything, frees the node. Connections end. An ephemeral node logs out first (2 s at most). NULL is
+ * fine. */
+TAILNET_API void tailnet_close(tailnet *t);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,45 @@
+/* The node's settings: one table of options by name, for the C API, the command line and the LocalAPI's prefs. */
+#ifndef TN_NODE_CONFIG_H
+#define TN_NODE_CONFIG_H
+
+#include "egress/egress.h"
+#include "util/log.h"
+#include "util/secret.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum tn_config_said { /* bits: preferences given explicitly, which beat those kept in the state directory */
+    TN_SAID_LOGIN_SERVER = 1, TN_SAID_HOSTNAME = 2, TN_SAID_EXIT_NODE = 4, TN_SAID_ACCEPT_ROUTES = 8,
+    TN_SAID_ADVERTISE_EXIT_NODE = 16,
+};
+
+struct tn_config {
+    unsigned said;
+    char *state_dir, *login_server, *hostname, *exit_node, *exit_dns, *socket, *socks5_server; /* NULL: default */
+    struct tn_secret *auth_key;
+    bool ephemeral, accept_routes, advertise_exit_node;
+    uint16_t port;
+    size_t tcp_buffer_size; /* 0: automatic */
+    enum tn_log_level log_level;
+
+    /* Exit egress. What was said is kept apart from what it amounts to: tn_config_egress decides. */
+    int egress_said;        /* exit_egress: -1 nothing said, else enum tn_egress_mode */
+    int forward_said;       /* forward_exit_egress: -1 nothing said, 0 or 1 */
+    bool proxy_said;        /* exit_proxy was given, valid or not */
+    struct tn_proxy *proxy; /* NULL: none, or invalid */
+    char proxy_defect[128]; /* why an exit_proxy that was given can't be used; never credentials */
+};
+
+#define TN_DEFAULT_LOGIN_SERVER "https://controlplane.tailscale.com"
+#define TN_DEFAULT_EXIT_DNS "https://1.1.1.1/dns-query"
+
+void tn_config_init(struct tn_config *c);
+void tn_config_fini(struct tn_config *c);
+/* why gets one line on failure (never a secret). TN_E_NOENT: unknown option, TN_E_INVAL: bad value, or a file error for file:
+ * forms. A bad exit_proxy is an error and also leaves the egress OFF. */
+int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200]);
+/* The mode these settings amount to; missing (may be NULL) names the setting that is lacking when it is OFF. */
+enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing);
+
+#endif

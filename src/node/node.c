@@ -1,0 +1,537 @@
+/* The life of a node: start, the loop and its deadlines, stop.
+ *
+ * The loop has no periodic timer. Before it sleeps (prepare), the earliest deadline of all engines is put into one timer; when
+ * that fires, every engine that is due gets its timeout. Engines that changed their deadline inside a callback need to tell
+ * nobody.
+ *
+ * Stop runs on the loop thread in this order: what accepts new work, then flows, then the engines from the top down, while the
+ * lower ones still exist; libuv's handles last. The thread ends when no handle is left, so that nothing remains. */
+#include "node/node.h"
+
+#include "node/exitdns.h"
+#include "node/localapi.h"
+#include "node/peerapi_server.h"
+#include "node/ping.h"
+#include "node/socks5d.h"
+#include "util/err.h"
+
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+enum {
+    THREAD_STACK = 1024 * 1024,      /* TLS handshakes are the deepest users, at some 30 KiB */
+    UDP_BUDGET = 256,                /* datagrams a turn, so that timers and DERP are not starved */
+    LOGOUT_MAX_US = 2 * 1000 * 1000, /* an ephemeral node's goodbye */
+};
+
+/* ---- calls from other threads ---- */
+
+struct call {
+    struct tn_list link;
+    void (*fn)(struct tn_node *n, void *arg);
+    void *arg;
+    bool done;
+};
+
+void tn_node_set_error(struct tn_node *n, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    pthread_mutex_lock(&n->mu);
+    vsnprintf(n->error, sizeof n->error, fmt, args);
+    pthread_mutex_unlock(&n->mu);
+    va_end(args);
+}
+
+int tn_node_call(struct tn_node *n, void (*fn)(struct tn_node *n, void *arg), void *arg)
+{
+    struct call call = {.fn = fn, .arg = arg};
+    pthread_mutex_lock(&n->mu);
+    if (!n->running_thread) {
+        pthread_mutex_unlock(&n->mu);
+        return TN_E_CLOSED;
+    }
+    tn_list_push_back(&n->calls, &call.link);
+    uv_async_send(&n->wake);
+    while (!call.done) pthread_cond_wait(&n->cond, &n->mu);
+    pthread_mutex_unlock(&n->mu);
+    return 0;
+}
+
+static void run_calls(uv_async_t *a)
+{
+    struct tn_node *n = a->data;
+    pthread_mutex_lock(&n->mu);
+    for (struct tn_list *link; (link = tn_list_pop_front(&n->calls));) {
+        struct call *call = TN_CONTAINER(link, struct call, link);
+        pthread_mutex_unlock(&n->mu);
+        call->fn(n, call->arg);
+        pthread_mutex_lock(&n->mu);
+        call->done = true;
+    }
+    pthread_cond_broadcast(&n->cond); /* finished calls; also what tailnet_cancel, which may run in a signal handler, asks for */
+    pthread_mutex_unlock(&n->mu);
+}
+
+/* ---- deadlines ---- */
+
+static uint64_t earliest(const struct tn_node *n)
+{
+    uint64_t all[] = {tn_control_next_deadline(n->control), tn_path_next_deadline(n->path),
+                      tn_wg_next_deadline(n->wg),           tn_stack_next_deadline(n->stack),
+                      tn_forward_next_deadline(n->forward), n->doh ? tn_doh_next_deadline(n->doh) : TN_NEVER,
+                      tn_pings_next_deadline(n),            tn_peerapi_server_next_deadline(n),
+                      tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n)};
+    uint64_t next = TN_NEVER;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i] < next) next = all[i];
+    return next;
+}
+
+static void run_timeouts(struct tn_node *n)
+{
+    uint64_t now = tn_node_now();
+    if (tn_control_next_deadline(n->control) <= now) tn_control_timeout(n->control, now);
+    if (tn_path_next_deadline(n->path) <= now) tn_path_timeout(n->path, now);
+    if (tn_wg_next_deadline(n->wg) <= now) tn_wg_timeout(n->wg, now);
+    if (tn_stack_next_deadline(n->stack) <= now) tn_stack_timeout(n->stack, now);
+    if (tn_forward_next_deadline(n->forward) <= now) tn_forward_timeout(n->forward, now);
+    if (n->doh && tn_doh_next_deadline(n->doh) <= now) tn_doh_timeout(n->doh, now);
+    if (tn_pings_next_deadline(n) <= now) tn_pings_timeout(n, now);
+    if (tn_peerapi_server_next_deadline(n) <= now) tn_peerapi_server_timeout(n, now);
+    if (tn_localapi_next_deadline(n) <= now) tn_localapi_timeout(n, now);
+    if (tn_exitdns_next_deadline(n) <= now) tn_exitdns_timeout(n, now);
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    struct tn_node *n = t->data;
+    if (!n->closing) run_timeouts(n);
+}
+
+static void on_prepare(uv_prepare_t *p)
+{
+    struct tn_node *n = p->data;
+    if (n->closing) return;
+    tn_node_deliver_loopback(n);
+    uint64_t next = earliest(n);
+    if (next == TN_NEVER) {
+        uv_timer_stop(&n->tick);
+        return;
+    }
+    uv_update_time(&n->loop);
+    uint64_t now = tn_node_now();
+    uv_timer_start(&n->tick, on_tick, next > now ? (next - now + 999) / 1000 : 0, 0);
+}
+
+/* ---- UDP ---- */
+
+static void udp_datagram(void *ctx, const struct tn_addrport *from, uint8_t *datagram, size_t len)
+{
+    struct tn_node *n = ctx;
+    tn_path_udp_input(n->path, from, datagram, len, tn_node_now());
+}
+
+static void udp_readable(uv_poll_t *p, int status, int events)
+{
+    struct tn_node *n = p->data;
+    int fd = p == n->udp4 ? tn_udp_fd4(n->udp) : tn_udp_fd6(n->udp);
+    if (!n->closing) tn_udp_receive(n->udp, fd, UDP_BUDGET, udp_datagram, n);
+}
+
+static int poll_udp(struct tn_node *n, uv_poll_t **slot, int fd)
+{
+    if (fd < 0) return 0;
+    *slot = calloc(1, sizeof **slot);
+    if (!*slot) return TN_E_NOMEM;
+    int err = uv_poll_init(&n->loop, *slot, fd);
+    if (err) {
+        free(*slot);
+        *slot = NULL;
+        return err;
+    }
+    (*slot)->data = n;
+    return uv_poll_start(*slot, UV_READABLE, udp_readable);
+}
+
+static void report_local_addresses(struct tn_node *n)
+{
+    enum { MAX = 32 };
+    struct tn_ip addrs[MAX];
+    size_t count = 0;
+    struct ifaddrs *list;
+    if (getifaddrs(&list) != 0) return;
+    for (struct ifaddrs *i = list; i && count < MAX; i = i->ifa_next) {
+        struct tn_addrport ap;
+        if (!i->ifa_addr || !(i->ifa_flags & IFF_UP) || tn_addrport_from_sockaddr(i->ifa_addr, &ap) != 0) continue;
+        if (tn_ip_is_loopback(&ap.ip) || tn_ip_is_link_local(&ap.ip) || tn_ip_is_tailnet(&ap.ip)) continue;
+        addrs[count++] = ap.ip;
+    }
+    freeifaddrs(list);
+    tn_path_set_local(n->path, addrs, count, tn_udp_port4(n->udp), tn_udp_port6(n->udp), tn_node_now());
+}
+
+static int open_udp(struct tn_node *n)
+{
+    int err = tn_udp_open(n->config.port, &n->udp);
+    if (err) {
+        tn_node_set_error(n, "UDP port %u: %s", n->config.port, tn_err_text(err));
+        return err;
+    }
+    err = poll_udp(n, &n->udp4, tn_udp_fd4(n->udp));
+    return err ? err : poll_udp(n, &n->udp6, tn_udp_fd6(n->udp));
+}
+
+/* ---- making the engines ---- */
+
+static int make_egress(struct tn_node *n)
+{
+    struct tn_egress_config ec = {.loop = &n->loop, .log = &n->log};
+    int err = tn_egress_new(&ec, &n->egress);
+    if (err) return err;
+    enum tn_egress_mode mode = tn_config_egress(&n->config, &n->egress_missing);
+    struct tn_proxy *proxy = n->config.proxy;
+    n->config.proxy = NULL; /* the egress owns it from here */
+    if (mode != TN_EGRESS_PROXY) {
+        tn_proxy_free(proxy);
+        proxy = NULL;
+    }
+    err = tn_egress_set_policy(n->egress, mode, proxy);
+    if (err) return err;
+    struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of, .ctx = n};
+    n->forward = tn_forward_new(&fc);
+    if (!n->forward) return TN_E_NOMEM;
+    if (!n->config.advertise_exit_node) return 0;
+    struct tn_doh_config dc = {.url = n->config.exit_dns ? n->config.exit_dns : TN_DEFAULT_EXIT_DNS,
+                               .egress = n->egress,
+                               .tls = n->tls,
+                               .log = &n->log,
+                               .rng = n->rng};
+    err = tn_doh_new(&dc, &n->doh);
+    if (err) tn_node_set_error(n, "exit_dns: %s", "expected https://ADDRESS[:port]/path with an IP address as host");
+    return err;
+}
+
+static int make_datapath(struct tn_node *n)
+{
+    struct tn_stack_config sc = {.tcp_buffer_max = n->config.tcp_buffer_size,
+                                 .rng = n->rng,
+                                 .log = &n->log,
+                                 .cb = tn_node_stack_callbacks(),
+                                 .ctx = n};
+    n->stack = tn_stack_new(&sc);
+    n->filter = tn_filter_new();
+    n->addresses = tn_route_new();
+    if (!n->stack || !n->filter || !n->addresses) return TN_E_NOMEM;
+    tn_forward_set_stack(n->forward, n->stack);
+    tn_forward_set_enabled(n->forward, n->config.advertise_exit_node, tn_node_now());
+
+    struct tn_wg_config wc = {
+        .key = n->state.identity.node, .rng = n->rng, .log = &n->log, .cb = tn_node_wg_callbacks(), .ctx = n};
+    struct tn_path_config pc = {.node_key = n->state.identity.node,
+                                .disco_key = n->disco_key,
+                                .rng = n->rng,
+                                .log = &n->log,
+                                .dialer = tn_uvdialer_dialer(n->dialer),
+                                .cb = tn_node_path_callbacks(),
+                                .ctx = n};
+    if (tn_key_is_zero(wc.key.b)) { /* not registered yet: a throw-away key until control gives us one */
+        tn_node_private_generate(&wc.key, &n->rng);
+        pc.node_key = wc.key;
+    }
+    n->wg = tn_wg_new(&wc);
+    int err = n->wg ? tn_path_new(&pc, &n->path) : TN_E_NOMEM;
+    tn_wipe(&wc.key, sizeof wc.key);
+    tn_wipe(&pc.node_key, sizeof pc.node_key);
+    tn_wipe(&pc.disco_key, sizeof pc.disco_key);
+    return err;
+}
+
+static int make_control(struct tn_node *n)
+{
+    struct tn_control_config cc = {.server_url = n->config.login_server ? n->config.login_server : TN_DEFAULT_LOGIN_SERVER,
+                                   .identity = n->state.identity,
+                                   .auth_key = n->config.auth_key,
+                                   .ephemeral = n->config.ephemeral,
+                                   .rng = n->rng,
+                                   .log = &n->log,
+                                   .dialer = tn_uvdialer_dialer(n->dialer),
+                                   .cb = tn_node_control_callbacks(),
+                                   .ctx = n};
+    tn_disco_public_of(&n->disco_key, &cc.disco);
+    int err = tn_control_new(&cc, &n->control);
+    tn_wipe(&cc.identity, sizeof cc.identity);
+    if (err) tn_node_set_error(n, "login_server: not a usable URL");
+    return err ? err : tn_node_push_host(n);
+}
+
+static void describe_host(struct tn_node *n)
+{
+    struct utsname u;
+    char name[256] = "tailnet";
+    if (uname(&u) == 0) {
+        snprintf(n->version_os, sizeof n->version_os, "%.60s", u.release);
+        snprintf(n->machine, sizeof n->machine, "%.30s", u.machine);
+        snprintf(name, sizeof name, "%s", u.nodename);
+    }
+    if (n->config.hostname) snprintf(name, sizeof name, "%s", n->config.hostname);
+    n->hostname = strdup(name);
+}
+
+static int make_all(struct tn_node *n)
+{
+    describe_host(n);
+    if (!n->hostname) return TN_E_NOMEM;
+    tn_disco_private_generate(&n->disco_key, &n->rng);
+    n->tls = tn_tls_ctx_new();
+    if (!n->tls) return TN_E_NOMEM;
+    int err = tn_uvdialer_new(&n->loop, n->tls, &n->log, &n->dialer);
+    if (!err) err = make_egress(n);
+    if (!err) err = make_datapath(n);
+    if (!err) err = tn_pings_new(n);
+    if (!err) err = tn_peerapi_server_new(n);
+    if (!err) err = tn_exitdns_new(n);
+    if (!err) err = make_control(n);
+    if (!err) err = open_udp(n);
+    if (!err) report_local_addresses(n);
+    if (!err && n->config.socket) err = tn_localapi_new(n);
+    if (!err && n->config.socks5_server) err = tn_socks5d_new(n);
+    return err;
+}
+
+/* ---- the end ---- */
+
+static void free_poll(uv_handle_t *h) { free(h); }
+
+static void close_polls(struct tn_node *n)
+{
+    uv_poll_t **polls[] = {&n->udp4, &n->udp6};
+    for (int i = 0; i < 2; i++) {
+        if (!*polls[i]) continue;
+        uv_poll_stop(*polls[i]);
+        uv_close((uv_handle_t *)*polls[i], free_poll);
+        *polls[i] = NULL;
+    }
+    if (n->udp) tn_udp_close(n->udp);
+    n->udp = NULL;
+}
+
+static void egress_gone(void *arg)
+{
+    struct tn_node *n = arg;
+    n->egress_freed = true;
+}
+
+/* On the loop thread: everything but libuv's handles goes now. */
+static void tear_down(struct tn_node *n)
+{
+    n->closing = true;
+    tn_socks5d_free(n);
+    tn_localapi_free(n);
+    tn_exitdns_free(n);
+    if (n->stack) tn_bridges_end(n);
+    tn_peerapi_server_free(n);
+    tn_pings_free(n);
+    if (n->forward) tn_forward_free(n->forward);
+    if (n->doh) tn_doh_free(n->doh);
+    tn_node_drop_loopback(n);
+    if (n->control) tn_control_free(n->control);
+    if (n->stack) tn_stack_free(n->stack);
+    if (n->wg) tn_wg_free(n->wg);
+    if (n->path) tn_path_free(n->path);
+    if (n->filter) tn_filter_free(n->filter);
+    if (n->addresses) tn_route_free(n->addresses);
+    tn_node_peers_free(n);
+    close_polls(n);
+    if (n->egress) tn_egress_free(n->egress, egress_gone, n);
+    n->forward = NULL;
+    n->doh = NULL;
+    n->control = NULL;
+    n->stack = NULL;
+    n->wg = NULL;
+    n->path = NULL;
+    n->filter = NULL;
+    n->addresses = NULL;
+    n->egress = NULL;
+    uv_close((uv_handle_t *)&n->prepare, NULL);
+    uv_close((uv_handle_t *)&n->tick, NULL);
+    uv_close((uv_handle_t *)&n->wake, NULL);
+}
+
+static void logged_out(void *ctx, int err)
+{
+    struct tn_node *n = ctx;
+    if (!n->closing) tear_down(n);
+}
+
+static void logout_overdue(uv_timer_t *t) { logged_out(t->data, TN_E_TIMEDOUT); }
+
+/* An ephemeral node says goodbye, so that the server need not wait for it to be missed. */
+static void begin_stop(struct tn_node *n, void *arg)
+{
+    bool goodbye = n->control && (n->config.ephemeral || !n->config.state_dir) && tn_control_connected(n->control);
+    if (!goodbye) {
+        tear_down(n);
+        return;
+    }
+    uv_prepare_stop(&n->prepare);
+    uv_timer_start(&n->tick, logout_overdue, LOGOUT_MAX_US / 1000, 0);
+    tn_control_logout(n->control, logged_out, n, tn_node_now());
+}
+
+static void free_engine_shells(struct tn_node *n)
+{
+    tn_uvdialer_free(n->dialer);
+    n->dialer = NULL;
+    if (n->tls) tn_tls_ctx_free(n->tls);
+    n->tls = NULL;
+    free(n->hostname);
+    n->hostname = NULL;
+    tn_wipe(&n->disco_key, sizeof n->disco_key);
+}
+
+static void *loop_main(void *arg)
+{
+    struct tn_node *n = arg;
+    uv_run(&n->loop, UV_RUN_DEFAULT);
+    return NULL;
+}
+
+static int spawn(struct tn_node *n)
+{
+    pthread_attr_t attr;
+    sigset_t all, old;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int err = pthread_create(&n->thread, &attr, loop_main, n);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return err ? -err : 0;
+}
+
+static int open_loop(struct tn_node *n)
+{
+    int err = uv_loop_init(&n->loop);
+    if (err) return err;
+    uv_async_init(&n->loop, &n->wake, run_calls);
+    uv_prepare_init(&n->loop, &n->prepare);
+    uv_timer_init(&n->loop, &n->tick);
+    n->wake.data = n->prepare.data = n->tick.data = n;
+    uv_prepare_start(&n->prepare, on_prepare);
+    return 0;
+}
+
+static int start_locked_out(struct tn_node *n)
+{
+    char why[200];
+    int err = tn_state_open(&n->state, n->config.state_dir, &n->rng, why);
+    if (err) {
+        tn_node_set_error(n, "%s", why);
+        return err;
+    }
+    err = tn_state_merge_prefs(&n->state, &n->config);
+    if (!err) err = open_loop(n);
+    if (err) {
+        tn_state_close(&n->state);
+        return err;
+    }
+    n->closing = n->egress_freed = false;
+    err = make_all(n);
+    if (!err) {
+        n->log.max = n->config.log_level;
+        tn_control_start(n->control, tn_node_now());
+        pthread_mutex_lock(&n->mu);
+        n->running_thread = true;
+        pthread_mutex_unlock(&n->mu);
+        err = spawn(n);
+    }
+    if (!err) return 0;
+    pthread_mutex_lock(&n->mu);
+    n->running_thread = false;
+    pthread_mutex_unlock(&n->mu);
+    tear_down(n);
+    uv_run(&n->loop, UV_RUN_DEFAULT);
+    free_engine_shells(n);
+    uv_loop_close(&n->loop);
+    tn_state_close(&n->state);
+    return err;
+}
+
+int tn_node_start(struct tn_node *n)
+{
+    pthread_mutex_lock(&n->mu);
+    bool already = n->started;
+    n->started = true;
+    pthread_mutex_unlock(&n->mu);
+    if (already) return 0;
+    int err = start_locked_out(n);
+    if (!err) return 0;
+    pthread_mutex_lock(&n->mu);
+    n->started = false;
+    pthread_mutex_unlock(&n->mu);
+    return err;
+}
+
+void tn_node_stop(struct tn_node *n)
+{
+    if (!n->started) return;
+    (void)tn_node_call(n, begin_stop, NULL);
+    pthread_mutex_lock(&n->mu);
+    n->running_thread = false;
+    pthread_mutex_unlock(&n->mu);
+    pthread_join(n->thread, NULL);
+    free_engine_shells(n);
+    uv_loop_close(&n->loop);
+    tn_state_close(&n->state);
+    n->started = false;
+}
+
+void tn_node_check_usable(struct tn_node *n)
+{
+    if (n->closing || !n->control || !n->path) return;
+    bool usable = tn_control_state(n->control) == TN_CONTROL_RUNNING && n->nown > 0 && tn_path_home_connected(n->path);
+    pthread_mutex_lock(&n->mu);
+    bool first = usable && !n->ever_usable;
+    n->ever_usable |= usable;
+    n->usable = usable;
+    pthread_cond_broadcast(&n->cond);
+    pthread_mutex_unlock(&n->mu);
+    if (first) tn_logf(&n->log, TN_LOG_INFO, "node", "up");
+}
+
+int tn_node_init(struct tn_node *n)
+{
+    *n = (struct tn_node){0};
+    tn_config_init(&n->config);
+    n->rng = tn_rng_system();
+    n->log.max = TN_LOG_INFO;
+    n->state.lock_fd = -1;
+    tn_htable_init(&n->peers);
+    tn_list_init(&n->bridges);
+    tn_list_init(&n->loopback);
+    tn_list_init(&n->calls);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&n->mu, NULL);
+    pthread_cond_init(&n->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return 0;
+}
+
+void tn_node_fini(struct tn_node *n)
+{
+    tn_config_fini(&n->config);
+    free(n->auth_url);
+    pthread_mutex_destroy(&n->mu);
+    pthread_cond_destroy(&n->cond);
+}

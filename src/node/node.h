@@ -1,0 +1,147 @@
+/* The assembled node: every engine, the loop that drives them, and what the node room's files share.
+ *
+ * One thread owns everything but the few fields under `mu`. Other threads enter by tn_node_call (runs a function on the
+ * loop and waits for it) and wait for events on `cond`. No other file-scope state exists: nodes are independent. */
+#ifndef TN_NODE_NODE_H
+#define TN_NODE_NODE_H
+
+#include "control/control.h"
+#include "crypto/tls.h"
+#include "dns/dns.h"
+#include "egress/egress.h"
+#include "filter/filter.h"
+#include "forward/forward.h"
+#include "node/config.h"
+#include "node/dialer.h"
+#include "node/state.h"
+#include "path/path.h"
+#include "path/udp.h"
+#include "route/route.h"
+#include "stack/stack.h"
+#include "util/heap.h"
+#include "util/list.h"
+#include "wg/wg.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+struct tn_localapi;
+struct tn_socks5d;
+struct tn_peerapi_server;
+struct tn_pings;
+struct tn_exitdns;
+
+/* A tailnet peer as the node sees it: the joint of netmap, WireGuard and path. */
+struct tn_npeer {
+    struct tn_hnode by_id;
+    int64_t id;
+    struct tn_node_public key;
+    struct tn_disco_public disco;
+    struct tn_wg_peer *wg; /* NULL while the peer may not be talked to (expired) */
+    struct tn_path_peer *path;
+    struct tn_ip *addrs; /* as entered in the address table */
+    size_t naddrs;
+};
+
+struct tn_node {
+    struct tn_config config;
+    struct tn_log log;
+    struct tn_rng rng;
+    struct tn_state state;
+
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_prepare_t prepare;
+    uv_timer_t tick;
+    uv_poll_t *udp4, *udp6;
+
+    struct tn_tls_ctx *tls;
+    struct tn_uvdialer *dialer;
+    struct tn_udp *udp;
+    struct tn_disco_private disco_key;
+    struct tn_control *control;
+    struct tn_path *path;
+    struct tn_wg *wg;
+    struct tn_filter *filter;
+    struct tn_stack *stack;
+    struct tn_egress *egress;
+    struct tn_forward *forward;
+    struct tn_doh *doh;
+    struct tn_peerapi_server *peerapi;
+    struct tn_localapi *localapi;
+    struct tn_socks5d *socks5d;
+    struct tn_pings *pings;
+    struct tn_exitdns *exitdns;
+
+    struct tn_htable peers;           /* struct tn_npeer by node ID */
+    struct tn_route_table *addresses; /* peers' own addresses to struct tn_npeer */
+    struct tn_ip own[4];
+    size_t nown;
+    int64_t exit_peer; /* node ID of the exit node in use; 0: none (not found, or not asked for) */
+    bool path_started, exit_missing;
+    const char *egress_missing; /* the setting that is lacking while exit egress is off; NULL otherwise */
+    char *hostname;
+    char version_os[64], machine[32];
+
+    struct tn_list bridges; /* application and SOCKS flows, for the end of the node */
+    struct tn_list loopback; /* packets to ourselves, delivered at the end of the turn */
+    size_t loopback_count;
+    bool closing, egress_freed;
+
+    /* Shared with other threads, under mu. */
+    pthread_t thread;
+    pthread_mutex_t mu;
+    pthread_cond_t cond; /* state changes and finished calls; CLOCK_MONOTONIC */
+    struct tn_list calls;
+    bool started, running_thread;
+    enum tn_control_state control_state;
+    bool usable;       /* running, addressed, home DERP up */
+    bool ever_usable;
+    char error[256];   /* detail of the last failure */
+    char *auth_url;
+    struct tn_ip shared_own[2];
+    size_t nshared_own;
+    atomic_uint cancels; /* bumped by tailnet_cancel; a wait ends when it differs from what it began with */
+};
+
+static inline uint64_t tn_node_now(void) { return uv_hrtime() / 1000; }
+
+/* node.c */
+int tn_node_init(struct tn_node *n);
+void tn_node_fini(struct tn_node *n);
+int tn_node_start(struct tn_node *n);
+void tn_node_stop(struct tn_node *n);
+void tn_node_set_error(struct tn_node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Runs fn(node, arg) on the loop thread and waits for it. TN_E_CLOSED when the node is not running. */
+int tn_node_call(struct tn_node *n, void (*fn)(struct tn_node *n, void *arg), void *arg);
+void tn_node_check_usable(struct tn_node *n);
+
+/* netmap.c: the control client's callbacks */
+struct tn_control_callbacks tn_node_control_callbacks(void);
+struct tn_npeer *tn_node_peer_by_addr(const struct tn_node *n, const struct tn_ip *addr);
+struct tn_npeer *tn_node_peer_by_id(const struct tn_node *n, int64_t id);
+const struct tn_netnode *tn_node_netnode(const struct tn_node *n, const struct tn_npeer *p);
+/* A peer (or ourselves) by host name, full name or address text; out gets its address of the wanted family (0: IPv4 first). */
+int tn_node_resolve(const struct tn_node *n, const char *host, int family, struct tn_ip *out);
+void tn_node_choose_exit(struct tn_node *n, uint64_t now_us);
+int tn_node_push_host(struct tn_node *n);
+void tn_node_peers_free(struct tn_node *n);
+uint64_t tn_node_peer_of(void *node, const struct tn_ip *src);
+
+/* packets.c: the way of a packet */
+struct tn_wg_callbacks tn_node_wg_callbacks(void);
+struct tn_path_callbacks tn_node_path_callbacks(void);
+struct tn_stack_callbacks tn_node_stack_callbacks(void);
+void tn_node_deliver_loopback(struct tn_node *n);
+void tn_node_drop_loopback(struct tn_node *n);
+/* An IP packet of ours to a tailnet address. TN_E_HOSTUNREACH without a route. */
+int tn_node_send_ip(struct tn_node *n, const uint8_t *packet, size_t len, uint64_t now_us);
+
+/* bridge.c: bytes between a TCP flow of the stack and a descriptor */
+struct tn_bridge;
+/* Takes fd (non-blocking). The flow's events become the bridge's. is_tcp: a real TCP socket, which can carry a reset. */
+int tn_bridge_new(struct tn_node *n, struct tn_tcp *tcp, int fd, bool is_tcp);
+void tn_bridges_end(struct tn_node *n);
+
+#endif

@@ -1,0 +1,271 @@
+/* The way of a packet through the node.
+ *
+ *   in:  path (DERP or UDP) -> wg (opens, checks the inner source) -> TSMP answered here -> filter -> stack
+ *        stack: own address -> sockets; foreign address -> forwarder
+ *   out: stack -> filter (remembers UDP flows) -> crypto-key routing -> wg (seals) -> path
+ *
+ * Packets to our own addresses never leave: they wait in a short list and enter the stack at the end of the turn, because
+ * the stack must not be entered from its own output. */
+#include "node/node.h"
+
+#include "node/ping.h"
+#include "util/err.h"
+#include "wire/ip.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { LOOPBACK_MAX = 1024 }; /* packets to ourselves in one turn; more than a window's worth is a runaway */
+
+struct loopback_packet {
+    struct tn_list link;
+    size_t len;
+    uint8_t bytes[];
+};
+
+/* ---- in ---- */
+
+static struct tn_wg_from wg_from(const struct tn_path_source *from)
+{
+    struct tn_wg_from w = {0};
+    if (from->addr.ip.family) {
+        w.bytes[0] = from->addr.ip.family;
+        memcpy(w.bytes + 1, from->addr.ip.b, 16);
+        memcpy(w.bytes + 17, &from->addr.port, 2);
+        w.len = 19;
+    } else { /* region and sender key: what a cookie is bound to, and where its reply goes */
+        w.bytes[0] = 'D';
+        memcpy(w.bytes + 1, &from->derp_region, 4);
+        memcpy(w.bytes + 5, from->derp_key.b, 32);
+        w.len = 37;
+    }
+    return w;
+}
+
+static struct tn_path_source path_source(const struct tn_wg_from *w)
+{
+    struct tn_path_source s = {0};
+    if (w->bytes[0] == 'D') {
+        memcpy(&s.derp_region, w->bytes + 1, 4);
+        memcpy(s.derp_key.b, w->bytes + 5, 32);
+    } else {
+        s.addr.ip.family = w->bytes[0];
+        memcpy(s.addr.ip.b, w->bytes + 1, 16);
+        memcpy(&s.addr.port, w->bytes + 17, 2);
+    }
+    return s;
+}
+
+static void path_receive(void *ctx, struct tn_path_peer *peer, const struct tn_path_source *from, uint8_t *datagram,
+                         size_t len, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_wg_from w = wg_from(from);
+    (void)tn_wg_input(n->wg, datagram, len, &w, now_us); /* a bad datagram is counted there */
+}
+
+static bool is_own(const struct tn_node *n, const struct tn_ip *ip)
+{
+    for (size_t i = 0; i < n->nown; i++)
+        if (tn_ip_eq(&n->own[i], ip)) return true;
+    return false;
+}
+
+
+static bool peer_has_cap(void *ctx, const char *cap)
+{
+    const struct tn_netnode *node = ctx;
+    return node && tn_netnode_has_cap(node, cap);
+}
+
+static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_npeer *peer = peer_arg;
+    struct tn_ippkt k;
+    if (tn_ippkt_parse(packet, len, &k) != 0) return;
+    if (k.proto == TN_IPPROTO_TSMP) {
+        if (!k.has_frag && is_own(n, &k.dst)) tn_pings_tsmp(n, peer, &k, now_us);
+        return;
+    }
+    const struct tn_netnode *node = tn_node_netnode(n, peer);
+    struct tn_filter_peer who = {.has_cap = peer_has_cap, .ctx = (void *)(uintptr_t)node, .jailed = node && node->jailed};
+    enum tn_filter_reason why;
+    if (tn_filter_in(n->filter, packet, k.total_len, &who, &why) != TN_ACCEPT) return;
+    tn_stack_input(n->stack, packet, k.total_len, now_us);
+}
+
+/* ---- out ---- */
+
+static void keep_loopback(struct tn_node *n, const uint8_t *packet, size_t len)
+{
+    if (n->loopback_count >= LOOPBACK_MAX) return;
+    struct loopback_packet *p = malloc(sizeof *p + len);
+    if (!p) return;
+    p->len = len;
+    memcpy(p->bytes, packet, len);
+    tn_list_push_back(&n->loopback, &p->link);
+    n->loopback_count++;
+}
+
+void tn_node_deliver_loopback(struct tn_node *n)
+{
+    for (int budget = LOOPBACK_MAX; budget > 0; budget--) {
+        struct tn_list *link = tn_list_pop_front(&n->loopback);
+        if (!link) return;
+        struct loopback_packet *p = TN_CONTAINER(link, struct loopback_packet, link);
+        n->loopback_count--;
+        tn_stack_input(n->stack, p->bytes, p->len, tn_node_now());
+        free(p);
+    }
+}
+
+void tn_node_drop_loopback(struct tn_node *n)
+{
+    for (struct tn_list *link; (link = tn_list_pop_front(&n->loopback));)
+        free(TN_CONTAINER(link, struct loopback_packet, link));
+    n->loopback_count = 0;
+}
+
+int tn_node_send_ip(struct tn_node *n, const uint8_t *packet, size_t len, uint64_t now_us)
+{
+    if (len < 20) return TN_E_INVAL;
+    bool v4 = packet[0] >> 4 == 4;
+    struct tn_ip dst = tn_ip_from_bytes(packet + (v4 ? 16 : 24), v4 ? 4 : 6);
+    if (is_own(n, &dst)) {
+        keep_loopback(n, packet, len);
+        return 0;
+    }
+    struct tn_wg_peer *peer = tn_wg_route(n->wg, &dst);
+    if (!peer) return TN_E_HOSTUNREACH;
+    tn_filter_out(n->filter, packet, len);
+    return tn_wg_send(n->wg, peer, packet, len, now_us);
+}
+
+static void stack_output(void *ctx, uint8_t *packet, size_t len)
+{
+    struct tn_node *n = ctx;
+    (void)tn_node_send_ip(n, packet, len, tn_node_now()); /* no route: a loss, as on any network */
+}
+
+static void wg_send(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, const uint8_t *datagram, size_t len,
+                    uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_npeer *peer = peer_arg;
+    if (peer->path) tn_path_send(n->path, peer->path, datagram, len, now_us);
+}
+
+static void wg_reply(void *ctx, const struct tn_wg_from *from, const uint8_t *datagram, size_t len, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_path_source to = path_source(from);
+    tn_path_reply(n->path, &to, datagram, len, now_us);
+}
+
+static struct tn_wg_peer *wg_resolve(void *ctx, const struct tn_node_public *key, uint64_t now_us)
+{
+    return NULL; /* every peer of the netmap is known to wg already: a key it does not know is a stranger's */
+}
+
+static void wg_wallclock(void *ctx, int64_t *sec, uint32_t *nsec)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    *sec = ts.tv_sec;
+    *nsec = (uint32_t)ts.tv_nsec;
+}
+
+/* ---- path's other callbacks ---- */
+
+static void path_netinfo(void *ctx, const struct tn_path_netinfo *ni, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_control_netinfo out = {.preferred_derp = ni->preferred_derp,
+                                     .mapping_varies_by_dest = ni->mapping_varies,
+                                     .working_ipv6 = ni->ipv6,
+                                     .os_has_ipv6 = ni->os_has_ipv6,
+                                     .working_udp = ni->udp,
+                                     .upnp = -1,
+                                     .pmp = -1,
+                                     .pcp = -1};
+    for (size_t i = 0; i < ni->nlatency && i < sizeof out.latency / sizeof *out.latency; i++) {
+        memcpy(out.latency[i].name, ni->latency[i].name, sizeof out.latency[i].name);
+        out.latency[i].seconds = ni->latency[i].seconds;
+        out.nlatency++;
+    }
+    tn_control_set_netinfo(n->control, &out, now_us);
+    tn_node_check_usable(n);
+}
+
+static void path_endpoints(void *ctx, const struct tn_path_endpoint *eps, size_t count, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    enum { MAX = 32 };
+    struct tn_control_endpoint out[MAX];
+    if (count > MAX) count = MAX;
+    for (size_t i = 0; i < count; i++) out[i] = (struct tn_control_endpoint){.addr = eps[i].addr, .type = eps[i].type};
+    tn_control_set_endpoints(n->control, out, count, now_us);
+}
+
+static void path_udp_send(void *ctx, const struct tn_addrport *to, const uint8_t *datagram, size_t len)
+{
+    struct tn_node *n = ctx;
+    if (n->udp) tn_udp_send(n->udp, to, datagram, len);
+}
+
+static void path_derp_state(void *ctx, int region, bool connected, const char *text)
+{
+    struct tn_node *n = ctx;
+    tn_logf(&n->log, TN_LOG_INFO, "derp", "region %d %s%s%s", region, connected ? "connected" : "down",
+            text && *text ? ": " : "", text ? text : "");
+    tn_node_check_usable(n);
+}
+
+struct tn_wg_callbacks tn_node_wg_callbacks(void)
+{
+    return (struct tn_wg_callbacks){.send = wg_send,
+                                    .reply = wg_reply,
+                                    .deliver = wg_deliver,
+                                    .resolve = wg_resolve,
+                                    .wallclock = wg_wallclock};
+}
+
+struct tn_path_callbacks tn_node_path_callbacks(void)
+{
+    return (struct tn_path_callbacks){.receive = path_receive,
+                                      .netinfo = path_netinfo,
+                                      .endpoints = path_endpoints,
+                                      .udp_send = path_udp_send,
+                                      .derp_state = path_derp_state};
+}
+
+/* ---- the forwarder's hooks, which know the forwarder and not the node ---- */
+
+static enum tn_syn_verdict foreign_syn(void *ctx, const struct tn_syn *syn, uint64_t now_us)
+{
+    return tn_forward_syn(((struct tn_node *)ctx)->forward, syn, now_us);
+}
+static bool foreign_tcp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst, uint64_t now_us)
+{
+    return tn_forward_tcp(((struct tn_node *)ctx)->forward, src, dst, rst, now_us);
+}
+static void foreign_udp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,
+                        size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us)
+{
+    tn_forward_udp(((struct tn_node *)ctx)->forward, src, dst, packet, len, payload, payload_len, now_us);
+}
+static void foreign_other(void *ctx, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us)
+{
+    tn_forward_other(((struct tn_node *)ctx)->forward, ipproto, packet, len, now_us);
+}
+
+struct tn_stack_callbacks tn_node_stack_callbacks(void)
+{
+    return (struct tn_stack_callbacks){.output = stack_output,
+                                       .foreign_syn = foreign_syn,
+                                       .foreign_tcp = foreign_tcp,
+                                       .foreign_udp = foreign_udp,
+                                       .foreign_other = foreign_other};
+}

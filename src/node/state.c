@@ -1,0 +1,195 @@
+#include "node/state.h"
+
+#include "util/err.h"
+#include "util/file.h"
+#include "util/text.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { STATE_MAX = 256 * 1024, STATE_VERSION = 1 };
+
+#define STATE_FILE "tailnet.state"
+#define LOCK_FILE "tailnet.lock"
+
+static int take_string(const json_t *obj, const char *key, char **out)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_string(v)) return TN_E_STATE;
+    *out = strdup(json_string_value(v));
+    return *out ? 0 : TN_E_NOMEM;
+}
+
+static int take_bool(const json_t *obj, const char *key, bool *out)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_boolean(v)) return TN_E_STATE;
+    *out = json_is_true(v);
+    return 0;
+}
+
+static int take_node_key(const json_t *obj, const char *key, struct tn_node_private *out)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!v || json_is_null(v)) return 0;
+    return json_is_string(v) && tn_node_private_parse(json_string_value(v), out) == 0 ? 0 : TN_E_STATE;
+}
+
+static int parse_state(struct tn_state *s, const json_t *root)
+{
+    if (!json_is_object(root) || json_integer_value(json_object_get(root, "version")) != STATE_VERSION)
+        return TN_E_STATE;
+    const char *machine = json_string_value(json_object_get(root, "machine_key"));
+    const char *log_id = json_string_value(json_object_get(root, "log_id"));
+    if (!machine || tn_machine_private_parse(machine, &s->identity.machine) != 0) return TN_E_STATE;
+    if (!log_id || strlen(log_id) != 64) return TN_E_STATE;
+    memcpy(s->log_id, log_id, 65);
+    int err = take_node_key(root, "node_key", &s->identity.node);
+    if (!err) err = take_node_key(root, "old_node_key", &s->identity.old_node);
+    const json_t *prefs = json_object_get(root, "prefs");
+    if (!err) err = take_string(prefs, "login_server", &s->login_server);
+    if (!err) err = take_string(prefs, "hostname", &s->hostname);
+    if (!err) err = take_string(prefs, "exit_node", &s->exit_node);
+    if (!err) err = take_bool(prefs, "accept_routes", &s->accept_routes);
+    if (!err) err = take_bool(prefs, "advertise_exit_node", &s->advertise_exit_node);
+    return err;
+}
+
+static int load(struct tn_state *s, char why[200])
+{
+    char *text;
+    size_t len;
+    int err = tn_file_read(s->path, STATE_MAX, &text, &len);
+    if (err == TN_E_NOENT) return err;
+    if (err) {
+        snprintf(why, 200, "%.120s: %s", s->path, tn_err_text(err));
+        return err == TN_E_TOOBIG ? TN_E_STATE : err;
+    }
+    json_error_t at;
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &at);
+    err = root ? parse_state(s, root) : TN_E_STATE;
+    json_decref(root);
+    tn_wipe(text, len);
+    free(text);
+    if (err) snprintf(why, 200, "%.120s: damaged; left as it is (move it away to start afresh)", s->path);
+    return err;
+}
+
+static int make_fresh(struct tn_state *s, const struct tn_rng *rng)
+{
+    uint8_t id[32];
+    tn_machine_private_generate(&s->identity.machine, rng);
+    tn_rng_fill(rng, id, sizeof id);
+    tn_hex_encode(id, sizeof id, s->log_id);
+    return tn_state_save(s);
+}
+
+static int open_dir(struct tn_state *s, const char *dir, char why[200])
+{
+    int err = tn_dir_make(dir);
+    if (err) {
+        snprintf(why, 200, "%.120s: %s", dir, tn_err_text(err));
+        return err;
+    }
+    s->lock_fd = tn_dir_lock(dir, LOCK_FILE);
+    if (s->lock_fd < 0) {
+        err = s->lock_fd;
+        s->lock_fd = -1;
+        snprintf(why, 200, "%.120s: %s", dir,
+                 err == TN_E_BUSY ? "another node is using this state directory" : tn_err_text(err));
+        return err;
+    }
+    if (asprintf(&s->path, "%s/" STATE_FILE, dir) < 0) {
+        s->path = NULL;
+        return TN_E_NOMEM;
+    }
+    return 0;
+}
+
+int tn_state_open(struct tn_state *s, const char *dir, const struct tn_rng *rng, char why[200])
+{
+    *s = (struct tn_state){.lock_fd = -1};
+    why[0] = '\0';
+    int err = dir ? open_dir(s, dir, why) : 0;
+    if (!err) err = s->path ? load(s, why) : TN_E_NOENT;
+    if (err == TN_E_NOENT) err = make_fresh(s, rng);
+    if (err && !why[0]) snprintf(why, 200, "state: %s", tn_err_text(err));
+    if (err) tn_state_close(s);
+    return err;
+}
+
+void tn_state_close(struct tn_state *s)
+{
+    free(s->path);
+    free(s->login_server);
+    free(s->hostname);
+    free(s->exit_node);
+    if (s->lock_fd >= 0) close(s->lock_fd);
+    tn_wipe(s, sizeof *s);
+    s->lock_fd = -1;
+}
+
+static json_t *node_key_json(const struct tn_node_private *key)
+{
+    char text[TN_KEY_STRLEN];
+    if (tn_key_is_zero(key->b)) return json_null();
+    json_t *v = json_string(tn_node_private_format(key, text));
+    tn_wipe(text, sizeof text);
+    return v;
+}
+
+static json_t *string_or_null(const char *s) { return s ? json_string(s) : json_null(); }
+
+int tn_state_save(const struct tn_state *s)
+{
+    char machine[TN_KEY_STRLEN];
+    if (!s->path) return 0;
+    json_t *root = json_pack("{s:i s:s s:s s:o s:o s:{s:o s:o s:o s:b s:b}}", "version", STATE_VERSION, "machine_key",
+                             tn_machine_private_format(&s->identity.machine, machine), "log_id", s->log_id, "node_key",
+                             node_key_json(&s->identity.node), "old_node_key", node_key_json(&s->identity.old_node),
+                             "prefs", "login_server", string_or_null(s->login_server), "hostname",
+                             string_or_null(s->hostname), "exit_node", string_or_null(s->exit_node), "accept_routes",
+                             s->accept_routes, "advertise_exit_node", s->advertise_exit_node);
+    tn_wipe(machine, sizeof machine);
+    if (!root) return TN_E_NOMEM;
+    char *text = json_dumps(root, JSON_INDENT(1));
+    json_decref(root);
+    if (!text) return TN_E_NOMEM;
+    size_t len = strlen(text);
+    int err = tn_file_replace(s->path, text, len);
+    tn_wipe(text, len);
+    free(text);
+    return err;
+}
+
+/* kept: what the state has; given: the configuration's. The explicit one wins and becomes the kept one. */
+static int merge_string(char **kept, char **given, bool said)
+{
+    char **from = said ? given : kept, **to = said ? kept : given;
+    char *copy = *from ? strdup(*from) : NULL;
+    if (*from && !copy) return TN_E_NOMEM;
+    free(*to);
+    *to = copy;
+    return 0;
+}
+
+static void merge_bool(bool *kept, bool *given, bool said)
+{
+    if (said) *kept = *given;
+    else *given = *kept;
+}
+
+int tn_state_merge_prefs(struct tn_state *s, struct tn_config *c)
+{
+    int err = merge_string(&s->login_server, &c->login_server, c->said & TN_SAID_LOGIN_SERVER);
+    if (!err) err = merge_string(&s->hostname, &c->hostname, c->said & TN_SAID_HOSTNAME);
+    if (!err) err = merge_string(&s->exit_node, &c->exit_node, c->said & TN_SAID_EXIT_NODE);
+    merge_bool(&s->accept_routes, &c->accept_routes, c->said & TN_SAID_ACCEPT_ROUTES);
+    merge_bool(&s->advertise_exit_node, &c->advertise_exit_node, c->said & TN_SAID_ADVERTISE_EXIT_NODE);
+    return err ? err : tn_state_save(s);
+}
