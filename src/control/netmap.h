@@ -27,7 +27,8 @@ struct tn_netnode { /* self or a peer: tailcfg.Node after normalisation (upgrade
     int64_t last_seen;  /* Unix seconds, 0: unknown */
     int64_t created;
     int8_t online; /* 1, 0, -1 unknown */
-    bool expired, machine_authorized, unsigned_peerapi_only, wireguard_only, jailed;
+    bool expired; /* by the server or by its clock: endpoints and home_derp are empty, the key is not to be used */
+    bool machine_authorized, unsigned_peerapi_only, wireguard_only, jailed;
     char *hostname, *os;            /* from Hostinfo; may be NULL */
     uint16_t peerapi4, peerapi6;    /* from Hostinfo.Services, 0: none */
     bool peerapi_dns_proxy;
@@ -59,6 +60,8 @@ const json_t *tn_netmap_dns_config(const struct tn_netmap *m); /* object or NULL
 const char *tn_netmap_domain(const struct tn_netmap *m);       /* never NULL */
 const struct tn_user_profile *tn_netmap_user(const struct tn_netmap *m, int64_t id);
 const json_t *tn_netmap_health(const struct tn_netmap *m);     /* array of strings or NULL */
+/* The server says that tailnet lock is on: peers' signatures would have to be checked, which is not done here. */
+bool tn_netmap_tailnet_lock(const struct tn_netmap *m);
 bool tn_netnode_has_cap(const struct tn_netnode *n, const char *cap);
 
 #endif
