@@ -98,9 +98,14 @@ struct tn_egress_events {
     void (*on_fail)(void *arg, enum tn_egress_fail why);
     void (*on_readable)(void *arg, struct tn_egress_conn *c);
     void (*on_writable)(void *arg, struct tn_egress_conn *c);
+    /* The connection broke (an RST) after its end of stream was read and while nothing is wanted for writing, so that no
+     * read or write would tell. err: TN_E_RESET or another negative code. May be NULL. */
+    void (*on_error)(void *arg, struct tn_egress_conn *c, int err);
 };
 
-/* peer: a number that identifies the tailnet peer (its node ID), for the per-peer limits. purpose FORWARD is a peer's flow;
+/* ev is kept by reference and must outlive the connection. Callbacks come from the loop, and may call anything here on any
+ * connection, tn_egress_close on their own included.
+ * peer: a number that identifies the tailnet peer (its node ID), for the per-peer limits. purpose FORWARD is a peer's flow;
  * RESOLVER is src/dns asking the DoH upstream on behalf of peers: the same policy, counted apart. Returns 0 and *out, or a
  * TN_EGRESS_FAIL as a positive number when it is refused at once. */
 enum tn_egress_purpose { TN_EGRESS_FORWARD, TN_EGRESS_RESOLVER };
@@ -119,9 +124,11 @@ int tn_egress_shutdown(struct tn_egress_conn *c); /* half-close: no more writing
 void tn_egress_close(struct tn_egress_conn *c, bool reset);
 
 struct tn_egress_stats {
-    unsigned flows, dials; /* now */
+    unsigned flows, dials; /* now; those of RESOLVER are not in it */
     uint64_t opened, bytes_up, bytes_down, failed[TN_EGRESS_FAIL_COUNT];
-    enum tn_egress_fail last_proxy_fail; /* health: OK after a proxied dial got an answer from the proxy that lets it through */
+    /* Health: what was last wrong with the proxy itself. OK at first and after a policy change, after a proxied dial that
+     * succeeded, and after one for which the proxy reported on the destination (refused, unreachable, timed out). */
+    enum tn_egress_fail last_proxy_fail;
 };
 void tn_egress_stats(const struct tn_egress *e, struct tn_egress_stats *out);
 

@@ -1,0 +1,28 @@
+/* HOST mode: the destination itself is dialed, from this host's own addresses. Nothing else in this room does that, and
+ * this refuses to unless the policy says HOST at this very moment. */
+#include "egress/private.h"
+#include "egress/socket.h"
+#include "util/err.h"
+
+enum tn_egress_fail tn_direct_fail_of(int err)
+{
+    switch (err) {
+    case TN_E_REFUSED:
+    case TN_E_RESET: return TN_EGRESS_FAIL_REFUSED;
+    case TN_E_TIMEDOUT: return TN_EGRESS_FAIL_TIMEOUT;
+    case TN_E_MFILE:
+    case -ENFILE:
+    case TN_E_NOMEM:
+    case -ENOBUFS:
+    case TN_E_AGAIN: return TN_EGRESS_FAIL_FDS; /* EAGAIN: no port is free */
+    default: return TN_EGRESS_FAIL_UNREACHABLE;
+    }
+}
+
+int tn_direct_begin(struct tn_egress_conn *c)
+{
+    if (c->e->policy.mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
+    int fd = tn_socket_connect(&c->dialing->dst);
+    if (fd < 0) return (int)tn_direct_fail_of(fd);
+    return tn_dial_attempt(c, fd, c->dialing->deadline_us);
+}

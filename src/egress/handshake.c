@@ -1,0 +1,34 @@
+/* Picks the proxy protocol by the scheme. */
+#include "egress/handshake.h"
+#include "util/err.h"
+
+int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst)
+{
+    h->scheme = proxy->scheme;
+    if (h->scheme == TN_PROXY_SOCKS5) return (h->u.socks5 = tn_socks5_new(proxy, dst)) ? 0 : TN_E_NOMEM;
+    return (h->u.http = tn_httpconnect_new(proxy, dst)) ? 0 : TN_E_NOMEM;
+}
+
+void tn_handshake_fini(struct tn_handshake *h)
+{
+    if (h->scheme == TN_PROXY_SOCKS5) tn_socks5_free(h->u.socks5);
+    else tn_httpconnect_free(h->u.http);
+    h->u.socks5 = NULL;
+}
+
+const uint8_t *tn_handshake_output(const struct tn_handshake *h, size_t *len)
+{
+    return h->scheme == TN_PROXY_SOCKS5 ? tn_socks5_output(h->u.socks5, len) : tn_httpconnect_output(h->u.http, len);
+}
+
+void tn_handshake_sent(struct tn_handshake *h, size_t n)
+{
+    if (h->scheme == TN_PROXY_SOCKS5) tn_socks5_sent(h->u.socks5, n);
+    else tn_httpconnect_sent(h->u.http, n);
+}
+
+int tn_handshake_input(struct tn_handshake *h, const uint8_t *bytes, size_t len, size_t *used)
+{
+    return h->scheme == TN_PROXY_SOCKS5 ? tn_socks5_input(h->u.socks5, bytes, len, used)
+                                        : tn_httpconnect_input(h->u.http, bytes, len, used);
+}

@@ -1,0 +1,48 @@
+/* The proxy handshakes as engines without sockets, and the one shape both share.
+ *
+ * new > { output/sent, input } until input says DONE or gives a failure > free. Bytes that input did not take after
+ * DONE belong to the tunnel. Nothing of the tunnel is sent before DONE: leftovers of a refused request could be read
+ * as a new one (RFC 9931). A handshake is never retried here and credentials are sent at most once. */
+#ifndef TN_EGRESS_HANDSHAKE_H
+#define TN_EGRESS_HANDSHAKE_H
+
+#include "egress/egress.h"
+#include <stddef.h>
+#include <stdint.h>
+
+struct tn_socks5;
+/* proxy is borrowed until free: its credentials are only copied into the one message that carries them. NULL: no memory. */
+struct tn_socks5 *tn_socks5_new(const struct tn_proxy *proxy, const struct tn_addrport *dst);
+void tn_socks5_free(struct tn_socks5 *s);
+const uint8_t *tn_socks5_output(const struct tn_socks5 *s, size_t *len);
+void tn_socks5_sent(struct tn_socks5 *s, size_t n);
+int tn_socks5_input(struct tn_socks5 *s, const uint8_t *bytes, size_t len, size_t *used);
+
+struct tn_httpconnect;
+struct tn_httpconnect *tn_httpconnect_new(const struct tn_proxy *proxy, const struct tn_addrport *dst);
+void tn_httpconnect_free(struct tn_httpconnect *h);
+const uint8_t *tn_httpconnect_output(const struct tn_httpconnect *h, size_t *len);
+void tn_httpconnect_sent(struct tn_httpconnect *h, size_t n);
+int tn_httpconnect_input(struct tn_httpconnect *h, const uint8_t *bytes, size_t len, size_t *used);
+
+/* One of the two by the proxy's scheme. */
+struct tn_handshake {
+    enum tn_proxy_scheme scheme;
+    union {
+        struct tn_socks5 *socks5;
+        struct tn_httpconnect *http;
+    } u;
+};
+
+/* What input returns: one of these, or a TN_EGRESS_FAIL as a positive number. */
+enum { TN_HANDSHAKE_DONE = 0, TN_HANDSHAKE_MORE = -1 };
+
+int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst); /* 0, TN_E_NOMEM */
+void tn_handshake_fini(struct tn_handshake *h);
+/* What is to be sent now (borrowed; len 0: nothing), and how much of it was. */
+const uint8_t *tn_handshake_output(const struct tn_handshake *h, size_t *len);
+void tn_handshake_sent(struct tn_handshake *h, size_t n);
+/* Takes bytes from the proxy. *used < len only with DONE: the rest came early from the destination. */
+int tn_handshake_input(struct tn_handshake *h, const uint8_t *bytes, size_t len, size_t *used);
+
+#endif
