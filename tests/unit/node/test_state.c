@@ -1,0 +1,134 @@
+/* The state directory: made, kept, locked; and never destroyed by what is wrong with it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "node/state.c"
+#include <fcntl.h>
+#include <sys/stat.h>
+
+static char dir[32], path[64];
+static struct tn_rng rng;
+
+static int make_dir(void **state)
+{
+    strcpy(dir, "/tmp/tn-state-XXXXXX");
+    if (!mkdtemp(dir)) return -1;
+    snprintf(path, sizeof path, "%s/" STATE_FILE, dir);
+    rng = tn_rng_system();
+    return 0;
+}
+
+static int remove_dir(void **state)
+{
+    char lock[64];
+    snprintf(lock, sizeof lock, "%s/" LOCK_FILE, dir);
+    unlink(lock);
+    unlink(path);
+    return rmdir(dir); /* fails when a temporary was left behind */
+}
+
+static void kept_over_a_restart(void **state)
+{
+    struct tn_state a, b;
+    char why[200];
+    assert_int_equal(tn_state_open(&a, dir, &rng, why), 0);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    tn_node_private_generate(&a.identity.node, &rng);
+    assert_int_equal(tn_state_save(&a), 0);
+    struct tn_control_identity id = a.identity;
+    char log_id[65];
+    strcpy(log_id, a.log_id);
+    assert_int_equal(tn_state_open(&b, dir, &rng, why), TN_E_BUSY);
+    assert_non_null(strstr(why, "another node"));
+    tn_state_close(&a);
+    assert_int_equal(tn_state_open(&b, dir, &rng, why), 0);
+    assert_memory_equal(&b.identity, &id, sizeof id);
+    assert_string_equal(b.log_id, log_id);
+    tn_state_close(&b);
+}
+
+static void write_file(const char *bytes, size_t len)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_int_equal(write(fd, bytes, len), (ssize_t)len);
+    close(fd);
+}
+
+/* Every truncated prefix of a good file, and some other damage: an error, and the file byte for byte as it was. */
+static void damage_is_left_alone(void **state)
+{
+    struct tn_state s;
+    char why[200], *good, *after;
+    size_t len, after_len;
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
+    tn_state_close(&s);
+    assert_int_equal(tn_file_read(path, STATE_MAX, &good, &len), 0);
+    for (size_t n = 0; n + 1 < len; n++) {
+        write_file(good, n);
+        assert_int_equal(tn_state_open(&s, dir, &rng, why), TN_E_STATE);
+        assert_non_null(strstr(why, "left as it is"));
+        assert_int_equal(tn_file_read(path, STATE_MAX, &after, &after_len), 0);
+        assert_int_equal(after_len, n);
+        assert_memory_equal(after, good, n);
+        free(after);
+    }
+    static const char *const bad[] = {"[]", "{}", "{\"version\":2}", "{\"version\":1,\"machine_key\":\"privkey:00\"}", "null"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_file(bad[i], strlen(bad[i]));
+        assert_int_equal(tn_state_open(&s, dir, &rng, why), TN_E_STATE);
+    }
+    char *huge = calloc(1, STATE_MAX + 1);
+    write_file(huge, STATE_MAX + 1);
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), TN_E_STATE);
+    free(huge);
+    free(good);
+}
+
+static void preferences_merge(void **state)
+{
+    struct tn_state s;
+    struct tn_config c;
+    char why[200];
+    tn_config_init(&c);
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
+    assert_int_equal(tn_config_set(&c, "hostname", "one", why), 0);
+    assert_int_equal(tn_config_set(&c, "advertise_exit_node", "true", why), 0);
+    assert_int_equal(tn_state_merge_prefs(&s, &c), 0);
+    tn_state_close(&s);
+    tn_config_fini(&c);
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
+    assert_int_equal(tn_config_set(&c, "hostname", "two", why), 0); /* said: wins */
+    assert_int_equal(tn_state_merge_prefs(&s, &c), 0);
+    assert_string_equal(c.hostname, "two");
+    assert_true(c.advertise_exit_node); /* not said: remembered */
+    assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_OFF); /* never remembered */
+    tn_config_fini(&c);
+    tn_state_close(&s);
+}
+
+static void without_a_directory(void **state)
+{
+    struct tn_state a, b;
+    char why[200];
+    assert_int_equal(tn_state_open(&a, NULL, &rng, why), 0);
+    assert_int_equal(tn_state_open(&b, NULL, &rng, why), 0);
+    assert_memory_not_equal(&a.identity.machine, &b.identity.machine, 32);
+    tn_state_close(&a);
+    tn_state_close(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(kept_over_a_restart, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(damage_is_left_alone, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(preferences_merge, make_dir, remove_dir),
+        cmocka_unit_test(without_a_directory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
