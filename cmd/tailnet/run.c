@@ -201,7 +201,9 @@ static void harden(void)
 {
     struct rlimit none = {0};
     setrlimit(RLIMIT_CORE, &none);
+#ifndef __SANITIZE_ADDRESS__ /* LeakSanitizer looks at us through ptrace, which this forbids */
     prctl(PR_SET_DUMPABLE, 0);
+#endif
     struct rlimit fds;
     if (getrlimit(RLIMIT_NOFILE, &fds) == 0 && fds.rlim_cur < fds.rlim_max) { /* a flow is a descriptor */
         fds.rlim_cur = fds.rlim_max;

@@ -1,0 +1,38 @@
+/* Joins the tailnet at URL, dials HOST:PORT, sends a byte and waits for the first one back: what bench/figures.py times. */
+#include <tailnet.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void show_log(void *ctx, int level, const char *module, const char *line) { fprintf(stderr, "%s: %s\n", module, line); }
+
+int main(int argc, char **argv)
+{
+    tailnet *t;
+    int fd, err;
+    char byte = 'x';
+    if (argc != 3) {
+        fprintf(stderr, "usage: usable LOGIN-SERVER HOST:PORT\n");
+        return 2;
+    }
+    err = tailnet_new(&t);
+    if (err) return 1;
+    if (getenv("VERBOSE")) tailnet_set_log(t, show_log, NULL);
+    (void)tailnet_set(t, "log_level", "debug");
+    if (!err) err = tailnet_set(t, "login_server", argv[1]);
+    if (!err) err = tailnet_set(t, "hostname", "usable");
+    if (!err) err = tailnet_set(t, "auth_key", getenv("TS_AUTHKEY"));
+    if (!err) err = tailnet_up(t, 30000);
+    if (!err) err = tailnet_dial(t, "tcp", argv[2], 15000, &fd);
+    if (err) {
+        char why[256];
+        tailnet_error(t, why, sizeof why);
+        fprintf(stderr, "usable: %s (%s)\n", tailnet_strerror(err), why);
+        return 1;
+    }
+    if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1) return 1;
+    puts("ok");
+    fflush(stdout);
+    _exit(0); /* what is timed ends here */
+}
