@@ -28,6 +28,7 @@ enum {
 struct tn_wg_from {
     uint8_t bytes[40];
     uint8_t len;
+    uint8_t host_len; /* how many of the bytes name the host (an address without its port): one rate limit. 0: all */
 };
 
 struct tn_wg_callbacks {
@@ -38,6 +39,9 @@ struct tn_wg_callbacks {
     /* An authenticated inner packet whose source address is in the peer's allowed prefixes; trimmed to its IP length.
      * Writable and dead on return. Keepalives do not get here. */
     void (*deliver)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us);
+    /* A handshake has completed: what tn_wg_send sends to this peer from within goes out first, ahead of what is staged
+     * (the place for a TSMP disco advertisement). May be NULL. */
+    void (*session)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, uint64_t now_us);
     /* Which peer has this static key (an initiation came from it); NULL: not in the netmap, drop. May add the peer. */
     struct tn_wg_peer *(*resolve)(void *ctx, const struct tn_node_public *key, uint64_t now_us);
     /* The wall clock for TAI64N: seconds and nanoseconds since the Unix epoch. */
@@ -54,16 +58,18 @@ struct tn_wg_config {
 
 struct tn_wg *tn_wg_new(const struct tn_wg_config *config);
 void tn_wg_free(struct tn_wg *wg);
-/* A new node key: every session ends, peers stay. */
+/* A new node key: every session ends, peers stay. TN_E_EXIST when a peer has this very key. */
 int tn_wg_set_key(struct tn_wg *wg, const struct tn_node_private *key);
 
+/* TN_E_EXIST, TN_E_NOMEM, or TN_E_INVAL for an all-zero key or our own. */
 int tn_wg_peer_add(struct tn_wg *wg, const struct tn_node_public *key, void *peer_arg, struct tn_wg_peer **out);
 void tn_wg_peer_remove(struct tn_wg *wg, struct tn_wg_peer *peer); /* wipes its sessions and its routes */
 struct tn_wg_peer *tn_wg_peer_find(struct tn_wg *wg, const struct tn_node_public *key);
 const struct tn_node_public *tn_wg_peer_key(const struct tn_wg_peer *peer);
 /* Replaces the prefixes routed to the peer and accepted from it. A prefix another peer has moves to this one. */
 int tn_wg_peer_set_allowed(struct tn_wg *wg, struct tn_wg_peer *peer, const struct tn_prefix *prefixes, size_t n);
-/* The peer restarted (its disco key changed) or its key is to be distrusted: drop sessions, keep the peer. */
+/* The peer restarted (its disco key changed) or its key is to be distrusted: drop sessions, keep the peer. What is staged
+ * is sent after a new handshake, which starts at the next tn_wg_timeout (the deadline is then at once). */
 void tn_wg_peer_reset(struct tn_wg *wg, struct tn_wg_peer *peer);
 /* The peer for this destination by crypto-key routing, or NULL. */
 struct tn_wg_peer *tn_wg_route(struct tn_wg *wg, const struct tn_ip *dst);
@@ -73,7 +79,8 @@ void *tn_wg_peer_arg(const struct tn_wg_peer *peer);
  * be overwritten (packets are opened in place). */
 int tn_wg_input(struct tn_wg *wg, uint8_t *datagram, size_t len, const struct tn_wg_from *from, uint64_t now_us);
 /* Sends an inner packet to a peer: now when a session exists, else staged while a handshake starts. The packet is
- * copied. TN_E_TOOBIG over the MTU. */
+ * copied. TN_E_TOOBIG over the MTU, TN_E_INVAL when empty, TN_E_NOMEM when it can't be staged, TN_E_CRYPTO for a peer
+ * whose key is no key. */
 int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *peer, const uint8_t *packet, size_t len, uint64_t now_us);
 
 void tn_wg_timeout(struct tn_wg *wg, uint64_t now_us);
@@ -83,7 +90,7 @@ struct tn_wg_peer_stats {
     uint64_t rx_bytes, tx_bytes;       /* inner bytes and overhead, as they crossed the wire */
     uint64_t last_handshake_us;        /* 0: never */
     uint64_t last_rx_us, last_tx_us;   /* 0: never; data packets */
-    bool session;                      /* a session that may send now */
+    bool session;                      /* a session that may send, as of the engine's latest call */
 };
 void tn_wg_peer_stats(const struct tn_wg_peer *peer, struct tn_wg_peer_stats *out);
 
