@@ -28,7 +28,7 @@ def rss_kb(pid):
 
 
 def size(build, _runs):
-    for path in ("cmd/tailnet/tailnet", "src/node/libtailnet.so.0.1.0"):
+    for path in ("tailnet", "src/node/libtailnet.so.0.1.0"):
         with tempfile.NamedTemporaryFile() as tmp:
             shutil.copyfile(os.path.join(build, path), tmp.name)
             subprocess.run(["strip", tmp.name], check=True)

@@ -14,14 +14,14 @@ def build_dir():
     """TN_BUILD, else the build directory that was linked last."""
     if os.environ.get("TN_BUILD"):
         return os.path.abspath(os.environ["TN_BUILD"])
-    found = glob.glob(os.path.join(ROOT, "build*", "cmd", "tailnet", "tailnet"))
+    found = glob.glob(os.path.join(ROOT, "build*", "tailnet"))
     if not found:
-        raise Failure("no build/cmd/tailnet/tailnet: run ./check, or meson setup build && ninja -C build")
-    return os.path.dirname(os.path.dirname(os.path.dirname(max(found, key=os.path.getmtime))))
+        raise Failure("no build/tailnet: run ./check, or meson setup build && ninja -C build")
+    return os.path.dirname(max(found, key=os.path.getmtime))
 
 
 def tailnet_binary():
-    return os.path.join(build_dir(), "cmd", "tailnet", "tailnet")
+    return os.path.join(build_dir(), "tailnet")
 
 
 SAN_ENV = {"ASAN_OPTIONS": "abort_on_error=0:exitcode=99:detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=98",
