@@ -118,5 +118,22 @@ def tun_client(b):
     expect(code == 0 and out.decode().strip() == b.net.node.ip4, f"curl {code}: {out!r} {err}")
 
 
+@case("headscale and derper carry two official nodes")
+def headscale_bed(b):
+    if not official.have("headscale", "derper"):
+        raise Skip("tests/peers has no headscale")
+    derper = official.Derper(b.sup, b.net.ctl, b.dir)
+    hs = official.Headscale(b.sup, b.net.ctl, b.dir, derper)
+    key = hs.preauth_key()
+    one = official.Tailscaled(b.sup, b.net.peer(4), b.dir, "hs-exit")
+    one.up(hs.url, key, "--advertise-exit-node")
+    two = official.Tailscaled(b.sup, b.net.peer(5), b.dir, "hs-client")
+    two.up(hs.url, key)
+    two.use_exit("hs-exit")
+    code, out, err = two.curl(f"http://{b.net.inet.web4}/ip")
+    expect(code == 0 and out.decode().strip() == b.net.peer(4).ip4, f"curl {code}: {out!r} {err}")
+    expect(len(hs.nodes()) == 2, "headscale lists two nodes")
+
+
 if __name__ == "__main__":
     main("selftest", SelfBed, lambda: None if official.have("tailscaled", "testctl") else "tests/peers is not built (no Go)")

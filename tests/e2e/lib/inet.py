@@ -129,26 +129,48 @@ def serve_rst_body(conn, _who):
     close_with_rst(conn)
 
 
+def read_head(f):
+    """(path, content length) of a request, or None at the end."""
+    words = f.readline(8192).split()
+    length = 0
+    while (line := f.readline(8192)) not in (b"\r\n", b"\n", b""):
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return (words[1].decode("latin-1"), length) if len(words) >= 2 else None
+
+
+def respond(conn, body):
+    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def send_blob(conn, size, pause):
+    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+    for chunk in blob_chunks(size):
+        conn.sendall(chunk)
+        if pause:
+            time.sleep(pause)
+
+
+def take_upload(conn, f, length):
+    """Answers with the checksum of the body."""
+    h = hashlib.sha256()
+    while length > 0 and (data := f.read(min(length, 1 << 18))):
+        h.update(data)
+        length -= len(data)
+    respond(conn, h.hexdigest().encode())
+
+
 def serve_web(conn, who):
-    """HTTP/1.1, one request after the other: /ip, /blob/BYTES, /slow/BYTES (a MiB every 100 ms), /hang."""
+    """HTTP/1.1, one request after the other: /ip, /blob/BYTES, /slow/BYTES (a MiB every 100 ms), /upload, /hang."""
     f = conn.makefile("rb")
-    while line := f.readline(8192):
-        words = line.split()
-        while f.readline(8192) not in (b"\r\n", b"\n", b""):
-            pass
-        if len(words) < 2:
-            return
-        path = words[1].decode("latin-1")
+    while request := read_head(f):
+        path, length = request
         if path == "/ip":
-            body = f"{who[0]}\n".encode()
-            conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            respond(conn, f"{who[0]}\n".encode())
         elif path.startswith(("/blob/", "/slow/")):
-            size = int(path.rsplit("/", 1)[1])
-            conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-            for chunk in blob_chunks(size):
-                conn.sendall(chunk)
-                if path.startswith("/slow/"):
-                    time.sleep(0.1)
+            send_blob(conn, int(path.rsplit("/", 1)[1]), 0.1 if path.startswith("/slow/") else 0)
+        elif path == "/upload":
+            take_upload(conn, f, length)
         elif path == "/hang":
             f.read()
             return

@@ -24,8 +24,8 @@ def tailnet_binary():
     return os.path.join(build_dir(), "tailnet")
 
 
-SAN_ENV = {"ASAN_OPTIONS": "abort_on_error=0:exitcode=99:detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=98",
-           "LSAN_OPTIONS": "exitcode=97"}
+SAN_ENV = {"ASAN_OPTIONS": "abort_on_error=0:exitcode=99:detect_leaks=1", "LSAN_OPTIONS": "exitcode=97",
+           "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=98"}
 
 
 def clean_log(proc):

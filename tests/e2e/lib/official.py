@@ -212,10 +212,18 @@ class Tailscaled:
         return wait_until(lambda: (lambda p: p if p and want(p) else None)(self.peer(hostname)),
                           f"{hostname} {what} to {self.hostname}", timeout=timeout, alive=[self.proc])
 
+    def ping(self, target, *flags, timeout=20):
+        """`tailscale ping` of one pong: True when it came."""
+        args = ("ping", "--c=1", f"--timeout={timeout}s", "--until-direct=false", *flags, target)
+        return self.try_cli(*args, timeout=timeout + 10).returncode == 0
+
     def use_exit(self, hostname):
-        """Selects the exit node as a person would, and waits until it is in effect."""
+        """Selects the exit node as a person would, and waits until it is in effect and knows this client too: a handshake
+        that comes before the other side's netmap does is repeated only after 5 s."""
         p = self.wait_peer(hostname, lambda p: p.get("ExitNodeOption"), "offers to be an exit node")
-        self.cli("set", f"--exit-node={p['TailscaleIPs'][0]}")
+        address = p["TailscaleIPs"][0]
+        wait_until(lambda: self.ping(address, "--tsmp", timeout=3), f"{hostname} answers {self.hostname}'s TSMP ping")
+        self.cli("set", f"--exit-node={address}")
         self.wait_peer(hostname, lambda p: p.get("ExitNode"), "is the exit node")
         return p
 
