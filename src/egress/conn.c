@@ -2,8 +2,8 @@
  *
  * Readiness is remembered (ready), wishes are separate (want), and a callback comes while both agree. An operation that
  * fails latches its code: the kernel tells an RST once and then pretends a clean end, which must never reach a peer as
- * FIN. A short read or write means the socket is drained or full without asking again, except once the far end has
- * hung up: then only reading to the end tells. */
+ * FIN. A short read or write means the socket is drained or full without asking again, and while it is no system call is
+ * made. After a hang-up or urgent data (at whose mark the kernel cuts reads) only EAGAIN is believed. */
 #include "egress/private.h"
 #include "egress/socket.h"
 #include "util/err.h"
@@ -107,6 +107,12 @@ void tn_conn_step_open(struct tn_egress_conn *c)
     if (c->state == TN_CONN_OPEN && c->want & c->ready) tn_run_queue(c);
 }
 
+void tn_egress_set_events(struct tn_egress_conn *c, const struct tn_egress_events *ev, void *arg)
+{
+    c->ev = ev;
+    c->arg = arg;
+}
+
 void tn_egress_want(struct tn_egress_conn *c, int events)
 {
     if (c->state != TN_CONN_OPEN) return;
@@ -150,9 +156,10 @@ long tn_egress_readv(struct tn_egress_conn *c, const struct iovec *iov, int n)
     } else {
         if (c->err) return c->err;
         if (c->eof) return 0;
+        if (!(c->ready & TN_EGRESS_WANT_READ)) return TN_E_AGAIN;
         r = tn_socket_readv(c->fd, iov, n);
         if (r == 0) c->eof = true;
-        if (r == 0 || r == TN_E_AGAIN || (r > 0 && (size_t)r < total && !c->hup)) c->ready &= ~TN_EGRESS_WANT_READ;
+        if (r == 0 || r == TN_E_AGAIN || (r > 0 && (size_t)r < total && !c->careful)) c->ready &= ~TN_EGRESS_WANT_READ;
         else if (r < 0) c->err = (int)r;
     }
     if (r > 0) c->e->stats.bytes_down += (uint64_t)r;
@@ -166,6 +173,7 @@ long tn_egress_writev(struct tn_egress_conn *c, const struct iovec *iov, int n)
     if (c->err) return c->err;
     if (c->shut) return TN_E_PIPE;
     if (total == 0) return 0;
+    if (!(c->ready & TN_EGRESS_WANT_WRITE)) return TN_E_AGAIN;
     long r = tn_socket_writev(c->fd, iov, n);
     if (r == TN_E_AGAIN || (r >= 0 && (size_t)r < total)) c->ready &= ~TN_EGRESS_WANT_WRITE;
     else if (r < 0) c->err = (int)r;

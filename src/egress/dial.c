@@ -29,7 +29,7 @@ int tn_dial_attempt(struct tn_egress_conn *c, int fd, uint64_t deadline_us)
 {
     c->fd = fd;
     c->ready = 0;
-    c->hup = c->broken = false;
+    c->careful = c->broken = false;
     if (tn_run_watch(c->e, fd, c) != 0 || tn_timer_arm(&c->e->timers, &c->dialing->timer, deadline_us) != 0) {
         tn_socket_close(fd, false);
         c->fd = -1;

@@ -112,6 +112,8 @@ enum tn_egress_purpose { TN_EGRESS_FORWARD, TN_EGRESS_RESOLVER };
 int tn_egress_dial(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer, enum tn_egress_purpose purpose,
                    const struct tn_egress_events *ev, void *arg, struct tn_egress_conn **out);
 
+/* Hands the connection to another owner: its events come there from now on. */
+void tn_egress_set_events(struct tn_egress_conn *c, const struct tn_egress_events *ev, void *arg);
 /* After on_open. Which events are wanted; at first none. */
 enum { TN_EGRESS_WANT_READ = 1, TN_EGRESS_WANT_WRITE = 2 };
 void tn_egress_want(struct tn_egress_conn *c, int events);

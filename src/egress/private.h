@@ -57,7 +57,8 @@ struct tn_egress_conn {
     uint32_t early_off, early_len;
     int fd, err;               /* err: the first failure, repeated ever after */
     uint8_t state, want, ready, why, purpose;
-    bool eof, shut, hup, broken;
+    bool eof, shut, broken; /* their FIN was read; ours was sent; EPOLLERR was seen */
+    bool careful;           /* a short read proves nothing any more */
 };
 
 /* The proxy's addresses, by literal or by the host's resolver. */

@@ -14,7 +14,7 @@ uint64_t tn_egress_now(void) { return uv_hrtime() / 1000; }
 
 int tn_run_watch(struct tn_egress *e, int fd, void *token)
 {
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = token};
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = token};
     return epoll_ctl(e->epfd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
 }
 
@@ -85,8 +85,8 @@ static void note(struct tn_egress_conn *c, uint32_t events)
     enum { BOTH = TN_EGRESS_WANT_READ | TN_EGRESS_WANT_WRITE };
     if (events & EPOLLIN) c->ready |= TN_EGRESS_WANT_READ;
     if (events & EPOLLOUT) c->ready |= TN_EGRESS_WANT_WRITE;
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
-        c->hup = true;
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)) {
+        c->careful = true;
         c->ready |= TN_EGRESS_WANT_READ;
     }
     if (events & (EPOLLHUP | EPOLLERR)) c->ready |= BOTH;

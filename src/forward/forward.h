@@ -9,6 +9,7 @@
 #include "egress/egress.h"
 #include "stack/stack.h"
 #include "util/log.h"
+#include "util/rng.h"
 
 struct tn_forward;
 
@@ -18,10 +19,13 @@ struct tn_forward_config {
     /* The node ID of the tailnet peer that owns this source address; 0: unknown, refuse. */
     uint64_t (*peer_of)(void *ctx, const struct tn_ip *src);
     void *ctx;
+    uint64_t (*now)(void *ctx); /* for what egress tells, microseconds as everywhere; NULL: uv_hrtime, CLOCK_MONOTONIC */
+    struct tn_rng rng;          /* keys the table of held SYNs; fill NULL: the kernel's */
 };
 
 struct tn_forward *tn_forward_new(const struct tn_forward_config *config);
-void tn_forward_free(struct tn_forward *f); /* resets all flows */
+/* Resets all flows. Before the stack and the egress are freed, and not from a callback of either. */
+void tn_forward_free(struct tn_forward *f);
 /* The stack whose hooks below are wired to this forwarder (set once, right after tn_stack_new). */
 void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st);
 /* Off: everything foreign is refused, flows under way are reset. On: exit traffic goes to the egress policy. */

@@ -1,0 +1,51 @@
+/* The forwarder's life, its switch and its figures. */
+#include "forward/private.h"
+#include "util/err.h"
+
+#include <stdlib.h>
+
+uint64_t tn_forward_now(const struct tn_forward *f)
+{
+    return f->config.now ? f->config.now(f->config.ctx) : uv_hrtime() / 1000;
+}
+
+struct tn_forward *tn_forward_new(const struct tn_forward_config *config)
+{
+    struct tn_forward *f = calloc(1, sizeof *f);
+    if (!f) return NULL;
+    f->config = *config;
+    tn_list_init(&f->flows);
+    tn_gate_init(f, config->rng.fill ? config->rng : tn_rng_system());
+    return f;
+}
+
+void tn_forward_free(struct tn_forward *f)
+{
+    if (!f) return;
+    uint64_t now_us = tn_forward_now(f);
+    f->enabled = false;
+    tn_flow_drop_all(f, now_us);
+    tn_gate_drop_all(f, now_us);
+    tn_gate_fini(f);
+    free(f);
+}
+
+void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st) { f->stack = st; }
+
+void tn_forward_set_enabled(struct tn_forward *f, bool exit_node, uint64_t now_us)
+{
+    if (f->enabled == exit_node) return;
+    f->enabled = exit_node;
+    tn_logf(f->config.log, TN_LOG_INFO, "forward", exit_node ? "exit node on" : "exit node off");
+    if (exit_node) return;
+    tn_gate_drop_all(f, now_us);
+    tn_flow_drop_all(f, now_us);
+}
+
+void tn_forward_peer_gone(struct tn_forward *f, uint64_t peer, uint64_t now_us)
+{
+    tn_gate_drop_peer(f, peer, now_us);
+    tn_flow_drop_peer(f, peer, now_us);
+}
+
+void tn_forward_stats(const struct tn_forward *f, struct tn_forward_stats *out) { *out = f->stats; }

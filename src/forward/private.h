@@ -1,0 +1,43 @@
+/* What the units of this room share. */
+#ifndef TN_FORWARD_PRIVATE_H
+#define TN_FORWARD_PRIVATE_H
+
+#include "forward/forward.h"
+#include "util/heap.h"
+#include "util/htable.h"
+#include "util/list.h"
+#include "util/siphash.h"
+
+struct tn_forward {
+    struct tn_forward_config config;
+    struct tn_stack *stack;
+    bool enabled;
+    struct tn_htable held;   /* of struct tn_held, by 4-tuple */
+    struct tn_hashkey key;   /* peers choose 4-tuples */
+    struct tn_heap timers;   /* of struct tn_held */
+    struct tn_list flows;    /* of struct tn_flow */
+    struct tn_forward_stats stats;
+};
+
+uint64_t tn_forward_now(const struct tn_forward *f);
+
+/* gate.c: a SYN whose dial is under way. */
+struct tn_held {
+    struct tn_hnode node;
+    struct tn_forward *f;
+    struct tn_syn syn; /* the newest copy */
+    uint64_t peer, seen_us, gap_us; /* when it was last retransmitted, and how long after the time before */
+    struct tn_timer timer;
+    struct tn_egress_conn *up;
+};
+void tn_gate_init(struct tn_forward *f, struct tn_rng rng);
+void tn_gate_fini(struct tn_forward *f); /* drops everything held; every peer gets RST */
+void tn_gate_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us);
+void tn_gate_drop_all(struct tn_forward *f, uint64_t now_us);
+
+/* flow.c: an accepted SYN with its upstream. Takes up in every case. */
+void tn_flow_start(struct tn_forward *f, const struct tn_syn *syn, uint64_t peer, struct tn_egress_conn *up, uint64_t now_us);
+void tn_flow_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us);
+void tn_flow_drop_all(struct tn_forward *f, uint64_t now_us);
+
+#endif
