@@ -23,7 +23,6 @@ static const char security_headers[] =
     "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'; script-src 'none'; script-src-elem 'none'; "
     "script-src-attr 'none'; style-src 'unsafe-inline'\r\n"
     "X-Frame-Options: DENY\r\nX-Content-Type-Options: nosniff\r\n";
-enum { QUERY_TEXT_MAX = (TN_DNS_MAX + 2) / 3 * 4 + 8 }; /* a ?dns= value */
 enum { PAGE_MAX = 4096 };
 
 struct tn_peerapi {
@@ -229,12 +228,12 @@ static bool type_is_dns(const struct tn_http1_head *head)
 /* The query of a GET, malloc'd; NULL with the defect in why. */
 static uint8_t *query_of_get(const struct tn_httpd_request *r, size_t *len, const char **why)
 {
-    char *text = malloc(QUERY_TEXT_MAX);
-    uint8_t *query = malloc(TN_DNS_MAX);
-    long n = text && query ? tn_httpd_query_param(r->query, "dns", text, QUERY_TEXT_MAX) : TN_E_NOMEM, got = -1;
-    if (n > 0) got = tn_base64_decode(TN_BASE64_URL_RAW, text, (size_t)n, query, TN_DNS_MAX);
-    *why = n == -1 || n == 0 ? "missing 'dns' parameter" : n == TN_E_NOSPC || got == TN_E_NOSPC ? "query too large"
-                                                                                                 : "invalid 'dns' base64 encoding";
+    size_t cap = strlen(r->query) + 1; /* what decoding makes of it is never longer; the head's limit bounds it */
+    char *text = malloc(cap);
+    uint8_t *query = malloc(cap);
+    long n = text && query ? tn_httpd_query_param(r->query, "dns", text, cap) : TN_E_NOMEM, got = -1;
+    if (n > 0) got = tn_base64_decode(TN_BASE64_URL_RAW, text, (size_t)n, query, cap);
+    *why = n == -1 || n == 0 ? "missing 'dns' parameter" : "invalid 'dns' base64 encoding";
     free(text);
     if (got >= 0) {
         *len = (size_t)got;
