@@ -70,7 +70,7 @@ static void advertise(struct tn_path *p, int region)
 static void choose_home(struct tn_path *p, int pick, uint64_t now_us)
 {
     int old = tn_derp_set_home_region(p->derp);
-    if (old && (pick == 0 || !p->control_up)) return;
+    if (old && (pick == 0 || (!p->control_up && p->advertised))) return;
     if (pick == 0) pick = fallback_region(p);
     if (pick != old)
         tn_logf(p->config.log, TN_LOG_INFO, "path", "home region: %d (%s), was %d", pick, tn_path_region_code(p, pick), old);

@@ -29,7 +29,7 @@ static void prune(struct tn_home *h, uint64_t now_us)
 {
     size_t old = 0;
     while (old < h->count && now_us - h->samples[old].at_us > HISTORY_US) old++;
-    memmove(h->samples, h->samples + old, (h->count - old) * sizeof *h->samples);
+    if (old) memmove(h->samples, h->samples + old, (h->count - old) * sizeof *h->samples);
     h->count -= old;
 }
 
