@@ -28,6 +28,7 @@
 #define TN_WG_WIPE_AFTER_US (3 * TN_WG_REJECT_AFTER_US)
 #define TN_WG_REKEY_LATE_US (TN_WG_REJECT_AFTER_US - TN_WG_KEEPALIVE_US - TN_WG_REKEY_TIMEOUT_US) /* 165 s */
 #define TN_WG_JITTER_US UINT64_C(333000)
+#define TN_WG_YIELD_US (15 * TN_WG_S)            /* the later renewal after crossing handshakes */
 #define TN_WG_INITIATION_GAP_US UINT64_C(20000) /* between initiations taken from one peer */
 #define TN_WG_REKEY_AFTER_MESSAGES (UINT64_C(1) << 60)
 #define TN_WG_REJECT_AFTER_MESSAGES (UINT64_MAX - (UINT64_C(1) << 13))

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SECOND_US UINT64_C(1000000)
+#define LOAD_FULL_US UINT64_C(1000000) /* a second's worth of messages at once */
+#define LOAD_HOLD_US UINT64_C(1000000)
 enum {
     LOAD_COST_US = 1000000 / TN_WG_LOAD_PER_S,
     SOURCE_COST_US = 1000000 / TN_WG_SOURCE_PER_S,
@@ -24,7 +25,7 @@ void tn_wg_limit_init(struct tn_wg_limit *l, const struct tn_rng *rng)
     tn_rng_fill(rng, &l->hash, sizeof l->hash);
     tn_htable_init(&l->sources);
     tn_list_init(&l->recent);
-    l->tokens_us = SECOND_US;
+    l->tokens_us = LOAD_FULL_US;
 }
 
 static void forget(struct tn_wg_limit *l, struct source *s)
@@ -43,9 +44,9 @@ void tn_wg_limit_fini(struct tn_wg_limit *l)
 bool tn_wg_limit_load(struct tn_wg_limit *l, uint64_t now_us)
 {
     uint64_t since_us = now_us > l->refilled_us ? now_us - l->refilled_us : 0;
-    l->tokens_us = since_us >= SECOND_US - l->tokens_us ? SECOND_US : l->tokens_us + since_us;
+    l->tokens_us = since_us >= LOAD_FULL_US - l->tokens_us ? LOAD_FULL_US : l->tokens_us + since_us;
     l->refilled_us = now_us;
-    if (l->tokens_us < LOAD_COST_US) l->load_until_us = now_us + SECOND_US;
+    if (l->tokens_us < LOAD_COST_US) l->load_until_us = now_us + LOAD_HOLD_US;
     else l->tokens_us -= LOAD_COST_US;
     return now_us < l->load_until_us;
 }

@@ -9,6 +9,7 @@
 #include "wg/internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static bool index_eq(const struct tn_hnode *node, const void *key)
 {
@@ -82,9 +83,9 @@ void tn_wg_session_initiated(struct tn_wg_peer *p, struct tn_wg_keypair *k)
     k->initiator = true;
     tn_wg_keypair_free(wg, p->previous);
     if (p->next) {
-        /* Two handshakes crossed, and both sides are initiators now: if both rekeyed after the same time they would
-         * cross again, for ever, losing what is under way each time. */
-        k->rekey_us += tn_rng_below(&wg->rng, 5 * TN_WG_S);
+        /* Two handshakes crossed, and both sides are initiators now. If both renewed after the same time they would
+         * cross again, for ever, losing what is under way each time: so one of them waits for the other. */
+        if (memcmp(&wg->own.pub, &p->key, sizeof p->key) < 0) k->rekey_us += TN_WG_YIELD_US;
         tn_wg_keypair_free(wg, p->current);
         p->previous = p->next;
         p->next = NULL;
