@@ -19,7 +19,7 @@ CREDENTIALS = "ann:s3cret"
 REAL = """
 A real tailnet, in one command (an auth key from your admin console; your proxy's URL in a file, so that ps shows nothing):
 
-    build/cmd/tailnet/tailnet run --auth-key tskey-auth-... --hostname exit --advertise-exit-node --exit-proxy file:proxy.url
+    build/tailnet run --auth-key tskey-auth-... --hostname exit --advertise-exit-node --exit-proxy file:proxy.url
 
 Approve the exit node in the console, then on any device:  tailscale set --exit-node=exit
 """
@@ -43,10 +43,10 @@ class Demo:
         say(f"microsocks      on {n.proxy.ip4}:{self.proxy.port}, with a password")
         self.control = Dev(self.sup, n.ctl, self.dir)
         say(f"tailnet dev     on {n.ctl.ip4}: control server, DERP relay, STUN")
-        self.exit = Node(self.sup, n.node, self.dir, "exit", self.control.url,
+        self.exit = Node(self.sup, n.node, self.dir, "exit", self.control.url, self.control.key,
                          flags=["--advertise-exit-node", "--exit-proxy", self.proxy.url()])
         say(f"exit node       on {n.node.ip4}, in the tailnet as {self.exit.ip4}")
-        self.user = Node(self.sup, n.peer(1), self.dir, "user", self.control.url,
+        self.user = Node(self.sup, n.peer(1), self.dir, "user", self.control.url, self.control.key,
                          flags=["--exit-node", "exit", "--socks5-server", SOCKS])
         say(f"client node     on {n.peer(1).ip4}, in the tailnet as {self.user.ip4}")
         say()

@@ -5,12 +5,13 @@ An official exit node stands where ours will stand, so the leak oracle must cry 
 proxy must carry a page, and the official client must reach the internet through an exit node by address and by name.
 """
 import os
-import subprocess
+import socket
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import official, proxies  # noqa: E402
+from lib import inet, official, proxies, scripted  # noqa: E402
 from lib.case import Bed, Skip, case, main  # noqa: E402
+from lib.exitbed import tun_possible  # noqa: E402
 from lib.inet import WEB, Internet, Unbound, blob_sha256  # noqa: E402
 from lib.oracle import Oracle  # noqa: E402
 from lib.proc import Failure, expect, wait_until  # noqa: E402
@@ -108,14 +109,64 @@ for _name, _class in proxies.ALL.items():
 
 @case("a TUN client of the official kind")
 def tun_client(b):
-    from lib import sandbox
-    if not sandbox.real_root():
-        raise Skip("a TUN device needs the machine's root here")
+    if not tun_possible():
+        raise Skip("no TUN device")
     c = official.Tailscaled(b.sup, b.net.peer(3), b.dir, "tunclient", tun=True)
     c.up(b.control.url)
     c.use_exit("exit")
     code, out, err = c.curl(f"http://{b.net.inet.web4}/ip")
     expect(code == 0 and out.decode().strip() == b.net.node.ip4, f"curl {code}: {out!r} {err}")
+
+
+@case("the TUN client's kernel sees a refusal and both kinds of half-close through an official exit")
+def tun_flows(b):
+    if not tun_possible():
+        raise Skip("no TUN device")
+    c = official.Tailscaled(b.sup, b.net.peer(6), b.dir, "tunflows", tun=True)
+    c.up(b.control.url)
+    c.use_exit("exit")
+
+    def connect(port):
+        s = c.ns.socket()
+        s.settimeout(20)
+        s.connect((b.net.inet.web4, port))
+        return s
+    try:
+        connect(inet.CLOSED)
+        raise Failure("connected to a closed port")
+    except ConnectionRefusedError:
+        pass
+    s = connect(inet.HALF_CLIENT_FIRST)
+    s.sendall(bytes(300000))
+    s.shutdown(socket.SHUT_WR)
+    expect(s.recv(100) == b"got 300000\n", "half-close by the client")
+    s = connect(inet.HALF_SERVER_FIRST)
+    expect(s.recv(100) == b"goodbye\n" and s.recv(100) == b"", "half-close by the server")
+    s.sendall(bytes(1000))
+    s.close()
+    wait_until(lambda: b.inet.half_server_first.got == [1000], "the server counts")
+
+
+@case("the scripted proxies answer as written")
+def scripted_proxies(b):
+    for scheme, script in (("socks5", scripted.honest(b.net.proxy)), ("http", http_honest(b.net.proxy))):
+        p = scripted.Scripted(b.net.proxy, script, scheme=scheme)
+        for host in (b.net.inet.web4, f"[{b.net.inet.web6}]"):
+            r = _fetch(b, p, f"http://{host}/ip")
+            expect(r.stdout.strip() in p.sources(), f"{scheme} {host}: {r.stdout!r} {r.stderr}")
+        expect(p.targets() == [(b.net.inet.web4, 80), (b.net.inet.web6, 80)], str(p.targets()))
+        p.close()
+    p = scripted.Scripted(b.net.proxy, scripted.refuse_with(5))
+    expect(_fetch(b, p, f"http://{b.net.inet.web4}/ip").returncode == 97, "curl knows no refusal")
+    p.close()
+
+
+def http_honest(ns):
+    def script(conn, session):
+        scripted.http_head(conn, session)
+        conn.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        scripted.relay(ns, conn, session.target)
+    return script
 
 
 @case("headscale and derper carry two official nodes")

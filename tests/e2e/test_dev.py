@@ -24,9 +24,9 @@ class DevBed(Bed):
         self.control = Dev(self.sup, n.ctl, self.dir)
         self.proxy = proxies.Microsocks(self.sup, n.proxy, self.dir, credentials="ann:s3cret")
         env = {"SSL_CERT_FILE": self.doh.cert}
-        self.exit = Node(self.sup, n.node, self.dir, "exit", self.control.url, env=env,
+        self.exit = Node(self.sup, n.node, self.dir, "exit", self.control.url, self.control.key, env=env,
                          flags=["--advertise-exit-node", "--exit-proxy", self.proxy.url(), "--exit-dns", self.doh.url])
-        self.user = Node(self.sup, n.peer(1), self.dir, "user", self.control.url,
+        self.user = Node(self.sup, n.peer(1), self.dir, "user", self.control.url, self.control.key,
                          flags=["--exit-node", "exit", "--socks5-server", SOCKS])
 
     def check(self):
@@ -79,7 +79,7 @@ def demo_dies(b):
 
 @case("an exit node that is not there: internet traffic is blocked, not sent directly")
 def exit_missing(b):
-    n = Node(b.sup, b.net.peer(4), b.dir, "lost", b.control.url, flags=["--exit-node", "nobody", "--socks5-server", SOCKS])
+    n = Node(b.sup, b.net.peer(4), b.dir, "lost", b.control.url, b.control.key, flags=["--exit-node", "nobody", "--socks5-server", SOCKS])
     code, out, _ = n.curl(SOCKS, f"http://{b.net.inet.web4}/ip", timeout=15)
     expect(code != 0, f"a page came: {out!r}")
     expect(b.net.peer(4).ip4 not in b.inet.web.seen, "the web saw the client itself")
@@ -95,7 +95,7 @@ def need_go():
 def official_joins(b):
     need_go()
     c = official.Tailscaled(b.sup, b.net.peer(2), b.dir, "official")
-    c.up(b.control.url)
+    c.up(b.control.url, b.control.key)
     b.exit.wait_peer("official")
     for kind in ((), ("--tsmp",), ("--icmp",)):
         expect(c.ping(b.exit.ip4, *kind), f"no pong {kind}")
@@ -112,7 +112,7 @@ def official_joins(b):
 @case("tsnet joins and serves; we reach it by name")
 def tsnet_joins(b):
     need_go()
-    t = official.Tsnet(b.sup, b.net.peer(3), b.dir, b.control.url, "tsnet", "serve")
+    t = official.Tsnet(b.sup, b.net.peer(3), b.dir, b.control.url, "tsnet", "serve", auth_key=b.control.key)
     b.user.wait_peer("tsnet")
     code, out, err = b.user.curl(SOCKS, "http://tsnet/")
     expect(code == 0 and out.startswith(b"hello from tsnet"), f"curl {code} {out!r} {err}")

@@ -8,7 +8,8 @@
 
 Each leaf has one link to the router and its own prefix, IPv4 and IPv6. The addresses look public, since the guard of
 an exit node refuses the special-purpose ranges; only the node's own link counts as attached for it, so the proxy, the
-control server and the internet are all reached through a router, as in life.
+control server and the internet are all reached through a router, as in life. The control server alone has private
+addresses: official clients take a plain http server on a public one for a port-80 helper and insist on 443 after a while.
 """
 import ctypes
 import os
@@ -113,7 +114,7 @@ class Ns:
 class Topology:
     """The namespaces of a test bed, made on first use: t.node, t.proxy, t.ctl, t.inet, t.peer(i)."""
 
-    LEAVES = {"node": 1, "proxy": 2, "ctl": 3}
+    LEAVES = {"node": 1, "proxy": 2}
 
     def __init__(self, workdir):
         self.workdir = workdir
@@ -123,6 +124,8 @@ class Topology:
         self._made = {}
 
     def __getattr__(self, name):
+        if name == "ctl":
+            return self._leaf("ctl", 3, "10.46.3.", "fd46:3::")
         if name in self.LEAVES:
             n = self.LEAVES[name]
             return self._leaf(name, n, f"46.{n}.{n}.", f"2a00:46:{n}::")

@@ -2,6 +2,7 @@
 import glob
 import json
 import os
+import re
 import subprocess
 
 from .proc import Failure, expect, wait_until
@@ -10,18 +11,16 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")
 SANITIZER_MARKS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:")
 
 
-def build_dir():
-    """TN_BUILD, else the build directory that was linked last."""
-    if os.environ.get("TN_BUILD"):
-        return os.path.abspath(os.environ["TN_BUILD"])
-    found = glob.glob(os.path.join(ROOT, "build*", "tailnet"))
-    if not found:
-        raise Failure("no build/tailnet: run ./check, or meson setup build && ninja -C build")
-    return os.path.dirname(max(found, key=os.path.getmtime))
+PLACES = ("tailnet", os.path.join("cmd", "tailnet", "tailnet"))  # where in a build directory the binary may be
 
 
 def tailnet_binary():
-    return os.path.join(build_dir(), "tailnet")
+    """The binary in TN_BUILD, else the one that was linked last."""
+    dirs = [os.environ["TN_BUILD"]] if os.environ.get("TN_BUILD") else glob.glob(os.path.join(ROOT, "build*"))
+    found = [p for d in dirs for p in (os.path.join(os.path.abspath(d), x) for x in PLACES) if os.path.isfile(p)]
+    if not found:
+        raise Failure("no tailnet binary: run ./check, or meson setup build && ninja -C build")
+    return max(found, key=os.path.getmtime)
 
 
 SAN_ENV = {"ASAN_OPTIONS": "abort_on_error=0:exitcode=99:detect_leaks=1", "LSAN_OPTIONS": "exitcode=97",
@@ -131,26 +130,17 @@ class Node:
 
 
 class Dev:
-    """`tailnet dev`: control, DERP and STUN of our own."""
+    """`tailnet dev`: control, DERP and STUN of our own. It prints its facts and then "ready"."""
 
-    def __init__(self, sup, ns, workdir, port=8090):
+    def __init__(self, sup, ns, workdir, port=8090, flags=()):
         self.ns = ns
         self.dir = os.path.join(workdir, "dev")
-        os.makedirs(self.dir, exist_ok=True)
-        self.url = f"http://{ns.ip4}:{port}"
-        argv = [tailnet_binary(), "dev", "--listen", f"{ns.ip4}:{port}", "--state", self.dir]
+        argv = [tailnet_binary(), "dev", "--listen", f"{ns.ip4}:{port}", "--state", self.dir, *flags]
         self.proc = sup.start("tailnet-dev", argv, ns=ns, env=SAN_ENV)
-        wait_until(lambda: self._key(), "tailnet dev answers /key", alive=[self.proc])
-
-    def _key(self):
-        r = self.ns.run("curl", "-s", "--max-time", "3", f"{self.url}/key?v=100", check=False)
-        return r.returncode == 0 and "publicKey" in r.stdout
-
-    @property
-    def ports(self):
-        """Everything on its address: the DERP and STUN ports are its own choice."""
-        return [("tcp", p) for p in self._listening("-t")] + [("udp", p) for p in self._listening("-u")]
-
-    def _listening(self, kind):
-        out = self.ns.run("ss", "-Hnl", kind).stdout
-        return sorted({int(line.split()[3].rsplit(":", 1)[1]) for line in out.splitlines()})
+        wait_until(lambda: "\nready\n" in self.proc.text(), "tailnet dev is ready", alive=[self.proc])
+        facts = self.proc.text()
+        self.url = re.search(r"^login server +(\S+)", facts, re.M)[1]
+        self.key = re.search(r"^auth key +(\S+)", facts, re.M)[1]
+        derp = int(re.search(r"^DERP .*port (\d+)", facts, re.M)[1])
+        stun = int(re.search(r"^STUN .*port (\d+)", facts, re.M)[1])
+        self.ports = [("tcp", port), ("tcp", derp), ("udp", stun)]
