@@ -48,8 +48,8 @@ int tn_dev_ctl_new(const struct tn_dev_ctl_config *config, struct tn_dev_now now
 void tn_dev_ctl_free(struct tn_dev_ctl *c);
 void tn_dev_ctl_request(struct tn_dev_ctl *c, const struct tn_dev_request *req, struct tn_dev_reply *reply,
                         struct tn_dev_now now);
-/* A person visits a login URL's path. 0 with the node's name, TN_E_NOENT for an unknown or used token, or why the login
- * failed. */
+/* A person visits a login URL's path. 0 with the node's name, TN_E_NOENT for an unknown or used token, or why the
+ * login failed. */
 int tn_dev_ctl_visit(struct tn_dev_ctl *c, const char *path, char name[TN_DEV_LABEL_MAX + 1], struct tn_dev_now now);
 /* Is this key a node that may use our DERP server? */
 bool tn_dev_ctl_admits(const struct tn_dev_ctl *c, const struct tn_node_public *key, struct tn_dev_now now);
@@ -62,8 +62,9 @@ bool tn_dev_ctl_dirty(const struct tn_dev_ctl *c);
  * gets 200 and the node's raw HTTP response, 404 when the node has no stream, 504 after 30 s. */
 void tn_dev_ctl_c2n(struct tn_dev_ctl *c, struct tn_dev_node *n, const void *raw, size_t len,
                     struct tn_dev_reply *reply, struct tn_dev_now now);
-/* Asks the node to answer over Noise (the HEAD ping that headscale relies on), or with types ("disco", "TSMP", "ICMP",
- * "peerapi") and ip to ping another; the reply gets 200 and the PingResponse, which is empty for the HEAD ping. */
+/* Asks the node to answer over Noise (the HEAD ping that headscale relies on), or with types ("disco", "TSMP",
+ * "ICMP", "peerapi") and ip to ping another; the reply gets 200 and the PingResponse, which is empty for the HEAD
+ * ping. */
 void tn_dev_ctl_ping(struct tn_dev_ctl *c, struct tn_dev_node *n, const char *types, const char *ip,
                      struct tn_dev_reply *reply, struct tn_dev_now now);
 /* Ends a node's key now, as an administrator would. */

@@ -2,9 +2,10 @@
  *
  * Behaviour of derp/derpserver/derpserver.go, v1.102.5: ServerKey first; ClientInfo must open with the client's key;
  * then ServerInfo. SendPacket becomes RecvPacket at the destination's queue of 32, disco packets in a queue of their
- * own, the oldest dropped when full. When a key has several connections, the newest gets the traffic, or whichever was
- * heard last. PeerGone "disconnected" goes to everybody who had packets from a key that left; "not here" answers disco
- * packets to unknown keys, at most 3 at once and one a second. Mesh frames are refused: there is one server. */
+ * own, the oldest dropped when full. When a key has several connections, the newest gets the traffic, or whichever
+ * was heard last. PeerGone "disconnected" goes to everybody who had packets from a key that left; "not here"
+ * answers disco packets to unknown keys, at most 3 at once and one a second. Mesh frames are refused: there is one
+ * server. */
 #ifndef TN_DEV_DERP_H
 #define TN_DEV_DERP_H
 

@@ -15,7 +15,8 @@ struct tn_dev_derpport {
 };
 
 void tn_dev_derpport_init(struct tn_dev_derpport *p);
-void tn_dev_derpport_request(void *arg, struct tn_dev_web *w, const struct tn_http1_head *head, struct tn_dev_now now);
+void tn_dev_derpport_request(void *arg, struct tn_dev_web *w, const struct tn_http1_head *head,
+                             struct tn_dev_now now);
 void tn_dev_derpport_flush(struct tn_dev_derpport *p);
 /* tn_dev_derp_config's hooks. */
 void tn_dev_derpport_wake(void *conn);

@@ -1,8 +1,8 @@
 /* Assembly: the state directory, the engines, the three ports, one timer. Everything runs on the caller's loop.
  *
- * Engines only queue output; a prepare handle moves it to the sockets before the loop sleeps and sets the timer to the
- * earliest deadline, so no engine is entered from within another. Stopping closes every handle; when the last one is
- * gone the engines are freed and done is called. */
+ * Engines only queue output; a prepare handle moves it to the sockets before the loop sleeps and sets the timer to
+ * the earliest deadline, so no engine is entered from within another. Stopping closes every handle; when the last
+ * one is gone the engines are freed and done is called. */
 #include "dev/dev.h"
 #include "dev/ctlconn.h"
 #include "dev/derpconn.h"
@@ -303,7 +303,8 @@ static int prepare_state(struct tn_dev *d, const struct tn_dev_options *o, const
                          size_t whylen)
 {
     struct tn_dev_now now = tn_dev_clock();
-    int err = tn_dev_state_open(&d->state, o->state_dir, &a->advertise, o->auth_key, now.unix_s, &d->rng, why, whylen);
+    int err = tn_dev_state_open(&d->state, o->state_dir, &a->advertise, o->auth_key, now.unix_s, &d->rng, why,
+                                whylen);
     if (err) return err;
     tn_dev_registry_init(&d->registry, &d->rng);
     d->registry_ready = true;
@@ -341,7 +342,8 @@ int tn_dev_start(uv_loop_t *loop, const struct tn_dev_options *o, struct tn_dev 
     int err = parse_addresses(o, &a, why, whylen);
     if (err) return err;
     if (!o->state_dir || !*o->state_dir || !domain_ok(domain)) {
-        snprintf(why, whylen, !domain_ok(domain) ? "the domain is not a lowercase DNS name" : "no state directory is given");
+        snprintf(why, whylen, "%s",
+                 domain_ok(domain) ? "no state directory is given" : "the domain is not a lowercase DNS name");
         return TN_E_INVAL;
     }
     struct tn_dev *d = calloc(1, sizeof *d);

@@ -1,11 +1,11 @@
 /* A tailnet in a box: control server, DERP server with TLS and STUN server on one libuv loop.
  *
- * For demos and tests, and strict: what a real server refuses is refused here. Official clients join it as well as our
- * own nodes. One tailnet, one user; everything it knows lives in one state directory.
+ * For demos and tests, and strict: what a real server refuses is refused here. Official clients join it as well as
+ * our own nodes. One tailnet, one user; everything it knows lives in one state directory.
  *
  * Embedding: tn_dev_start on a loop of yours, tn_dev_stop and let the loop run until done was called. Everything
- * happens on the loop's thread. Not for the public Internet: control is plain HTTP, as testcontrol and headscale serve
- * it behind a proxy (Noise inside it authenticates all that matters). */
+ * happens on the loop's thread. Not for the public Internet: control is plain HTTP, as testcontrol and headscale
+ * serve it behind a proxy (Noise inside it authenticates all that matters). */
 #ifndef TN_DEV_DEV_H
 #define TN_DEV_DEV_H
 
@@ -37,7 +37,8 @@ struct tn_dev_options {
 /* 0 and *out, or a code with one line in why (never empty then): a bad address, a port in use, state that is
  * unreadable (left as it is) or locked by another process. On failure the loop must be run once more, so that handles
  * close. */
-int tn_dev_start(uv_loop_t *loop, const struct tn_dev_options *options, struct tn_dev **out, char *why, size_t whylen);
+int tn_dev_start(uv_loop_t *loop, const struct tn_dev_options *options, struct tn_dev **out, char *why,
+                 size_t whylen);
 /* Saves, closes every connection and handle, frees, then calls done (may be NULL) from the loop. */
 void tn_dev_stop(struct tn_dev *d, void (*done)(void *arg), void *arg);
 

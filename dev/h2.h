@@ -1,8 +1,8 @@
 /* An HTTP/2 server connection as an engine: plaintext in, plaintext out (nghttp2 with prior knowledge).
  *
  * Requests are handed over whole, with a reply (reply.h) that may be kept: map streams stay open for hours beside
- * ordinary requests. What a reply writes waits in a buffer of its own until flow control lets it go, so that one client
- * that does not read stops nobody else. */
+ * ordinary requests. What a reply writes waits in a buffer of its own until flow control lets it go, so that one
+ * client that does not read stops nobody else. */
 #ifndef TN_DEV_H2_H
 #define TN_DEV_H2_H
 

@@ -8,8 +8,9 @@
  *   6. auth key                                                     a node at once, or Error
  *   7. otherwise                                                    AuthURL, to be visited by a person
  *
- * A machine has one node: registering with another node key moves the node to it (rotation), whether or not OldNodeKey
- * says so; an OldNodeKey of somebody else is an error. A node is on disk before its client hears of success. */
+ * A machine has one node: registering with another node key moves the node to it (rotation), whether or not
+ * OldNodeKey says so; an OldNodeKey of somebody else is an error. A node is on disk before its client hears of
+ * success. */
 #include "dev/ctl_impl.h"
 #include "util/text.h"
 
@@ -198,8 +199,8 @@ static void waiter_gone(void *holder, struct tn_dev_now now)
     waiter_take(w->pending, w);
 }
 
-/* Holds the request until its URL is visited. An unknown or used URL begins a fresh login, since a client that gets an
- * error here asks for the same dead URL for ever. */
+/* Holds the request until its URL is visited. An unknown or used URL begins a fresh login, since a client that gets
+ * an error here asks for the same dead URL for ever. */
 static void follow_up(struct tn_dev_ctl *c, const char *url, const struct login *l, struct tn_dev_reply *reply,
                       struct tn_dev_now now)
 {
@@ -244,8 +245,13 @@ int tn_dev_ctl_visit(struct tn_dev_ctl *c, const char *path, char name[TN_DEV_LA
     return 0;
 }
 
+/* n is NULL when the key is nobody's: it is as good as logged out. */
 static void log_out(struct tn_dev_ctl *c, struct tn_dev_node *n, struct tn_dev_reply *reply, struct tn_dev_now now)
 {
+    if (!n) {
+        answer_login(c, reply, true, "");
+        return;
+    }
     tn_logf(c->cfg.log, TN_LOG_INFO, "dev", "node %s logged out", n->name);
     if (n->ephemeral) {
         tn_dev_node_gone(c, n, now);
@@ -283,8 +289,8 @@ static bool auth_key_right(const struct tn_dev_ctl *c, const char *key)
     return same;
 }
 
-static void with_auth_key(struct tn_dev_ctl *c, const char *auth_key, const struct login *l, struct tn_dev_reply *reply,
-                          struct tn_dev_now now)
+static void with_auth_key(struct tn_dev_ctl *c, const char *auth_key, const struct login *l,
+                          struct tn_dev_reply *reply, struct tn_dev_now now)
 {
     const struct tn_dev_node *known = tn_dev_registry_by_key(c->cfg.registry, &l->key);
     const char *why;
@@ -340,7 +346,7 @@ void tn_dev_register(struct tn_dev_ctl *c, const struct tn_dev_request *req, jso
     struct tn_dev_node *old = tn_dev_registry_by_key(c->cfg.registry, &p.old_key);
     if (belongs_to_other(n, &req->machine) || belongs_to_other(old, &req->machine))
         answer_error(reply, "the node key belongs to another machine");
-    else if (p.login.expiry && p.login.expiry < now.unix_s) n ? log_out(c, n, reply, now) : answer_login(c, reply, true, "");
+    else if (p.login.expiry && p.login.expiry < now.unix_s) log_out(c, n, reply, now);
     else if (!*p.auth_key && n) renew(c, n, &p.login, reply, now);
     else if (*p.followup) follow_up(c, p.followup, &p.login, reply, now);
     else if (*p.auth_key) with_auth_key(c, p.auth_key, &p.login, reply, now);

@@ -139,11 +139,11 @@ static json_t *derp_map(const struct tn_dev_derp_facts *f)
                           (int)f->derp_port, "STUNPort", (int)f->stun_port);
     if (f->insecure) put(&n, "InsecureForTests", json_true());
     else put(&n, "CertName", json_string(f->cert_name));
-    return json_pack("{s:{s:{s:i, s:s, s:s, s:[o]}}, s:b}", "Regions", region, "RegionID", TN_DEV_REGION, "RegionCode",
-                     "dev", "RegionName", "tailnet dev", "Nodes", n, "omitDefaultRegions", 1);
+    return json_pack("{s:{s:{s:i, s:s, s:s, s:[o]}}, s:b}", "Regions", region, "RegionID", TN_DEV_REGION,
+                     "RegionCode", "dev", "RegionName", "tailnet dev", "Nodes", n, "omitDefaultRegions", 1);
 }
 
-/* MagicDNS answers the tailnet's zone and the reverse zones of its addresses; everything else is the host's affair. */
+/* MagicDNS answers the tailnet's zone and the reverse zones of its addresses; the rest is the host's affair. */
 static json_t *dns_config(const struct tn_dev_tailnet *t)
 {
     return json_pack("{s:b, s:[s], s:{s:[], s:[], s:[]}}", "Proxied", 1, "Domains", t->domain, "Routes", t->domain,

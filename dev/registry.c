@@ -53,7 +53,8 @@ struct tn_dev_node *tn_dev_registry_by_key(const struct tn_dev_registry *r, cons
     return h ? TN_CONTAINER(h, struct tn_dev_node, by_key) : NULL;
 }
 
-struct tn_dev_node *tn_dev_registry_by_machine(const struct tn_dev_registry *r, const struct tn_machine_public *machine)
+struct tn_dev_node *tn_dev_registry_by_machine(const struct tn_dev_registry *r,
+                                               const struct tn_machine_public *machine)
 {
     struct tn_hnode *h = tn_htable_find(&r->by_machine, tn_siphash(&r->hash, machine->b, 32), machine_is, machine);
     return h ? TN_CONTAINER(h, struct tn_dev_node, by_machine) : NULL;
@@ -150,7 +151,8 @@ static int enter(struct tn_dev_registry *r, struct tn_dev_node *n)
 }
 
 int tn_dev_registry_add(struct tn_dev_registry *r, const struct tn_machine_public *machine,
-                        const struct tn_node_public *key, const char *hostname, int64_t unix_s, struct tn_dev_node **out)
+                        const struct tn_node_public *key, const char *hostname, int64_t unix_s,
+                        struct tn_dev_node **out)
 {
     if (tn_dev_registry_by_key(r, key) || tn_dev_registry_by_machine(r, machine)) return TN_E_EXIST;
     uint16_t host = r->count < TN_DEV_NODES_MAX ? pick_host(r) : 0;
@@ -226,9 +228,12 @@ bool tn_dev_node_set_hostinfo(struct tn_dev_registry *r, struct tn_dev_node *n, 
     n->hostinfo = hostinfo;
     if (quiet) return true;
     const char *hostname = json_string_value(json_object_get(hostinfo, "Hostname"));
-    char label[TN_DEV_LABEL_MAX + 1];
+    char label[TN_DEV_LABEL_MAX + 1], name[TN_DEV_LABEL_MAX + 1];
     tn_dev_label(hostname ? hostname : "", label);
-    if (hostname && !derived_from(n->name, label)) pick_name(r, n, label, n->name);
+    if (hostname && !derived_from(n->name, label)) {
+        pick_name(r, n, label, name);
+        memcpy(n->name, name, sizeof n->name);
+    }
     n->whole = n->self = ++r->gen;
     return true;
 }

@@ -1,7 +1,7 @@
 /* The nodes of the dev tailnet: identity, addresses, what they said of themselves, and when each of it changed.
  *
- * No I/O and no clock. Every change takes the next generation number and stamps it on the field group that changed, so
- * that a map stream needs to remember one number only: what it owes its client is whatever carries a later stamp
+ * No I/O and no clock. Every change takes the next generation number and stamps it on the field group that changed,
+ * so that a map stream needs to remember one number only: what it owes its client is whatever carries a later stamp
  * (delta.h). Removed nodes leave a line in a bounded log for the same purpose.
  *
  * Identity: one machine key is one node (there is one user). A node key belongs to exactly one node and so to one
@@ -77,14 +77,16 @@ void tn_dev_registry_init(struct tn_dev_registry *r, const struct tn_rng *rng);
 void tn_dev_registry_fini(struct tn_dev_registry *r);
 
 struct tn_dev_node *tn_dev_registry_by_key(const struct tn_dev_registry *r, const struct tn_node_public *key);
-struct tn_dev_node *tn_dev_registry_by_machine(const struct tn_dev_registry *r, const struct tn_machine_public *machine);
+struct tn_dev_node *tn_dev_registry_by_machine(const struct tn_dev_registry *r,
+                                               const struct tn_machine_public *machine);
 struct tn_dev_node *tn_dev_registry_by_id(const struct tn_dev_registry *r, int64_t id);
 struct tn_dev_node *tn_dev_registry_by_name(const struct tn_dev_registry *r, const char *name);
 
 /* A new node with a name from hostname and a free address. TN_E_EXIST when key or machine are known, TN_E_LIMIT,
  * TN_E_NOMEM. */
 int tn_dev_registry_add(struct tn_dev_registry *r, const struct tn_machine_public *machine,
-                        const struct tn_node_public *key, const char *hostname, int64_t unix_s, struct tn_dev_node **out);
+                        const struct tn_node_public *key, const char *hostname, int64_t unix_s,
+                        struct tn_dev_node **out);
 void tn_dev_registry_remove(struct tn_dev_registry *r, struct tn_dev_node *n);
 
 /* Setters: true when something changed. */
@@ -107,8 +109,8 @@ static inline bool tn_dev_node_expired(const struct tn_dev_node *n, int64_t unix
 
 struct tn_ip tn_dev_node_ip4(const struct tn_dev_node *n);
 struct tn_ip tn_dev_node_ip6(const struct tn_dev_node *n);
-/* A DNS label out of what a host calls itself: lowercase letters, digits, inner hyphens; first label only; "node" when
- * nothing is left. */
+/* A DNS label out of what a host calls itself: lowercase letters, digits, inner hyphens; first label only; "node"
+ * when nothing is left. */
 void tn_dev_label(const char *hostname, char out[TN_DEV_LABEL_MAX + 1]);
 
 /* The persistent form: keys, names, addresses, Hostinfo. Online state and generations are of the running process. */

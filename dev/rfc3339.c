@@ -8,7 +8,8 @@ const char *tn_dev_rfc3339(int64_t unix_s, char buf[32])
 {
     time_t t = (time_t)unix_s;
     struct tm tm;
-    if (!gmtime_r(&t, &tm) || !strftime(buf, 32, "%Y-%m-%dT%H:%M:%SZ", &tm)) snprintf(buf, 32, "1970-01-01T00:00:00Z");
+    if (!gmtime_r(&t, &tm) || !strftime(buf, 32, "%Y-%m-%dT%H:%M:%SZ", &tm))
+        snprintf(buf, 32, "1970-01-01T00:00:00Z");
     return buf;
 }
 
@@ -56,7 +57,8 @@ int tn_dev_rfc3339_parse(const char *text, int64_t *out)
     }
     if (!zone(&p, &off) || *p) return TN_E_MALFORMED;
     if (mon < 1 || mon > 12 || day < 1 || day > 31 || h > 23 || m > 59 || s > 60) return TN_E_MALFORMED;
-    struct tm tm = {.tm_year = year - 1900, .tm_mon = mon - 1, .tm_mday = day, .tm_hour = h, .tm_min = m, .tm_sec = s};
+    struct tm tm = {.tm_year = year - 1900, .tm_mon = mon - 1, .tm_mday = day, .tm_hour = h,
+                    .tm_min = m, .tm_sec = s};
     *out = year <= 1 ? 0 : (int64_t)timegm(&tm) - off;
     return 0;
 }

@@ -47,9 +47,10 @@ struct tn_dev_listener {
 
 struct tn_dev_now tn_dev_clock(void);
 
-/* tls, socks, accept, closed and arg of l are set by the caller. bound gets the address with its real port. 0 or a code;
- * also then the listener has to be closed if it is open. */
-int tn_dev_listen(uv_loop_t *loop, const struct tn_addrport *at, struct tn_dev_listener *l, struct tn_addrport *bound);
+/* tls, socks, accept, closed and arg of l are set by the caller. bound gets the address with its real port. 0 or a
+ * code; also then the listener has to be closed if it is open. */
+int tn_dev_listen(uv_loop_t *loop, const struct tn_addrport *at, struct tn_dev_listener *l,
+                  struct tn_addrport *bound);
 void tn_dev_listener_close(struct tn_dev_listener *l); /* once, when open */
 
 void tn_dev_sock_own(struct tn_dev_sock *s, const struct tn_dev_sock_events *events, void *arg);

@@ -22,7 +22,8 @@ static bool set_validity(X509 *x, int64_t from, int64_t to)
 static bool set_name(X509 *x, const char *cn)
 {
     X509_NAME *name = X509_get_subject_name(x);
-    return X509_NAME_add_entry_by_NID(name, NID_commonName, V_ASN1_UTF8STRING, (const unsigned char *)cn, -1, -1, 0) &&
+    const unsigned char *text = (const unsigned char *)cn;
+    return X509_NAME_add_entry_by_NID(name, NID_commonName, V_ASN1_UTF8STRING, text, -1, -1, 0) &&
            X509_set_issuer_name(x, name);
 }
 
@@ -114,7 +115,8 @@ bool tn_dev_cert_usable(const char *pem, size_t len, const struct tn_ip *ip, int
     X509 *leaf;
     if (!read_pem(pem, len, &key, &leaf)) return false;
     time_t now = (time_t)unix_s, later = (time_t)(unix_s + RENEW_DAYS * DAY);
-    bool ok = X509_cmp_time(X509_get0_notBefore(leaf), &now) < 0 && X509_cmp_time(X509_get0_notAfter(leaf), &later) > 0 &&
+    bool ok = X509_cmp_time(X509_get0_notBefore(leaf), &now) < 0 &&
+              X509_cmp_time(X509_get0_notAfter(leaf), &later) > 0 &&
               X509_check_ip(leaf, ip->b, tn_ip_len(ip), 0) == 1;
     X509_free(leaf);
     EVP_PKEY_free(key);
@@ -140,7 +142,8 @@ int tn_dev_tls_new(const char *pem, size_t len, const struct tn_node_public *der
     X509 *meta = make_meta(derp_key, unix_s);
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
     bool ok = meta && ctx && SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) &&
-              SSL_CTX_use_certificate(ctx, leaf) == 1 && SSL_CTX_use_PrivateKey(ctx, key) == 1 && pin(leaf, cert_name);
+              SSL_CTX_use_certificate(ctx, leaf) == 1 && SSL_CTX_use_PrivateKey(ctx, key) == 1 &&
+              pin(leaf, cert_name);
     if (ok) {
         /* Sessions would be resumed without the certificates, which is to say without the metacertificate. */
         SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);

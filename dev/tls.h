@@ -3,8 +3,8 @@
  * One self-signed P-256 certificate, kept in a file; clients pin it by its SHA-256 ("sha256-raw:", which official
  * clients accept for an IP as host name too: net/tlsdial SetConfigExpectedCertHash). Behind it in the chain goes a
  * metacertificate made anew at each start: CN "derpkey" and the server's public key in hex, serial number 2, by which
- * clients start without waiting for an HTTP 101 (derpserver.go:initMetacert). TLS 1.3 only: earlier versions would show
- * it to everybody. */
+ * clients start without waiting for an HTTP 101 (derpserver.go:initMetacert). TLS 1.3 only: earlier versions would
+ * show it to everybody. */
 #ifndef TN_DEV_TLS_H
 #define TN_DEV_TLS_H
 

@@ -59,8 +59,8 @@ static void idle_fire(struct tn_dev_timer *timer, void *engine, struct tn_dev_no
     tn_dev_sock_close(TN_CONTAINER(timer, struct tn_dev_web, idle)->sock);
 }
 
-void tn_dev_web_answer(struct tn_dev_web *w, int status, const char *content_type, const char *extra, const void *body,
-                       size_t len)
+void tn_dev_web_answer(struct tn_dev_web *w, int status, const char *content_type, const char *extra,
+                       const void *body, size_t len)
 {
     struct tn_buf head;
     tn_buf_init(&head, TN_DEV_WEB_HEAD_MAX);

@@ -39,8 +39,8 @@ void tn_dev_web_new(const struct tn_dev_web_server *server, struct tn_dev_sock *
 void tn_dev_web_close(struct tn_list *l);
 
 /* extra: further header lines, each ending in CRLF, or "". HEAD gets no body. */
-void tn_dev_web_answer(struct tn_dev_web *w, int status, const char *content_type, const char *extra, const void *body,
-                       size_t len);
+void tn_dev_web_answer(struct tn_dev_web *w, int status, const char *content_type, const char *extra,
+                       const void *body, size_t len);
 void tn_dev_web_text(struct tn_dev_web *w, int status, const char *text);
 /* For an answer that comes later; sent when the reply ends. */
 struct tn_dev_reply *tn_dev_web_reply(struct tn_dev_web *w);
