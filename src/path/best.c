@@ -1,6 +1,6 @@
-/* Which way a datagram takes to a peer. Everything that sends to a peer asks tn_path_choose; measuring direct paths and
- * trusting one (magicsock/endpoint.go: addrForSendLocked, betterAddr) belongs here and changes nothing elsewhere. While no
- * UDP path is trusted, datagrams go through DERP. */
+/* Which way a datagram takes to a peer. Everything that sends to a peer asks tn_path_choose; measuring direct
+ * paths and trusting one (magicsock/endpoint.go: addrForSendLocked, betterAddr) belongs here and changes nothing
+ * elsewhere. While no UDP path is trusted, datagrams go through DERP. */
 #include "path/internal.h"
 
 struct tn_path_choice tn_path_choose(const struct tn_path *p, const struct tn_path_peer *peer, uint64_t now_us)
@@ -21,7 +21,8 @@ void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *d
     if (way.derp_region) tn_derp_set_send(p->derp, way.derp_region, &peer->key, datagram, len, now_us);
 }
 
-void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len, uint64_t now_us)
+void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len,
+                   uint64_t now_us)
 {
     if (to->addr.ip.family) tn_path_send_udp(p, &to->addr, datagram, len);
     else if (tn_derp_set_up(p->derp, to->derp_region))

@@ -1,13 +1,15 @@
-/* When the network is looked at, and what follows: the home region, endpoints, NetInfo (magicsock.go updateEndpoints,
- * updateNetInfo, ReSTUN; derp.go maybeSetNearestDERP).
+/* When the network is looked at, and what follows: the home region, endpoints, NetInfo (magicsock.go
+ * updateEndpoints, updateNetInfo, ReSTUN; derp.go maybeSetNearestDERP).
  *
- * Checks run at the start, on a new map or link, when the home connection is lost, and every 20 to 26 s while data flows (so
- * that NAT mappings stay open and are known); every fifth minute's is a full one. When a check finds no UDP at all, the
- * regions are timed over HTTPS instead; failing that, the home is a region picked by our key, the same each time.
+ * Checks run at the start, on a new map or link, when the home connection is lost, and every 20 to 26 s while data
+ * flows (so that NAT mappings stay open and are known); every fifth minute's is a full one. When a check finds no
+ * UDP at all, the regions are timed over HTTPS instead; failing that, the home is a region picked by our key, the
+ * same each time.
  *
- * Peers find us at the region we advertise, so that must be one we are connected to. `advertised` follows the home only once
- * the home's connection is up, and stays connected until then. A home that can't be connected is passed over for five minutes
- * when others answer. While control is unreachable the home does not move: nobody would learn of it. */
+ * Peers find us at the region we advertise, so that must be one we are connected to. `advertised` follows the home
+ * only once the home's connection is up, and stays connected until then. A home that can't be connected is passed
+ * over for five minutes when others answer. While control is unreachable the home does not move: nobody would
+ * learn of it. */
 #include "path/internal.h"
 #include "path/latency_check.h"
 #include "util/err.h"
@@ -73,7 +75,8 @@ static void choose_home(struct tn_path *p, int pick, uint64_t now_us)
     if (old && (pick == 0 || (!p->control_up && p->advertised))) return;
     if (pick == 0) pick = fallback_region(p);
     if (pick != old)
-        tn_logf(p->config.log, TN_LOG_INFO, "path", "home region: %d (%s), was %d", pick, tn_path_region_code(p, pick), old);
+        tn_logf(p->config.log, TN_LOG_INFO, "path", "home region: %d (%s), was %d", pick,
+                tn_path_region_code(p, pick), old);
     tn_derp_set_home(p->derp, pick, now_us);
     if (pick && tn_derp_set_up(p->derp, pick)) advertise(p, pick);
 }
@@ -84,7 +87,8 @@ static void choose_home(struct tn_path *p, int pick, uint64_t now_us)
 static void tell_netinfo(struct tn_path *p, uint64_t now_us)
 {
     int home = tn_derp_set_home_region(p->derp);
-    if (p->advertised || p->netinfo || home == 0 || tn_derp_set_failures(p->derp, home)) tn_path_netinfo_update(p, now_us);
+    bool connecting = home && !p->advertised && !p->netinfo && tn_derp_set_failures(p->derp, home) == 0;
+    if (!connecting) tn_path_netinfo_update(p, now_us);
 }
 
 static void schedule(struct tn_path *p, uint64_t now_us)
@@ -150,12 +154,13 @@ static void on_report(void *ctx, const struct tn_netcheck_report *r, uint64_t no
         schedule(p, now_us);
         return;
     }
-    tn_logf(p->config.log, TN_LOG_DEBUG, "path", "netcheck: udp=%d v4=%d v6=%d varies=%d regions=%u", r->udp, r->ipv4, r->ipv6,
-            r->mapping_varies, (unsigned)r->nregions);
+    tn_logf(p->config.log, TN_LOG_DEBUG, "path", "netcheck: udp=%d v4=%d v6=%d varies=%d regions=%u", r->udp,
+            r->ipv4, r->ipv6, r->mapping_varies, (unsigned)r->nregions);
     if (r->udp) tn_derp_set_prefer6(p->derp, r->ipv6);
     /* Over TCP only where there is a choice, and not each 20 s. */
     bool measure = !r->udp && !only_region(p) && (r->full || tn_derp_set_home_region(p->derp) == 0);
-    if (measure && tn_latency_check_new(p->map, p->config.dialer, false, on_latencies, p, now_us, &p->latency_check) == 0)
+    if (measure && tn_latency_check_new(p->map, p->config.dialer, false, on_latencies, p, now_us,
+                                        &p->latency_check) == 0)
         return;
     conclude_report(p, now_us);
 }

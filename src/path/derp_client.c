@@ -4,16 +4,16 @@
  *    ^ backoff  | TLS      | 101      | ServerKey     | ServerInfo
  *    +----------+----------+----------+---------------+----------+   any failure or loss
  *
- * Slow start: GET /derp with Upgrade, a 101, the server's ServerKey frame, then our ClientInfo. Fast start: the TLS chain
- * held the server's key in a metacertificate, so request and ClientInfo go out in one write, there is no 101, and the
- * ServerKey frame that still comes is skipped. If fast start fails before the server spoke DERP, the next attempt is slow:
- * something in between may answer HTTP itself. A 101 in spite of fast start is skipped.
+ * Slow start: GET /derp with Upgrade, a 101, the server's ServerKey frame, then our ClientInfo. Fast start: the
+ * TLS chain held the server's key in a metacertificate, so request and ClientInfo go out in one write, there is no
+ * 101, and the ServerKey frame that still comes is skipped. If fast start fails before the server spoke DERP, the
+ * next attempt is slow: something in between may answer HTTP itself. A 101 in spite of fast start is skipped.
  *
- * Datagrams may flow as soon as ClientInfo is sent; the connection counts as up at ServerInfo, since only then has the
- * server accepted our key. All of a connect, over all nodes tried, has 10 s.
+ * Datagrams may flow as soon as ClientInfo is sent; the connection counts as up at ServerInfo, since only then has
+ * the server accepted our key. All of a connect, over all nodes tried, has 10 s.
  *
- * Memory: a frame is buffered up to the largest datagram (64 KiB and a key). Larger ones, which only unknown types can
- * be, are skipped as they stream in; above 1 MiB the connection is dropped, as in Go. */
+ * Memory: a frame is buffered up to the largest datagram (64 KiB and a key). Larger ones, which only unknown types
+ * can be, are skipped as they stream in; above 1 MiB the connection is dropped, as in Go. */
 #include "path/derp_client.h"
 #include "crypto/box.h"
 #include "util/buf.h"
@@ -129,8 +129,8 @@ static void fail(struct tn_derp_client *c, int err, const char *text, uint64_t n
     c->restart_delay_us = 0;
     if (c->state != UP) drop_queue(c); /* what waited 10 s for a connection is stale */
     enter_wait(c, now_us + delay_us);
-    tn_logf(c->config.log, TN_LOG_INFO, "derp", "derp-%d (%s): %s%s%s, next try in %u ms", c->region->id, c->region->code,
-            tn_err_text(err), *text ? ": " : "", text, (unsigned)(delay_us / 1000));
+    tn_logf(c->config.log, TN_LOG_INFO, "derp", "derp-%d (%s): %s%s%s, next try in %u ms", c->region->id,
+            c->region->code, tn_err_text(err), *text ? ": " : "", text, (unsigned)(delay_us / 1000));
     c->config.cb->state(c->config.ctx, c, err, text, now_us);
 }
 
@@ -230,7 +230,8 @@ static size_t put_request(const struct tn_derp_client *c, char *buf, size_t cap)
                        "GET /derp HTTP/1.1\r\nHost: %s%s%s%s\r\nUser-Agent: tailnet\r\nConnection: Upgrade\r\n"
                        "Upgrade: DERP\r\n%s%s%s%s\r\n",
                        v6_literal ? "[" : "", n->host, v6_literal ? "]" : "", port, n != ideal ? "Ideal-Node: " : "",
-                       n != ideal ? ideal->name : "", n != ideal ? "\r\n" : "", c->fast ? "Derp-Fast-Start: 1\r\n" : "");
+                       n != ideal ? ideal->name : "", n != ideal ? "\r\n" : "",
+                       c->fast ? "Derp-Fast-Start: 1\r\n" : "");
     assert(len > 0 && (size_t)len < cap);
     return (size_t)len;
 }
@@ -408,7 +409,8 @@ static void on_frame(struct tn_derp_client *c, struct tn_derp_frame *f, uint64_t
 {
     int err = tn_derp_frame_parse(f);
     c->heard_us = now_us;
-    if (on_handshake_frame(c, f, err, now_us) || err || c->state != UP) return; /* short and unknown ones are skipped */
+    /* Short and unknown ones are skipped. */
+    if (on_handshake_frame(c, f, err, now_us) || err || c->state != UP) return;
     switch (f->type) {
     case TN_DERP_RECV_PACKET: on_packet(c, f, now_us); break;
     case TN_DERP_PEER_GONE: on_gone(c, f); break;

@@ -8,14 +8,15 @@
 #include "util/log.h"
 #include "util/rng.h"
 
-enum { TN_DERP_QUEUE_MAX = 32 }; /* datagrams waiting while the stream is not ready; the oldest is dropped (Go's depth) */
+/* Datagrams waiting while the stream is not ready; the oldest is dropped (Go's depth). */
+enum { TN_DERP_QUEUE_MAX = 32 };
 
 struct tn_derp_client;
 
 struct tn_derp_client_callbacks {
     /* May send on any client, but not free or reconnect this one. packet is writable and dead on return. */
-    void (*packet)(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet, size_t len,
-                   uint64_t now_us);
+    void (*packet)(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet,
+                   size_t len, uint64_t now_us);
     void (*gone)(void *ctx, struct tn_derp_client *c, const struct tn_node_public *peer, uint8_t reason);
     /* Came up (err 0), or was lost or could not be made (err). text: the server's or our word on it, "" if none. */
     void (*state)(void *ctx, struct tn_derp_client *c, int err, const char *text, uint64_t now_us);
@@ -44,8 +45,8 @@ void tn_derp_client_timeout(struct tn_derp_client *c, uint64_t now_us);
 uint64_t tn_derp_client_next_deadline(const struct tn_derp_client *c);
 /* Drops the connection and connects anew at once. */
 void tn_derp_client_reconnect(struct tn_derp_client *c, uint64_t now_us);
-/* Whether the connection still works, for a changed link: it is replaced when the local address is not among addrs, else
- * pinged and replaced when no answer comes within 3 s. */
+/* Whether the connection still works, for a changed link: it is replaced when the local address is not among
+ * addrs, else pinged and replaced when no answer comes within 3 s. */
 void tn_derp_client_check(struct tn_derp_client *c, const struct tn_ip *addrs, size_t naddrs, uint64_t now_us);
 
 void tn_derp_client_set_home(struct tn_derp_client *c, bool home); /* NotePreferred now and after each reconnect */

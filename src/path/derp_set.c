@@ -26,8 +26,8 @@ struct tn_derp_set {
 
 static int region_of(const struct tn_derp_client *c) { return tn_derp_client_region(c)->id; }
 
-static void on_packet(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet, size_t len,
-                      uint64_t now_us)
+static void on_packet(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet,
+                      size_t len, uint64_t now_us)
 {
     struct tn_derp_set *s = ctx;
     struct tn_derp_route route = {region_of(c), tn_derp_client_generation(c)};
@@ -146,7 +146,8 @@ void tn_derp_set_home(struct tn_derp_set *s, int region, uint64_t now_us)
     struct slot *old = find(s, s->home);
     if (old) {
         tn_derp_client_set_home(old->client, false);
-        old->last_send_us = now_us; /* peers take a moment to learn of the move: the old home stays open for a while */
+        /* Peers take a moment to learn of the move: the old home stays open for a while. */
+        old->last_send_us = now_us;
     }
     s->home = region;
     struct slot *slot = region ? obtain(s, region, now_us) : NULL;
@@ -181,8 +182,8 @@ int tn_derp_set_choose(const struct tn_derp_set *s, int peer_home, struct tn_der
     return s->home;
 }
 
-void tn_derp_set_send(struct tn_derp_set *s, int region, const struct tn_node_public *to, const uint8_t *packet, size_t len,
-                      uint64_t now_us)
+void tn_derp_set_send(struct tn_derp_set *s, int region, const struct tn_node_public *to, const uint8_t *packet,
+                      size_t len, uint64_t now_us)
 {
     struct slot *slot = region ? obtain(s, region, now_us) : NULL;
     if (!slot) return;

@@ -34,7 +34,8 @@ void tn_derp_map_free(struct tn_derp_map *m)
     free(m);
 }
 
-/* word: no spaces and ASCII only, for what is looked up or sent as a host. Other texts may hold any printable bytes. */
+/* word: no spaces and ASCII only, for what is looked up or sent as a host. Other texts may hold any printable
+ * bytes. */
 static int take_text(const json_t *obj, const char *name, bool word, char **out)
 {
     const json_t *v = json_object_get(obj, name);
@@ -68,7 +69,8 @@ static int take_port(const json_t *obj, const char *name, int min, int *out)
     return 0;
 }
 
-/* "" = by name, an address of the family, anything else = not this family (Go: ParseAddr fails, nothing is dialed). */
+/* "" = by name, an address of the family, anything else = not this family (Go: ParseAddr fails, nothing is
+ * dialed). */
 static int take_ip(const json_t *obj, const char *name, int family, struct tn_ip *out, bool *off)
 {
     char *text;
@@ -257,7 +259,8 @@ const struct tn_derp_region *tn_derp_map_find(const struct tn_derp_map *m, int i
 
 static bool node_equal(const struct tn_derp_node *a, const struct tn_derp_node *b)
 {
-    return strcmp(a->name, b->name) == 0 && strcmp(a->host, b->host) == 0 && strcmp(a->cert_name, b->cert_name) == 0 &&
+    return strcmp(a->name, b->name) == 0 && strcmp(a->host, b->host) == 0 &&
+           strcmp(a->cert_name, b->cert_name) == 0 &&
            tn_ip_eq(&a->ip4, &b->ip4) && tn_ip_eq(&a->ip6, &b->ip6) && a->no4 == b->no4 && a->no6 == b->no6 &&
            tn_ip_eq(&a->stun_ip, &b->stun_ip) && a->no_stun == b->no_stun && a->stun_port == b->stun_port &&
            a->derp_port == b->derp_port && a->stun_only == b->stun_only && a->insecure == b->insecure;

@@ -1,5 +1,5 @@
-/* The DERP map (tailcfg.DERPMap): regions of relay servers, read from control's JSON with caps, and what follows from a
- * node's fields: where to dial it, which certificate to expect, where its STUN server is. */
+/* The DERP map (tailcfg.DERPMap): regions of relay servers, read from control's JSON with caps, and what follows
+ * from a node's fields: where to dial it, which certificate to expect, where its STUN server is. */
 #ifndef TN_PATH_DERPMAP_H
 #define TN_PATH_DERPMAP_H
 
@@ -51,8 +51,8 @@ bool tn_derp_region_equal(const struct tn_derp_region *a, const struct tn_derp_r
 /* May it be a home: not NoMeasureNoHome and at least one node serves DERP. */
 bool tn_derp_region_eligible(const struct tn_derp_region *r);
 
-/* How to reach a node over TLS. False when it can't be dialed (STUN only, both families off, unusable pin). addrs backs
- * spec->addrs and must outlive the dial call; an address comes first for the preferred family. */
+/* How to reach a node over TLS. False when it can't be dialed (STUN only, both families off, unusable pin). addrs
+ * backs spec->addrs and must outlive the dial call; an address comes first for the preferred family. */
 bool tn_derp_node_dial(const struct tn_derp_node *n, bool prefer6, struct tn_addrport addrs[2],
                        struct tn_dial_spec *spec);
 /* Remembers the address a node known by name was reached at, so that its STUN server can be asked. True when new. */

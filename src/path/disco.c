@@ -1,9 +1,10 @@
 /* Disco as magicsock does it (v1.102.5 handleDiscoMessage, handlePingLocked, handlePongConnLocked, discoPing).
  *
- * Only packets whose disco key belongs to a known peer are opened; anything else is dropped without a trace. A ping is
- * answered to the exact place it came from: the UDP source, or through the same DERP region, saying 127.3.3.40:region. A
- * pong is shorter than the ping it answers, so replayed pings from forged sources gain nothing. A call-me-maybe counts only
- * over DERP and only from the node that owns the disco key; its addresses become candidates. */
+ * Only packets whose disco key belongs to a known peer are opened; anything else is dropped without a trace. A
+ * ping is answered to the exact place it came from: the UDP source, or through the same DERP region, saying
+ * 127.3.3.40:region. A pong is shorter than the ping it answers, so replayed pings from forged sources gain
+ * nothing. A call-me-maybe counts only over DERP and only from the node that owns the disco key; its addresses
+ * become candidates. */
 #include "path/internal.h"
 #include "util/err.h"
 #include "util/heap.h"
@@ -12,7 +13,8 @@
 
 enum {
     PING_TIMEOUT_US = 5 * 1000000,
-    OPENED_MAX = 2048,          /* longest message opened: a padded ping of 1500 bytes, or a call-me-maybe of 100 addresses */
+    /* Longest message opened: a padded ping of 1500 bytes, or a call-me-maybe of 100 addresses. */
+    OPENED_MAX = 2048,
     CALL_ME_MAYBE_MAX = 32,     /* addresses taken from one call-me-maybe: each makes us send a packet there */
     LEARNED_MAX = 16,           /* candidates a peer may gain by pinging from ever new addresses */
     LEARNED_EXPIRY_US = 45 * 1000000,
@@ -30,8 +32,8 @@ static const struct tn_box_shared *shared_key(struct tn_path *p, struct tn_path_
 }
 
 /* Seals a message to a disco key and sends it to a place; to_derp (with a region) or udp. */
-static void send_message(struct tn_path *p, struct tn_path_disco *d, const struct tn_path_source *to, const uint8_t *msg,
-                         size_t len, uint64_t now_us)
+static void send_message(struct tn_path *p, struct tn_path_disco *d, const struct tn_path_source *to,
+                         const uint8_t *msg, size_t len, uint64_t now_us)
 {
     uint8_t packet[TN_DISCO_HEADER_LEN + TN_BOX_OVERHEAD + TN_DISCO_PING_LEN];
     const struct tn_box_shared *k = shared_key(p, d);
@@ -60,7 +62,8 @@ static size_t learned_count(struct tn_path_peer *peer, uint64_t now_us)
 }
 
 /* Remembers where a peer pinged from. True when this very ping came from there before. */
-static bool learn_candidate(struct tn_path_peer *peer, const struct tn_addrport *from, const uint8_t *txid, uint64_t now_us)
+static bool learn_candidate(struct tn_path_peer *peer, const struct tn_addrport *from, const uint8_t *txid,
+                            uint64_t now_us)
 {
     size_t learned = learned_count(peer, now_us);
     size_t before = peer->ncandidates;
@@ -78,8 +81,8 @@ static bool learn_candidate(struct tn_path_peer *peer, const struct tn_addrport 
     return false;
 }
 
-static void send_pong(struct tn_path *p, struct tn_path_disco *d, const struct tn_path_source *from, const uint8_t *txid,
-                      uint64_t now_us)
+static void send_pong(struct tn_path *p, struct tn_path_disco *d, const struct tn_path_source *from,
+                      const uint8_t *txid, uint64_t now_us)
 {
     uint8_t msg[TN_DISCO_PONG_LEN];
     struct tn_addrport seen = from->addr;
@@ -156,7 +159,8 @@ static void send_ping(struct tn_path *p, struct tn_path_ping_op *op, const struc
     send_message(p, op->peer->disco, to, msg, tn_wr_len(&w), now_us);
 }
 
-int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer, void (*done)(void *arg, const struct tn_path_ping_result *r),
+int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer,
+                 void (*done)(void *arg, const struct tn_path_ping_result *r),
                  void *arg, uint64_t now_us)
 {
     struct tn_path_choice way = tn_path_choose(p, peer, now_us);
@@ -188,13 +192,15 @@ void tn_path_pings_cancel(struct tn_path *p, const struct tn_path_peer *peer, in
         tn_list_remove(l);
         tn_list_push_back(&ending, l);
     }
-    while (!tn_list_empty(&ending)) end_ping(p, TN_CONTAINER(ending.next, struct tn_path_ping_op, link), err ? &r : NULL);
+    while (!tn_list_empty(&ending))
+        end_ping(p, TN_CONTAINER(ending.next, struct tn_path_ping_op, link), err ? &r : NULL);
 }
 
 void tn_path_pings_timeout(struct tn_path *p, uint64_t now_us)
 {
     struct tn_path_ping_result r = {.err = TN_E_TIMEDOUT, .derp_code = ""};
-    while (tn_path_pings_deadline(p) <= now_us) end_ping(p, TN_CONTAINER(p->pings.next, struct tn_path_ping_op, link), &r);
+    while (tn_path_pings_deadline(p) <= now_us)
+        end_ping(p, TN_CONTAINER(p->pings.next, struct tn_path_ping_op, link), &r);
 }
 
 uint64_t tn_path_pings_deadline(const struct tn_path *p)

@@ -1,5 +1,6 @@
-/* What the owner is told for control: our endpoints and NetInfo (magicsock.go determineEndpoints, endpoint_tracker.go,
- * updateNetInfo). Both are reported only when they changed in a way that matters; latency jitter is not such a change. */
+/* What the owner is told for control: our endpoints and NetInfo (magicsock.go determineEndpoints,
+ * endpoint_tracker.go, updateNetInfo). Both are reported only when they changed in a way that matters; latency
+ * jitter is not such a change. */
 #include "path/internal.h"
 #include "util/heap.h"
 

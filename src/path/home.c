@@ -1,10 +1,10 @@
-/* Of the regions that answered just now, the one with the least latency over the last five minutes (times its score)
- * wins. The old home is kept while it is reachable and either less than 10 ms slower or the winner is not clearly faster
- * (above two thirds of its latency): a move costs every peer a reconnect. A frame from the old home within 8 s, or since
- * the check began, counts as reachable even when its STUN answer was lost.
+/* Of the regions that answered just now, the one with the least latency over the last five minutes (times its
+ * score) wins. The old home is kept while it is reachable and either less than 10 ms slower or the winner is not
+ * clearly faster (above two thirds of its latency): a move costs every peer a reconnect. A frame from the old home
+ * within 8 s, or since the check began, counts as reachable even when its STUN answer was lost.
  *
- * NoMeasureNoHome regions are never picked. Avoid regions only when nothing else answered, and a home that turned Avoid is
- * left (the comment at tailcfg.DERPRegion.Avoid; Go's own code is lax there). */
+ * NoMeasureNoHome regions are never picked. Avoid regions only when nothing else answered, and a home that turned
+ * Avoid is left (the comment at tailcfg.DERPRegion.Avoid; Go's own code is lax there). */
 #include "path/home.h"
 #include "util/err.h"
 
@@ -12,7 +12,8 @@
 #include <string.h>
 
 enum {
-    HISTORY_US = 305 * 1000000,      /* full check interval plus the length of a check: one full check is always inside */
+    /* Full check interval plus the length of a check: one full check is always inside. */
+    HISTORY_US = 305 * 1000000,
     SAMPLES_MAX = 4096,              /* 30 regions in 16 checks are 480; link flapping makes more */
     ABSOLUTE_DIFF_US = 10 * 1000,
     FRAME_US = 8 * 1000000,

@@ -33,8 +33,8 @@ struct tn_home_question {
 };
 
 void tn_home_fini(struct tn_home *h);
-/* Adds this check to the history and picks. 0 when nothing answered and the old home is silent too. When memory is short
- * the history misses this check and the pick is made all the same. */
+/* Adds this check to the history and picks. 0 when nothing answered and the old home is silent too. When memory is
+ * short the history misses this check and the pick is made all the same. */
 int tn_home_pick(struct tn_home *h, const struct tn_home_question *q, uint64_t now_us);
 /* The least latency of a region in the history, 0 when there is none. */
 uint32_t tn_home_best(const struct tn_home *h, int region);

@@ -1,6 +1,6 @@
-/* Per region: TLS to its first node, then the time from GET /derp/latency-check to a 2xx head. The request is what is timed,
- * not the connect, so that name lookups and handshakes of different length don't count. Four at a time: thirty TLS handshakes
- * at once would cost more memory than the node. */
+/* Per region: TLS to its first node, then the time from GET /derp/latency-check to a 2xx head. The request is what
+ * is timed, not the connect, so that name lookups and handshakes of different length don't count. Four at a time:
+ * thirty TLS handshakes at once would cost more memory than the node. */
 #include "path/latency_check.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -49,7 +49,8 @@ static void on_open(void *arg, struct tn_stream *s, uint64_t now_us)
     struct tn_buf request;
     tn_buf_init(&request, 1024);
     while (n->stun_only) n++; /* the node that was dialed: eligible regions have one */
-    if (tn_buf_printf(&request, "GET /derp/latency-check HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", n->host) == 0) {
+    if (tn_buf_printf(&request, "GET /derp/latency-check HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n",
+                      n->host) == 0) {
         q->sent_us = now_us;
         tn_stream_write(s, tn_buf_data(&request), tn_buf_len(&request));
     }
@@ -109,7 +110,8 @@ static bool dial_more(struct tn_latency_check *c, uint64_t now_us)
 }
 
 int tn_latency_check_new(const struct tn_derp_map *map, const struct tn_dialer *dialer, bool prefer6,
-                         void (*done)(void *ctx, const struct tn_home_latency *l, size_t n, uint64_t now_us), void *ctx,
+                         void (*done)(void *ctx, const struct tn_home_latency *l, size_t n, uint64_t now_us),
+                         void *ctx,
                          uint64_t now_us, struct tn_latency_check **out)
 {
     struct tn_latency_check *c = calloc(1, sizeof *c);

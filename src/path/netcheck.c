@@ -1,14 +1,15 @@
 /* tailscale.com v1.102.5 net/netcheck: makeProbePlan, runProbe, addNodeLatency, GetReport.
  *
- * A check is a plan of probe sets, one per region and family. A set sends its probes one after another, at the region's
- * nodes in turn, until one is answered or would tell nothing new. The check ends when every set has ended, when enough
- * regions have answered and the others had time to, or after 3 s.
+ * A check is a plan of probe sets, one per region and family. A set sends its probes one after another, at the
+ * region's nodes in turn, until one is answered or would tell nothing new. The check ends when every set has
+ * ended, when enough regions have answered and the others had time to, or after 3 s.
  *
- * The first (full) plan has three probes per set, 100 ms apart. Later ones ask the three fastest regions and the home: the
- * home four times, the two fastest twice, the rest once, a retry coming after 1.2 times the last latency.
+ * The first (full) plan has three probes per set, 100 ms apart. Later ones ask the three fastest regions and the
+ * home: the home four times, the two fastest twice, the rest once, a retry coming after 1.2 times the last
+ * latency.
  *
- * "Enough" is three regions as in Go, or all there are when the map has fewer: with one region there is nothing to wait
- * 3 s for. */
+ * "Enough" is three regions as in Go, or all there are when the map has fewer: with one region there is nothing to
+ * wait 3 s for. */
 #include "path/netcheck.h"
 #include "util/err.h"
 #include "util/heap.h"
@@ -23,7 +24,8 @@ enum {
     UNKNOWN_RETRY_US = 200 * 1000,
     EXTRA_RETRY_US = 50 * 1000,
     STUN_WAIT_US = 3 * 1000000,
-    SETTLE_MIN_US = 20 * 1000,   /* on a loopback or LAN, twice the latency would be over before the next datagram is read */
+    /* On a loopback or LAN, twice the latency would be over before the next datagram is read. */
+    SETTLE_MIN_US = 20 * 1000,
     ENOUGH_REGIONS = 3,
     INCREMENTAL_REGIONS = 3,
 };
@@ -52,7 +54,8 @@ struct tn_netcheck {
     size_t nlast;
 };
 
-int tn_netcheck_new(const struct tn_rng *rng, const struct tn_netcheck_callbacks *cb, void *ctx, struct tn_netcheck **out)
+int tn_netcheck_new(const struct tn_rng *rng, const struct tn_netcheck_callbacks *cb, void *ctx,
+                    struct tn_netcheck **out)
 {
     struct tn_netcheck *n = calloc(1, sizeof *n);
     if (!n) return TN_E_NOMEM;
@@ -116,7 +119,8 @@ static void add_set(struct tn_netcheck *n, const struct tn_derp_region *r, int f
                     uint64_t interval_us)
 {
     if (tries == 0 || !probeable(r, family, have)) return;
-    n->sets[n->nsets++] = (struct probe_set){.region = r, .family = family, .tries = tries, .interval_us = interval_us};
+    n->sets[n->nsets++] = (struct probe_set){.region = r, .family = family, .tries = tries,
+                                             .interval_us = interval_us};
 }
 
 static void plan_full(struct tn_netcheck *n, const struct tn_netcheck_options *o)
@@ -138,7 +142,8 @@ static bool had_family(const struct tn_netcheck *n, int family)
     return false;
 }
 
-/* The rank-th region in order of the last latency; regions without one come last and are only ranked when they are home. */
+/* The rank-th region in order of the last latency; regions without one come last and are only ranked when they are
+ * home. */
 static const struct tn_derp_region *ranked(const struct tn_netcheck *n, size_t rank, int home)
 {
     const struct tn_derp_region *prev = NULL;
@@ -158,7 +163,8 @@ static const struct tn_derp_region *ranked(const struct tn_netcheck *n, size_t r
 }
 
 /* How often a region of some rank is asked in an incremental check: makeProbePlan's table. */
-static void plan_region(struct tn_netcheck *n, const struct tn_netcheck_options *o, const struct tn_derp_region *r, size_t rank)
+static void plan_region(struct tn_netcheck *n, const struct tn_netcheck_options *o, const struct tn_derp_region *r,
+                        size_t rank)
 {
     bool home = r->id == o->home, fastest_two = rank < 2, had6 = had_family(n, 6);
     bool both = o->have6 && had6 && had_family(n, 4);
@@ -329,7 +335,8 @@ static uint32_t slowest_us(const struct tn_netcheck_report *r)
     return max;
 }
 
-static void note_answer(struct tn_netcheck *n, int region, const struct tn_addrport *mapped, uint32_t us, uint64_t now_us)
+static void note_answer(struct tn_netcheck *n, int region, const struct tn_addrport *mapped, uint32_t us,
+                        uint64_t now_us)
 {
     struct tn_netcheck_report *r = &n->report;
     size_t before = r->nregions;
@@ -338,7 +345,8 @@ static void note_answer(struct tn_netcheck *n, int region, const struct tn_addrp
     if (*slot == 0 || us < *slot) *slot = us;
     r->udp = true;
     if (mapped->ip.family == 4) {
-        if (r->nglobals[0]) r->mapping_varies = r->mapping_varies == 1 || !tn_addrport_eq(&r->globals[0][0].addr, mapped);
+        bool same = r->nglobals[0] && tn_addrport_eq(&r->globals[0][0].addr, mapped);
+        if (r->nglobals[0]) r->mapping_varies = r->mapping_varies == 1 || !same;
         r->ipv4 = true;
     } else {
         r->ipv6 = true;

@@ -39,10 +39,11 @@ struct tn_netcheck_options {
     bool full;         /* all regions, also when an earlier report would allow fewer probes */
 };
 
-int tn_netcheck_new(const struct tn_rng *rng, const struct tn_netcheck_callbacks *cb, void *ctx, struct tn_netcheck **out);
+int tn_netcheck_new(const struct tn_rng *rng, const struct tn_netcheck_callbacks *cb, void *ctx,
+                    struct tn_netcheck **out);
 void tn_netcheck_free(struct tn_netcheck *n);
-/* Begins a check; one under way is dropped without a report. The map is borrowed until the check ends or is stopped. A check
- * without anything to probe ends at the next timeout. 0 or TN_E_NOMEM. */
+/* Begins a check; one under way is dropped without a report. The map is borrowed until the check ends or is
+ * stopped. A check without anything to probe ends at the next timeout. 0 or TN_E_NOMEM. */
 int tn_netcheck_start(struct tn_netcheck *n, const struct tn_derp_map *map, const struct tn_netcheck_options *o,
                       uint64_t now_us);
 void tn_netcheck_stop(struct tn_netcheck *n);

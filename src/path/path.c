@@ -5,8 +5,8 @@
  *   disco.c      pings, pongs, call-me-maybe                    peers.c
  *   best.c       which way a datagram takes                     endpoints.c tells the owner
  *
- * Callbacks into the owner run inside tn_path_udp_input, tn_path_timeout and the streams' events; from them the owner may send,
- * reply and ping, nothing else. */
+ * Callbacks into the owner run inside tn_path_udp_input, tn_path_timeout and the streams' events; from them the
+ * owner may send, reply and ping, nothing else. */
 #include "path/internal.h"
 #include "util/err.h"
 #include "util/heap.h"
@@ -132,7 +132,8 @@ int tn_path_set_derp_map(struct tn_path *p, const json_t *json, uint64_t now_us)
     return 0;
 }
 
-void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, uint16_t port4, uint16_t port6, uint64_t now_us)
+void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, uint16_t port4, uint16_t port6,
+                       uint64_t now_us)
 {
     p->nlocal = n < TN_PATH_LOCAL_MAX ? n : TN_PATH_LOCAL_MAX;
     if (p->nlocal) memcpy(p->local, addrs, p->nlocal * sizeof *addrs);
@@ -159,7 +160,8 @@ void tn_path_link_changed(struct tn_path *p, uint64_t now_us)
 
 void tn_path_set_control_up(struct tn_path *p, bool up) { p->control_up = up; }
 
-void tn_path_udp_input(struct tn_path *p, const struct tn_addrport *from, uint8_t *datagram, size_t len, uint64_t now_us)
+void tn_path_udp_input(struct tn_path *p, const struct tn_addrport *from, uint8_t *datagram, size_t len,
+                       uint64_t now_us)
 {
     struct tn_path_source source = {.addr = *from};
     if (tn_stun_looks_like(datagram, len) && datagram[1] == 1) {

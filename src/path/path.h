@@ -41,15 +41,20 @@ struct tn_path_ping_result {
     const char *derp_code; /* region code or "" */
 };
 
+/* From any of these the owner may send, reply and ping, and call nothing else of this header that changes things.
+ * tn_path_free only outside of them. */
 struct tn_path_callbacks {
     /* A WireGuard datagram. peer: by DERP source key or a trusted address, may be NULL. Writable, dead on return. */
-    void (*receive)(void *ctx, struct tn_path_peer *peer, const struct tn_path_source *from, uint8_t *datagram, size_t len,
-                    uint64_t now_us);
-    void (*netinfo)(void *ctx, const struct tn_path_netinfo *ni, uint64_t now_us);  /* changed in a way that matters */
+    void (*receive)(void *ctx, struct tn_path_peer *peer, const struct tn_path_source *from, uint8_t *datagram,
+                    size_t len, uint64_t now_us);
+    /* Changed in a way that matters. */
+    void (*netinfo)(void *ctx, const struct tn_path_netinfo *ni, uint64_t now_us);
     void (*endpoints)(void *ctx, const struct tn_path_endpoint *eps, size_t n, uint64_t now_us);
-    /* Sends one UDP datagram from the node's socket of that family; failures are losses. NULL: no UDP (relay only). */
+    /* Sends one UDP datagram from the node's socket of that family; failures are losses. NULL: no UDP (relay
+     * only). */
     void (*udp_send)(void *ctx, const struct tn_addrport *to, const uint8_t *datagram, size_t len);
-    void (*derp_state)(void *ctx, int region, bool connected, const char *text); /* for health and status; may be NULL */
+    /* For health and status; may be NULL. */
+    void (*derp_state)(void *ctx, int region, bool connected, const char *text);
 };
 
 struct tn_path_config {
@@ -68,7 +73,8 @@ int tn_path_set_node_key(struct tn_path *p, const struct tn_node_private *key, u
 /* tailcfg.DERPMap JSON; a malformed map keeps the old one and returns TN_E_MALFORMED. */
 int tn_path_set_derp_map(struct tn_path *p, const json_t *map, uint64_t now_us);
 /* Local addresses (not loopback) and the UDP port, for endpoint reports. */
-void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, uint16_t port4, uint16_t port6, uint64_t now_us);
+void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, uint16_t port4, uint16_t port6,
+                       uint64_t now_us);
 void tn_path_start(struct tn_path *p, uint64_t now_us); /* netcheck, then the home region */
 void tn_path_link_changed(struct tn_path *p, uint64_t now_us);
 /* Tell whether control is reachable: the home region does not move while it is not. */
@@ -76,20 +82,25 @@ void tn_path_set_control_up(struct tn_path *p, bool up);
 
 int tn_path_peer_add(struct tn_path *p, const struct tn_node_public *key, void *arg, struct tn_path_peer **out);
 void tn_path_peer_remove(struct tn_path *p, struct tn_path_peer *peer);
-int tn_path_peer_update(struct tn_path *p, struct tn_path_peer *peer, const struct tn_disco_public *disco, int home_derp,
-                        const struct tn_addrport *endpoints, size_t n, uint64_t now_us);
+int tn_path_peer_update(struct tn_path *p, struct tn_path_peer *peer, const struct tn_disco_public *disco,
+                        int home_derp, const struct tn_addrport *endpoints, size_t n, uint64_t now_us);
 void *tn_path_peer_arg(const struct tn_path_peer *peer);
 
 /* Sends an outer datagram by the best path known. Losses are silent. */
 void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *datagram, size_t len, uint64_t now_us);
 /* Sends back to where something came from (cookie replies). */
-void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len, uint64_t now_us);
-/* Disco ping; done is called once, also on failure (5 s), and not after tn_path_free. */
-int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer, void (*done)(void *arg, const struct tn_path_ping_result *r),
+void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len,
+                   uint64_t now_us);
+/* Disco ping by every way known. On 0, done is called once later: with the first answer, TN_E_TIMEDOUT after 5 s, or
+ * TN_E_CANCELED when the peer goes or gets another disco key; never after tn_path_free. A negative return sent nothing
+ * and done is not called: TN_E_NOENT (no disco key known), TN_E_HOSTUNREACH (no way), TN_E_LIMIT (64 under way). */
+int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer,
+                 void (*done)(void *arg, const struct tn_path_ping_result *r),
                  void *arg, uint64_t now_us);
 
 /* A UDP datagram that arrived: STUN, disco or WireGuard. */
-void tn_path_udp_input(struct tn_path *p, const struct tn_addrport *from, uint8_t *datagram, size_t len, uint64_t now_us);
+void tn_path_udp_input(struct tn_path *p, const struct tn_addrport *from, uint8_t *datagram, size_t len,
+                       uint64_t now_us);
 void tn_path_timeout(struct tn_path *p, uint64_t now_us);
 uint64_t tn_path_next_deadline(const struct tn_path *p);
 

@@ -95,7 +95,8 @@ void tn_path_peers_free(struct tn_path *p)
     tn_htable_fini(&p->by_disco);
 }
 
-/* Not an address anyone may ask us to send to: no port, nothing a unicast datagram can reach, or of the tailnet itself. */
+/* Not an address anyone may ask us to send to: no port, nothing a unicast datagram can reach, or of the tailnet
+ * itself. */
 static bool unusable(const struct tn_addrport *a)
 {
     static const struct tn_ip any4 = {.family = 4}, any6 = {.family = 6};
@@ -127,8 +128,8 @@ void tn_path_candidates_drop(struct tn_path_peer *peer, uint8_t source)
     peer->ncandidates = kept;
 }
 
-int tn_path_peer_update(struct tn_path *p, struct tn_path_peer *peer, const struct tn_disco_public *disco, int home_derp,
-                        const struct tn_addrport *endpoints, size_t n, uint64_t now_us)
+int tn_path_peer_update(struct tn_path *p, struct tn_path_peer *peer, const struct tn_disco_public *disco,
+                        int home_derp, const struct tn_addrport *endpoints, size_t n, uint64_t now_us)
 {
     bool have = disco && !tn_key_is_zero(disco->b);
     if (!have || !peer->disco || !tn_disco_public_eq(&peer->disco->key, disco)) {

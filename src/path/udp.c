@@ -1,6 +1,6 @@
-/* Linux UDP sockets of a node. Receive buffers exist only after the first datagram and are small enough for an idle node:
- * a batch of 16 datagrams of up to 2 KiB. A longer datagram than that is no WireGuard packet of ours (MTU 1280 to 1420) nor
- * disco, and is dropped. */
+/* Linux UDP sockets of a node. Receive buffers exist only after the first datagram and are small enough for an
+ * idle node: a batch of 16 datagrams of up to 2 KiB. A longer datagram than that is no WireGuard packet of ours
+ * (MTU 1280 to 1420) nor disco, and is dropped. */
 #include "path/udp.h"
 #include "util/err.h"
 
@@ -39,8 +39,11 @@ static int open_socket(int family, uint16_t *port)
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
     socklen_t len = tn_addrport_to_sockaddr(&any, &ss);
-    if ((family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one) != 0) ||
-        bind(fd, (struct sockaddr *)&ss, len) != 0 || (len = sizeof ss, getsockname(fd, (struct sockaddr *)&ss, &len)) != 0) {
+    bool ok = family == AF_INET || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one) == 0;
+    ok = ok && bind(fd, (struct sockaddr *)&ss, len) == 0;
+    len = sizeof ss;
+    ok = ok && getsockname(fd, (struct sockaddr *)&ss, &len) == 0;
+    if (!ok) {
         int err = -errno;
         close(fd);
         return err;

@@ -95,8 +95,8 @@ static inline int fake_local(struct tn_stream *s, struct tn_addrport *out)
 static const struct tn_stream_ops fake_ops = {.write = fake_write, .pause = fake_pause, .close = fake_close_op,
                                               .derp_meta = fake_meta, .remote = fake_remote, .local = fake_local};
 
-static inline int fake_dial(void *ctx, const struct tn_dial_spec *spec, const struct tn_stream_events *events, void *arg,
-                            struct tn_stream **out)
+static inline int fake_dial(void *ctx, const struct tn_dial_spec *spec, const struct tn_stream_events *events,
+                            void *arg, struct tn_stream **out)
 {
     struct fake_net *net = ctx;
     if (net->dial_err) return net->dial_err;
@@ -127,7 +127,8 @@ static inline int fake_dial(void *ctx, const struct tn_dial_spec *spec, const st
 
 static inline void fake_net_init(struct fake_net *net, uint64_t *seed)
 {
-    *net = (struct fake_net){.dialer = {fake_dial, net}, .rng = tn_rng_seeded(seed), .server_info = "{\"version\":2}"};
+    *net = (struct fake_net){.dialer = {fake_dial, net}, .rng = tn_rng_seeded(seed),
+                             .server_info = "{\"version\":2}"};
     tn_node_private_generate(&net->server_key, &net->rng);
     tn_node_public_of(&net->server_key, &net->server_pub);
 }
@@ -249,7 +250,8 @@ static inline void fake_relay(struct fake_net *net, struct fake_stream *from, co
     struct fake_stream *to = NULL;
     for (size_t i = 0; i < net->count; i++) {
         struct fake_stream *s = net->streams[i];
-        if (!s->gone && s->stage == 2 && memcmp(s->client.b, frame->key, 32) == 0 && strcmp(s->host, from->host) == 0) to = s;
+        if (!s->gone && s->stage == 2 && memcmp(s->client.b, frame->key, 32) == 0 &&
+            strcmp(s->host, from->host) == 0) to = s;
     }
     if (to) tn_derp_packet_put(&w, TN_DERP_RECV_PACKET, from->client.b, frame->data, frame->data_len);
     else tn_derp_peer_gone_put(&w, frame->key, TN_DERP_GONE_NOT_HERE);

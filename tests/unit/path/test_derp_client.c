@@ -21,8 +21,8 @@ struct bed {
     struct tn_node_public from, gone;
 };
 
-static void on_pkt(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet, size_t len,
-                   uint64_t now_us)
+static void on_pkt(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet,
+                   size_t len, uint64_t now_us)
 {
     struct bed *b = ctx;
     b->packets++;
@@ -249,8 +249,8 @@ static void test_garbage_at_every_step(void **state)
         {1, "\x01\0\0\0\x28" "XXXXXXXX0123456789012345678901234567890123456789", 45, TN_E_MALFORMED},
         {1, "\x01\0\1\0\x29", 5, TN_E_TOOBIG},
         {1, "\x01\xff\xff\xff\xff", 5, TN_E_TOOBIG},
-        {1, "\x01\0\0\0\x28" "DERP\xf0\x9f\x94\x91\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 45,
-         TN_E_CRYPTO},                                                     /* the low-order key 0 */
+        {1, "\x01\0\0\0\x28" "DERP\xf0\x9f\x94\x91\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+         45, TN_E_CRYPTO},                                                     /* the low-order key 0 */
         {2, "\x03\0\0\0\x04" "abcd", 9, TN_E_MALFORMED},
         {2, "\x03\0\0\0\x30" "012345678901234567890123456789012345678901234567", 53, TN_E_CRYPTO},
         {2, "\x03\0\x01\0\x40", 5, TN_E_TOOBIG},

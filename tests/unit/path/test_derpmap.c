@@ -57,14 +57,16 @@ static const char *stun_of(const struct tn_derp_node *n, int family, char buf[TN
 static struct tn_derp_map *node_map(const char *fields)
 {
     char text[512];
-    snprintf(text, sizeof text, "{\"Regions\":{\"7\":{\"RegionCode\":\"x\",\"Nodes\":[{\"Name\":\"n\",%s}]}}}", fields);
+    snprintf(text, sizeof text, "{\"Regions\":{\"7\":{\"RegionCode\":\"x\",\"Nodes\":[{\"Name\":\"n\",%s}]}}}",
+             fields);
     return must_parse(text);
 }
 
 static void test_stun_addresses(void **state)
 {
     static const struct { const char *fields, *v4, *v6; } rows[] = {
-        {"\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\",\"IPv6\":\"2001:db8::1\"", "192.0.2.1:3478", "[2001:db8::1]:3478"},
+        {"\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\",\"IPv6\":\"2001:db8::1\"", "192.0.2.1:3478",
+         "[2001:db8::1]:3478"},
         {"\"HostName\":\"h\",\"IPv4\":\"none\",\"IPv6\":\"2001:db8::1\",\"STUNPort\":9", "no", "[2001:db8::1]:9"},
         {"\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\",\"STUNPort\":-1", "no", "no"},
         {"\"HostName\":\"h\"", "no", "no"}, /* only a name lookup would tell */
@@ -89,7 +91,8 @@ static void test_dial_and_certificates(void **state)
 {
     static const struct { const char *fields; bool ok; size_t naddrs; int port; enum tn_verify verify; const char *name; } rows[] = {
         {"\"HostName\":\"h\"", true, 0, 443, TN_VERIFY_SYSTEM, NULL},
-        {"\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\",\"IPv6\":\"2001:db8::1\",\"DERPPort\":8443", true, 2, 8443, TN_VERIFY_SYSTEM, NULL},
+        {"\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\",\"IPv6\":\"2001:db8::1\",\"DERPPort\":8443", true, 2, 8443,
+         TN_VERIFY_SYSTEM, NULL},
         {"\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\",\"IPv6\":\"none\"", true, 1, 443, TN_VERIFY_SYSTEM, NULL},
         {"\"HostName\":\"h\",\"IPv4\":\"none\",\"IPv6\":\"none\"", false, 0, 0, 0, NULL},
         {"\"HostName\":\"h\",\"STUNOnly\":true", false, 0, 0, 0, NULL},
@@ -99,7 +102,8 @@ static void test_dial_and_certificates(void **state)
         {"\"HostName\":\"h\",\"CertName\":\"c\",\"InsecureForTests\":true", true, 0, 443, TN_VERIFY_SYSTEM, "c"},
         {"\"HostName\":\"h\",\"InsecureForTests\":true", true, 0, 443, TN_VERIFY_INSECURE, NULL},
         {"\"HostName\":\"192.0.2.1\",\"CertName\":\"sha256-raw:" HEX64 "\"", true, 1, 443, TN_VERIFY_SHA256, NULL},
-        {"\"HostName\":\"h\",\"CertName\":\"sha256-raw:" HEX64 "\",\"InsecureForTests\":true", true, 0, 443, TN_VERIFY_SHA256, NULL},
+        {"\"HostName\":\"h\",\"CertName\":\"sha256-raw:" HEX64 "\",\"InsecureForTests\":true", true, 0, 443,
+         TN_VERIFY_SHA256, NULL},
         {"\"HostName\":\"h\",\"CertName\":\"sha256-raw:beef\",\"InsecureForTests\":true", false, 0, 0, 0, NULL},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -135,11 +139,14 @@ static void test_preferred_family_first(void **state)
 static void test_malformed(void **state)
 {
     static const char *const rows[] = {
-        "[]", "7", "null", "{\"Regions\":[]}", "{\"Regions\":{\"x\":{}}}", "{\"Regions\":{\"0\":{}}}", "{\"Regions\":{\"-1\":{}}}",
+        "[]", "7", "null", "{\"Regions\":[]}", "{\"Regions\":{\"x\":{}}}", "{\"Regions\":{\"0\":{}}}",
+            "{\"Regions\":{\"-1\":{}}}",
         "{\"Regions\":{\"65536\":{}}}", "{\"Regions\":{\"99999999999999999999\":{}}}", "{\"Regions\":{\"1\":7}}",
-        "{\"Regions\":{\"1\":{\"RegionCode\":7}}}", "{\"Regions\":{\"1\":{\"Nodes\":{}}}}", "{\"Regions\":{\"1\":{\"Nodes\":[7]}}}",
+        "{\"Regions\":{\"1\":{\"RegionCode\":7}}}", "{\"Regions\":{\"1\":{\"Nodes\":{}}}}",
+            "{\"Regions\":{\"1\":{\"Nodes\":[7]}}}",
         "{\"Regions\":{\"1\":{\"Avoid\":1}}}", "{\"Regions\":{\"1\":{\"Nodes\":[{\"HostName\":[]}]}}}",
-        "{\"Regions\":{\"1\":{\"Nodes\":[{\"HostName\":\"a b\"}]}}}", "{\"Regions\":{\"1\":{\"Nodes\":[{\"HostName\":\"a\\r\\nX: y\"}]}}}",
+        "{\"Regions\":{\"1\":{\"Nodes\":[{\"HostName\":\"a b\"}]}}}",
+            "{\"Regions\":{\"1\":{\"Nodes\":[{\"HostName\":\"a\\r\\nX: y\"}]}}}",
         "{\"Regions\":{\"1\":{\"Nodes\":[{\"Name\":\"a\\r\\nX: y\",\"HostName\":\"h\"}]}}}",
         "{\"Regions\":{\"1\":{\"Nodes\":[{\"HostName\":\"h\",\"DERPPort\":70000}]}}}",
         "{\"Regions\":{\"1\":{\"Nodes\":[{\"HostName\":\"h\",\"DERPPort\":-1}]}}}",
@@ -197,7 +204,8 @@ static void test_scores_alone_and_kept(void **state)
 
 static void test_equality(void **state)
 {
-    struct tn_derp_map *a = node_map("\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\""), *b = node_map("\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\"");
+    struct tn_derp_map *a = node_map("\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\""),
+        *b = node_map("\"HostName\":\"h\",\"IPv4\":\"192.0.2.1\"");
     struct tn_derp_map *c = node_map("\"HostName\":\"h\",\"IPv4\":\"192.0.2.2\"");
     assert_true(tn_derp_region_equal(a->regions, b->regions));
     assert_false(tn_derp_region_equal(a->regions, c->regions));

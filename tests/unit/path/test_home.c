@@ -1,5 +1,5 @@
-/* The home pick against the rules of net/netcheck addReportHistoryAndSetPreferredDERP. The rows that start with "go:" are
- * situations and outcomes of Go's own test of it (v1.102.5), told again as data. */
+/* The home pick against the rules of net/netcheck addReportHistoryAndSetPreferredDERP. The rows that start with
+ * "go:" are situations and outcomes of Go's own test of it (v1.102.5), told again as data. */
 #include "../../../src/path/home.c"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,9 +39,11 @@ static struct tn_derp_map *map_with(const char *scores, const char *region2)
 
 static const struct table tables[] = {
     {"go: first reading", NULL, {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {.want = -1}}},
-    {"go: with two", NULL, {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1}, {.want = -1}}},
+    {"go: with two", NULL, {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1},
+                            {.want = -1}}},
     {"but the best recent is not in the current report: it is not picked", NULL,
-     {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {2 * SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1}, {3 * SEC, {{2, 3000 * MS}}, 2},
+     {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {2 * SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1},
+      {3 * SEC, {{2, 3000 * MS}}, 2},
       {.want = -1}}},
     {"best current is worse than an older report of the same region", NULL,
      {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {50 * SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1},
@@ -50,21 +52,27 @@ static const struct table tables[] = {
      {{0, {{1, 10 * MS}, {2, 40 * MS}}, 1}, {306 * SEC, {{1, 40 * MS}, {2, 20 * MS}}, 2}, {.want = -1}}},
     {"old reports within 305 s do not", NULL,
      {{0, {{1, 10 * MS}, {2, 40 * MS}}, 1}, {305 * SEC, {{1, 40 * MS}, {2, 20 * MS}}, 1}, {.want = -1}}},
-    {"hysteresis: two thirds", NULL, {{0, {{1, 100 * MS}, {2, 400 * MS}}, 1}, {400 * SEC, {{1, 100 * MS}, {2, 80 * MS}}, 1},
+    {"hysteresis: two thirds", NULL, {{0, {{1, 100 * MS}, {2, 400 * MS}}, 1},
+                                      {400 * SEC, {{1, 100 * MS}, {2, 80 * MS}}, 1},
       {400 * SEC, {{1, 100 * MS}, {2, 60 * MS}}, 2}, {.want = -1}}},
     {"hysteresis: under 10 ms is no reason", NULL,
-     {{0, {{1, 4 * MS}, {2, 5 * MS}}, 1}, {400 * SEC, {{1, 11 * MS}, {2, 2 * MS}}, 1}, {400 * SEC, {{1, 14 * MS}, {2, 2 * MS}}, 2},
+     {{0, {{1, 4 * MS}, {2, 5 * MS}}, 1}, {400 * SEC, {{1, 11 * MS}, {2, 2 * MS}}, 1},
+      {400 * SEC, {{1, 14 * MS}, {2, 2 * MS}}, 2},
       {.want = -1}}},
-    {"the home answers no probe and no frame: left", NULL, {{0, {{1, 4 * MS}, {2, 5 * MS}}, 1}, {SEC, {{2, 50 * MS}}, 2}, {.want = -1}}},
+    {"the home answers no probe and no frame: left", NULL, {{0, {{1, 4 * MS}, {2, 5 * MS}}, 1},
+                                                            {SEC, {{2, 50 * MS}}, 2}, {.want = -1}}},
     {"a frame since the check began keeps it", NULL,
      {{0, {{1, 4 * MS}, {2, 5 * MS}}, 1}, {SEC, {{2, 50 * MS}}, 1, true}, {.want = -1}}},
     {"a frame within 8 s keeps it", NULL,
-     {{0, {{1, 4 * MS}, {2, 5 * MS}}, 1}, {60 * SEC, {{2, 50 * MS}}, 1, false, 7 * SEC}, {60 * SEC, {{2, 50 * MS}}, 2, false, 9 * SEC},
+     {{0, {{1, 4 * MS}, {2, 5 * MS}}, 1}, {60 * SEC, {{2, 50 * MS}}, 1, false, 7 * SEC},
+      {60 * SEC, {{2, 50 * MS}}, 2, false, 9 * SEC},
       {.want = -1}}},
     {"nothing answers: kept while keepalives came", NULL,
-     {{0, {{1, 4 * MS}}, 1}, {300 * SEC, {{0}}, 1, false, 119 * SEC}, {300 * SEC, {{0}}, 0, false, 121 * SEC}, {.want = -1}}},
+     {{0, {{1, 4 * MS}}, 1}, {300 * SEC, {{0}}, 1, false, 119 * SEC}, {300 * SEC, {{0}}, 0, false, 121 * SEC},
+      {.want = -1}}},
     {"go: the home is back", NULL,
-     {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1}, {2 * SEC, {{2, 3000 * MS}}, 2},
+     {{0, {{1, 2000 * MS}, {2, 3000 * MS}}, 1}, {SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1},
+      {2 * SEC, {{2, 3000 * MS}}, 2},
       {3 * SEC, {{1, 4000 * MS}, {2, 3000 * MS}}, 1}, {.want = -1}}},
     {"go: things clean up", NULL,
      {{0, {{1, 1000 * MS}, {2, 2000 * MS}}, 1}, {600 * SEC, {{3, 3000 * MS}}, 3}, {.want = -1}}},

@@ -43,7 +43,8 @@ static void on_probe(void *ctx, const struct tn_addrport *to, const uint8_t *byt
     unsigned count = w->seen[region][family]++;
     if (count < 8) w->seen_at_us[region][family][count] = w->now_us - w->start_us;
     if (w->latency_us[region][family] == 0 || count < w->lose_first) return;
-    struct tn_addrport me = {.ip = family ? (struct tn_ip){.family = 6, .b = {0x20, 1, 0xd, 0xb8}} : tn_ip4(198, 51, 100, 7),
+    struct tn_addrport me = {.ip = family ? (struct tn_ip){.family = 6, .b = {0x20, 1, 0xd, 0xb8}} : tn_ip4(198, 51,
+                                                                                                            100, 7),
                              .port = (uint16_t)(w->hard_nat ? 1000 + region : 41641)};
     assert_true(w->npending < PENDING_MAX);
     struct pending *p = &w->pending[w->npending++];
@@ -77,7 +78,8 @@ static struct world *world_new(int n)
         snprintf(id, sizeof id, "%d", i);
         snprintf(v4, sizeof v4, "192.0.2.%d", i);
         snprintf(v6, sizeof v6, "2001:db8::%d", i);
-        json_object_set_new(regions, id, json_pack("{s:[{s:s,s:s,s:s}]}", "Nodes", "HostName", "h", "IPv4", v4, "IPv6", v6));
+        json_object_set_new(regions, id, json_pack("{s:[{s:s,s:s,s:s}]}", "Nodes", "HostName", "h", "IPv4", v4,
+                                                   "IPv6", v6));
         w->latency_us[i][0] = (uint64_t)i * 10 * MS;
     }
     assert_int_equal(tn_derp_map_parse(map, NULL, &w->map), 0);
@@ -310,8 +312,7 @@ int main(void)
         cmocka_unit_test(test_three_tries_100ms_apart),
         cmocka_unit_test(test_one_region_does_not_wait),
         cmocka_unit_test(test_mapping_varies),
-        cmocka_unit_test(test_ipv6),
-        cmocka_unit_test(test_incremental_plan),
+        cmocka_unit_test(test_ipv6), cmocka_unit_test(test_incremental_plan),
         cmocka_unit_test(test_incremental_retries),
         cmocka_unit_test(test_dual_stack_takes_turns),
         cmocka_unit_test(test_no_family_nothing_to_ask),

@@ -49,8 +49,8 @@ struct world {
     bool no_server;              /* DERP connections stay unanswered */
 };
 
-static void on_receive(void *ctx, struct tn_path_peer *peer, const struct tn_path_source *from, uint8_t *datagram, size_t len,
-                       uint64_t now_us)
+static void on_receive(void *ctx, struct tn_path_peer *peer, const struct tn_path_source *from, uint8_t *datagram,
+                       size_t len, uint64_t now_us)
 {
     struct node *n = ctx;
     n->received++;
@@ -167,7 +167,8 @@ static void deliver_wire(struct world *w, size_t i)
     struct wire x = w->wire[i];
     w->wire[i] = w->wire[--w->nwire];
     for (size_t k = 0; k < w->nnodes; k++)
-        if (tn_addrport_eq(&w->nodes[k].udp, &x.to)) tn_path_udp_input(w->nodes[k].p, &x.from, x.bytes, x.len, w->now_us);
+        if (tn_addrport_eq(&w->nodes[k].udp, &x.to)) tn_path_udp_input(w->nodes[k].p, &x.from, x.bytes, x.len,
+                                                                       w->now_us);
 }
 
 /* Runs the world for a time: what is due in order, then the DERP servers. */
@@ -181,7 +182,8 @@ static void run(struct world *w, uint64_t span_us)
         for (size_t i = 0; i < w->nnodes; i++)
             if (tn_path_next_deadline(w->nodes[i].p) < at_us) at_us = tn_path_next_deadline(w->nodes[i].p);
         for (size_t i = 0; i < w->nwire; i++)
-            if (w->wire[i].at_us < at_us || (w->wire[i].at_us == at_us && wire == WIRE_MAX)) at_us = w->wire[wire = i].at_us;
+            if (w->wire[i].at_us < at_us || (w->wire[i].at_us == at_us &&
+                                             wire == WIRE_MAX)) at_us = w->wire[wire = i].at_us;
         if (at_us > w->now_us) w->now_us = at_us;
         if (wire < WIRE_MAX) deliver_wire(w, wire);
         for (size_t i = 0; i < w->nnodes; i++) tn_path_timeout(w->nodes[i].p, w->now_us);
@@ -358,7 +360,8 @@ static void test_ping_failures(void **state)
     assert_int_equal(tn_path_peer_update(a->p, ab, NULL, 1, NULL, 0, w->now_us), 0);
     assert_int_equal(tn_path_ping(a->p, ab, on_ping_done, a, w->now_us), TN_E_NOENT);
     assert_int_equal(tn_path_peer_update(a->p, ab, &b->disco_pub, 1, NULL, 0, w->now_us), 0);
-    for (int i = 0; i < TN_PATH_PINGS_MAX; i++) assert_int_equal(tn_path_ping(a->p, ab, on_ping_done, a, w->now_us), 0);
+    for (int i = 0; i < TN_PATH_PINGS_MAX; i++) assert_int_equal(tn_path_ping(a->p, ab, on_ping_done, a, w->now_us),
+                                                                 0);
     assert_int_equal(tn_path_ping(a->p, ab, on_ping_done, a, w->now_us), TN_E_LIMIT);
     tn_path_peer_remove(a->p, ab);
     assert_int_equal(a->pings, TN_PATH_PINGS_MAX);
@@ -391,7 +394,8 @@ static void test_wireguard_from_any_address(void **state)
     assert_int_equal(w->nwire, 1);
     assert_true(tn_addrport_eq(&w->wire[0].to, &stranger));
     w->nwire = 0;
-    for (size_t n = 0; n < 64; n++) tn_path_udp_input(a->p, &stranger, wg, n, w->now_us); /* short ones are WG's to refuse */
+    /* short ones are WG's to refuse */
+    for (size_t n = 0; n < 64; n++) tn_path_udp_input(a->p, &stranger, wg, n, w->now_us);
     world_free(w);
 }
 
@@ -509,7 +513,8 @@ static void test_call_me_maybe(void **state)
     meet(b, a, 1);
     tn_derp_set_send(b->p->derp, 1, &a->pub, packet, len, w->now_us);
     run(w, 0);
-    assert_int_equal(ab->ncandidates, 32 - 3); /* a bounded number, and nothing that is no unicast address of the internet */
+    /* a bounded number, and nothing that is no unicast address of the internet */
+    assert_int_equal(ab->ncandidates, 32 - 3);
     wr = tn_wr_init(msg, sizeof msg);
     tn_disco_call_me_maybe_put(&wr, eps, 1);
     len = seal(b, &a->disco_pub, msg, tn_wr_len(&wr), packet);
@@ -678,11 +683,13 @@ static void test_udp_blocked_measures_over_https(void **state)
     assert_int_equal(w->net.count, 3);
     for (size_t i = 0; i < 3; i++) fake_open(w->net.streams[i], w->now_us);
     static const struct { size_t stream; uint64_t at_ms; const char *answer; } answers[] = {
-        {0, 10, "HTTP/1.1 404 Not Found\r\n\r\n"}, {2, 20, "HTTP/1.1 204 No Content\r\n\r\n"}, {1, 90, "HTTP/1.1 200 OK\r\n\r\n"}};
+        {0, 10, "HTTP/1.1 404 Not Found\r\n\r\n"}, {2, 20, "HTTP/1.1 204 No Content\r\n\r\n"},
+            {1, 90, "HTTP/1.1 200 OK\r\n\r\n"}};
     uint64_t start_us = w->now_us;
     for (size_t i = 0; i < 3; i++) {
         struct fake_stream *f = w->net.streams[answers[i].stream];
-        assert_non_null(memmem(tn_buf_data(&f->sent), tn_buf_len(&f->sent), "GET /derp/latency-check HTTP/1.1\r\n", 34));
+        assert_non_null(memmem(tn_buf_data(&f->sent), tn_buf_len(&f->sent), "GET /derp/latency-check HTTP/1.1\r\n",
+                               34));
         w->now_us = start_us + answers[i].at_ms * MS;
         fake_data(f, answers[i].answer, strlen(answers[i].answer), w->now_us);
         assert_true(f->gone);
@@ -863,7 +870,8 @@ static void test_peers_table(void **state)
     peer = meet(a, b, 1);
     assert_int_equal(tn_path_peer_add(a->p, &b->pub, NULL, &second), TN_E_EXIST);
     assert_int_equal(tn_path_peer_add(a->p, &other, NULL, &second), 0);
-    assert_int_equal(tn_path_peer_update(a->p, second, &b->disco_pub, 1, NULL, 0, w->now_us), 0); /* one machine, two nodes */
+    /* one machine, two nodes */
+    assert_int_equal(tn_path_peer_update(a->p, second, &b->disco_pub, 1, NULL, 0, w->now_us), 0);
     assert_ptr_equal(peer->disco, second->disco);
     tn_path_peer_remove(a->p, peer);
     assert_non_null(tn_path_disco_by_key(a->p, b->disco_pub.b));
