@@ -263,7 +263,8 @@ static void bad_frames(void **state)
         join(&a);
         struct tn_wr w = tn_wr_init(bytes, sizeof bytes);
         tn_derp_header_put(&w, cases[i].type, cases[i].len);
-        size_t len = TN_DERP_HEADER_LEN + cases[i].len < sizeof bytes ? TN_DERP_HEADER_LEN + cases[i].len : sizeof bytes;
+        size_t len = TN_DERP_HEADER_LEN + cases[i].len;
+        if (len > sizeof bytes) len = sizeof bytes;
         assert_int_equal(tn_dev_derp_input(a.c, bytes, len, now), cases[i].err);
         tn_dev_derp_client_free(a.c);
     }

@@ -72,8 +72,8 @@ static void full_map(void **state)
     assert_null(json_object_get(p, "DiscoKey"));
     assert_null(json_object_get(p, "KeyExpiry"));
     assert_true(json_is_false(json_object_get(p, "Online")));
-    json_t *node = json_array_get(
-        json_object_get(json_object_get(json_object_get(json_object_get(m, "DERPMap"), "Regions"), "900"), "Nodes"), 0);
+    json_t *region = json_object_get(json_object_get(json_object_get(m, "DERPMap"), "Regions"), "900");
+    json_t *node = json_array_get(json_object_get(region, "Nodes"), 0);
     assert_string_equal(json_string_value(json_object_get(node, "CertName")), "sha256-raw:00");
     assert_null(json_object_get(node, "InsecureForTests"));
     assert_int_equal(json_integer_value(json_object_get(node, "STUNPort")), 8082);
