@@ -1,0 +1,120 @@
+/* Which flow, listener or socket a packet belongs to. Keys are hashed with a per-stack secret, so a peer can't choose ports
+ * that fall into one chain; initial sequence numbers and timestamp offsets come from a second one (RFC 6528, 7323). */
+#include "stack/internal.h"
+
+enum { PORT_FIRST = 49152, PORT_LAST = 65535 }; /* RFC 6335's dynamic range */
+
+struct tuple {
+    struct tn_addrport local, remote;
+};
+
+static uint64_t hash_tuple(const struct tn_hashkey *key, const struct tn_addrport *local, const struct tn_addrport *remote)
+{
+    uint8_t bytes[40] = {local->ip.family};
+    memcpy(bytes + 1, local->ip.b, 16);
+    memcpy(bytes + 17, remote->ip.b, 16);
+    memcpy(bytes + 33, &local->port, 2);
+    memcpy(bytes + 35, &remote->port, 2);
+    return tn_siphash(key, bytes, sizeof bytes);
+}
+
+static bool flow_eq(const struct tn_hnode *node, const void *key)
+{
+    const struct tn_flow *f = TN_CONTAINER(node, struct tn_flow, node);
+    const struct tuple *t = key;
+    return tn_addrport_eq(&f->remote, &t->remote) && tn_addrport_eq(&f->local, &t->local);
+}
+
+struct tn_flow *tn_flow_find(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote)
+{
+    struct tuple t = {*local, *remote};
+    struct tn_hnode *n = tn_htable_find(&st->flows, hash_tuple(&st->key, local, remote), flow_eq, &t);
+    return n ? TN_CONTAINER(n, struct tn_flow, node) : NULL;
+}
+
+int tn_flow_insert(struct tn_stack *st, struct tn_flow *f)
+{
+    return tn_htable_insert(&st->flows, &f->node, hash_tuple(&st->key, &f->local, &f->remote));
+}
+
+void tn_flow_remove(struct tn_stack *st, struct tn_flow *f) { tn_htable_remove(&st->flows, &f->node); }
+
+/* RFC 6528: a clock of 4 us ticks plus a secret of the tuple. */
+uint32_t tn_flow_isn(const struct tn_stack *st, const struct tn_flow *f, uint64_t now_us)
+{
+    return (uint32_t)(now_us / 4) + (uint32_t)hash_tuple(&st->isn_key, &f->local, &f->remote);
+}
+
+/* Per tuple, so that timestamps of one tuple keep growing from connection to connection (reuse of TIME_WAIT, PAWS), and
+ * don't tell how long we have been up. */
+uint32_t tn_flow_ts_offset(const struct tn_stack *st, const struct tn_flow *f)
+{
+    return (uint32_t)(hash_tuple(&st->isn_key, &f->local, &f->remote) >> 32);
+}
+
+int tn_flow_pick_port(struct tn_stack *st, struct tn_addrport *local, const struct tn_addrport *remote)
+{
+    enum { RANGE = PORT_LAST - PORT_FIRST + 1 };
+    unsigned start = (unsigned)tn_rng_below(&st->rng, RANGE);
+    for (unsigned i = 0; i < RANGE; i++) {
+        local->port = (uint16_t)(PORT_FIRST + (start + i) % RANGE);
+        if (!tn_flow_find(st, local, remote) && !tn_listener_find(st, local)) return 0;
+    }
+    return TN_E_ADDRINUSE;
+}
+
+/* ---- listeners and UDP sockets: an exact address first, then any ---- */
+
+static uint64_t hash_local(const struct tn_stack *st, const struct tn_addrport *local)
+{
+    uint8_t bytes[19] = {local->ip.family};
+    memcpy(bytes + 1, local->ip.b, 16);
+    memcpy(bytes + 17, &local->port, 2);
+    return tn_siphash(&st->key, bytes, sizeof bytes);
+}
+
+static bool listener_eq(const struct tn_hnode *node, const void *key)
+{
+    return tn_addrport_eq(&TN_CONTAINER(node, struct tn_tcp_listener, node)->local, key);
+}
+
+static bool sock_eq(const struct tn_hnode *node, const void *key)
+{
+    return tn_addrport_eq(&TN_CONTAINER(node, struct tn_udp_sock, node)->local, key);
+}
+
+static struct tn_hnode *find_local(const struct tn_stack *st, const struct tn_htable *t, tn_hnode_eq *eq,
+                                   const struct tn_addrport *local)
+{
+    if (t->count == 0) return NULL;
+    struct tn_hnode *n = tn_htable_find(t, hash_local(st, local), eq, local);
+    if (n) return n;
+    struct tn_addrport any = {.port = local->port};
+    return tn_htable_find(t, hash_local(st, &any), eq, &any);
+}
+
+struct tn_tcp_listener *tn_listener_find(const struct tn_stack *st, const struct tn_addrport *local)
+{
+    struct tn_hnode *n = find_local(st, &st->listeners, listener_eq, local);
+    return n ? TN_CONTAINER(n, struct tn_tcp_listener, node) : NULL;
+}
+
+struct tn_udp_sock *tn_udp_sock_find(const struct tn_stack *st, const struct tn_addrport *local)
+{
+    struct tn_hnode *n = find_local(st, &st->udp_socks, sock_eq, local);
+    return n ? TN_CONTAINER(n, struct tn_udp_sock, node) : NULL;
+}
+
+int tn_listener_insert(struct tn_stack *st, struct tn_tcp_listener *l)
+{
+    uint64_t h = hash_local(st, &l->local);
+    if (tn_htable_find(&st->listeners, h, listener_eq, &l->local)) return TN_E_ADDRINUSE;
+    return tn_htable_insert(&st->listeners, &l->node, h);
+}
+
+int tn_udp_sock_insert(struct tn_stack *st, struct tn_udp_sock *u)
+{
+    uint64_t h = hash_local(st, &u->local);
+    if (tn_htable_find(&st->udp_socks, h, sock_eq, &u->local)) return TN_E_ADDRINUSE;
+    return tn_htable_insert(&st->udp_socks, &u->node, h);
+}

@@ -1,0 +1,41 @@
+/* Chunks of TCP bytes: fixed pieces of memory from slabs that go back to the kernel when they are empty.
+ *
+ * One pool per stack. The budget is a hard limit on bytes handed out (chunks, and the bookkeeping that grows with bytes
+ * in flight). Fairness needs no list of flows: what one queue may hold is limited by what is still free
+ * (tn_pool_share; dynamic thresholds, Choudhury and Hahne 1998). Among n greedy queues each ends up with budget/(n+1), the
+ * largest ones stop growing first, and a part stays free for newcomers. The last sixteenth is kept for queues that hold
+ * nothing yet, so that a stalled crowd can't silence the others. */
+#ifndef TN_STACK_POOL_H
+#define TN_STACK_POOL_H
+
+#include "util/list.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    TN_CHUNK = 4096,
+    TN_POOL_RESERVE_SHIFT = 4, /* budget >> 4 is for first chunks only */
+};
+
+struct tn_pool {
+    size_t budget, used;   /* bytes */
+    struct tn_list partial; /* slabs with free and used chunks */
+    struct tn_list full;
+    struct tn_list empty;
+    unsigned nslabs, nempty;
+};
+
+void tn_pool_init(struct tn_pool *p, size_t budget);
+void tn_pool_fini(struct tn_pool *p); /* unmaps everything, also what was not put back */
+/* A chunk, not zeroed. held: chunks the asking queue has. NULL: over the budget, or no memory. */
+uint8_t *tn_pool_get(struct tn_pool *p, size_t held);
+void tn_pool_put(struct tn_pool *p, uint8_t *chunk);
+/* Bookkeeping memory allocated elsewhere that counts against the budget. Charging never fails: its size is bounded by a
+ * small part of the bytes it describes. */
+static inline void tn_pool_charge(struct tn_pool *p, size_t bytes) { p->used += bytes; }
+static inline void tn_pool_uncharge(struct tn_pool *p, size_t bytes) { p->used -= bytes; }
+/* How many bytes one queue may hold at most, as things are. */
+static inline size_t tn_pool_share(const struct tn_pool *p) { return p->used < p->budget ? p->budget - p->used : 0; }
+
+#endif

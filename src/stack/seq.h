@@ -1,0 +1,15 @@
+/* Sequence numbers: arithmetic modulo 2^32, compared within half the space (RFC 9293 section 3.4). */
+#ifndef TN_STACK_SEQ_H
+#define TN_STACK_SEQ_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+static inline bool seq_lt(uint32_t a, uint32_t b) { return (int32_t)(a - b) < 0; }
+static inline bool seq_le(uint32_t a, uint32_t b) { return (int32_t)(a - b) <= 0; }
+static inline bool seq_gt(uint32_t a, uint32_t b) { return (int32_t)(a - b) > 0; }
+static inline bool seq_ge(uint32_t a, uint32_t b) { return (int32_t)(a - b) >= 0; }
+static inline uint32_t seq_max(uint32_t a, uint32_t b) { return seq_gt(a, b) ? a : b; }
+static inline uint32_t seq_min(uint32_t a, uint32_t b) { return seq_lt(a, b) ? a : b; }
+
+#endif
