@@ -61,20 +61,27 @@ static int set_alpn(struct tn_tls *t, const char *alpn)
     return SSL_set_alpn_protos(t->ssl, wire, (unsigned)n + 1) == 0 ? 0 : TN_E_NOMEM;
 }
 
+/* Copies a host name without the dot of a rooted name, which neither certificates nor SNI have. False: too long. */
+static bool copy_name(char out[TN_TLS_NAME_MAX], const char *name)
+{
+    size_t n = strlen(name);
+    if (n > 1 && name[n - 1] == '.') n--;
+    if (n >= TN_TLS_NAME_MAX) return false;
+    memcpy(out, name, n);
+    out[n] = '\0';
+    return true;
+}
+
 static int set_names(struct tn_tls *t, const struct tn_dial_spec *spec)
 {
-    const char *sni = spec->sni ? spec->sni : spec->host;
     const char *name = spec->verify_name ? spec->verify_name : spec->host;
+    const char *server = spec->sni ? spec->sni : spec->host;
+    char sni[TN_TLS_NAME_MAX];
     struct tn_ip ip;
-    if (name) {
-        size_t n = strlen(name);
-        if (n > 1 && name[n - 1] == '.') n--; /* a rooted name: certificates leave the dot out */
-        if (n >= sizeof t->name) return TN_E_INVAL;
-        memcpy(t->name, name, n);
-    }
+    if (name && !copy_name(t->name, name)) return TN_E_INVAL;
     if (t->verify == TN_VERIFY_SYSTEM && !t->name[0]) return TN_E_INVAL;
-    if (!sni || !*sni || tn_ip_parse(sni, &ip) == 0) return 0;
-    if (strlen(sni) >= sizeof t->name) return TN_E_INVAL;
+    if (!server || !*server || tn_ip_parse(server, &ip) == 0) return 0;
+    if (!copy_name(sni, server)) return TN_E_INVAL;
     return SSL_set_tlsext_host_name(t->ssl, sni) == 1 ? 0 : TN_E_NOMEM;
 }
 

@@ -308,6 +308,21 @@ static void names(void **state)
     tn_tls_ctx_free(ctx);
 }
 
+static void sni_has_no_final_dot(void **state)
+{
+    struct world *w = *state;
+    struct server s;
+    struct tn_tls *t;
+    struct tn_tls_ctx *ctx = tn_tls_ctx_new();
+    struct tn_dial_spec spec = {.host = "good.example."};
+    serve(&s, &w->leaf, NULL, TLS1_3_VERSION);
+    assert_int_equal(connect_to(ctx, &s, &spec, &t), 0);
+    assert_string_equal(s.sni, "good.example");
+    tn_tls_free(t);
+    tn_tls_ctx_free(ctx);
+    stop(&s);
+}
+
 static void sni_is_no_address(void **state)
 {
     struct world *w = *state;
@@ -526,7 +541,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tls13),          cmocka_unit_test(tls12),         cmocka_unit_test(tls13_in_pieces),
         cmocka_unit_test(tls12_in_pieces), cmocka_unit_test(tls11_is_refused), cmocka_unit_test(names),
-        cmocka_unit_test(sni_is_no_address), cmocka_unit_test(chain_errors), cmocka_unit_test(environment),
+        cmocka_unit_test(sni_is_no_address), cmocka_unit_test(sni_has_no_final_dot), cmocka_unit_test(chain_errors), cmocka_unit_test(environment),
         cmocka_unit_test(pinned),         cmocka_unit_test(metacert),      cmocka_unit_test(hostile_bytes),
         cmocka_unit_test(roots_come_and_go), cmocka_unit_test(input_is_bounded),
     };
