@@ -1,0 +1,53 @@
+#include "util/trim.c"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+static void headers(void **state)
+{
+    struct mapping m;
+    assert_true(parse_header("55d0-66d0 r-xp 00001000 08:01 1234                       /usr/lib/x.so\n", &m));
+    assert_true(m.code && m.start == 0x55d0 && m.end == 0x66d0);
+    assert_true(parse_header("55d0-66d0 r-xp 00000000 00:00 0                          [vdso]\n", &m));
+    assert_false(m.code); /* of no file */
+    assert_true(parse_header("55d0-66d0 rw-p 00001000 08:01 1234 /usr/lib/x.so\n", &m));
+    assert_false(m.code);
+    assert_true(parse_header("55d0-66d0 r--p 00001000 08:01 1234 /usr/lib/x.so\n", &m));
+    assert_false(m.code); /* relocated constants would lose their relocation */
+    assert_false(parse_header("Rss:                 100 kB\n", &m));
+    assert_false(parse_header("VmFlags: rd ex mr mw me sd\n", &m));
+}
+
+static void changed_code_stays(void **state)
+{
+    struct mapping m = {.code = true, .start = 1, .end = 2}; /* madvise of this would fail, too */
+    assert_int_equal(consider(&m, "Rss:        100 kB\n"), 0);
+    assert_int_equal(m.resident_kb, 100);
+    assert_int_equal(consider(&m, "Anonymous:    4 kB\n"), 0);
+    assert_false(m.code);
+}
+
+static int answer(int x) { return x * 2; }
+
+static void everything_still_works(void **state)
+{
+    int (*volatile f)(int) = answer;
+    char *heap = malloc(100000);
+    memset(heap, 7, 100000);
+    assert_true(tn_trim_memory() > 0);
+    assert_int_equal(f(21), 42);
+    for (int i = 0; i < 100000; i++) assert_int_equal(heap[i], 7);
+    free(heap);
+    (void)tn_trim_memory();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(headers), cmocka_unit_test(changed_code_stays), cmocka_unit_test(everything_still_works),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
