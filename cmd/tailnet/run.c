@@ -46,8 +46,8 @@ static const char usage[] =
     "\n"
     "  --verbose                log more\n"
     "\n"
-    "Preferences (login server, host name, exit node, routes) are remembered in the state directory; exit egress and the proxy\n"
-    "are not: they are said at every start, and while they are not, exit traffic is refused.\n";
+    "Login server, host name, --exit-node and --accept-routes are remembered in the state directory. Being an exit node, its\n"
+    "egress and the proxy are not: they are said at every start, and what is not said is off.\n";
 
 struct flag {
     const char *name, *option;

@@ -221,7 +221,7 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
         unsigned said;
     } bools[] = {{"ephemeral", &c->ephemeral, 0},
                  {"accept_routes", &c->accept_routes, TN_SAID_ACCEPT_ROUTES},
-                 {"advertise_exit_node", &c->advertise_exit_node, TN_SAID_ADVERTISE_EXIT_NODE}};
+                 {"advertise_exit_node", &c->advertise_exit_node, 0}};
     for (size_t i = 0; i < sizeof bools / sizeof *bools; i++) {
         if (strcmp(option, bools[i].name) != 0) continue;
         if (parse_bool(value, bools[i].slot) != 0) return bad(why, option, "true or false");

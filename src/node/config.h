@@ -11,7 +11,6 @@
 
 enum tn_config_said { /* bits: preferences given explicitly, which beat those kept in the state directory */
     TN_SAID_LOGIN_SERVER = 1, TN_SAID_HOSTNAME = 2, TN_SAID_EXIT_NODE = 4, TN_SAID_ACCEPT_ROUTES = 8,
-    TN_SAID_ADVERTISE_EXIT_NODE = 16,
 };
 
 struct tn_config {

@@ -365,13 +365,18 @@ static void tear_down(struct tn_node *n)
     uv_close((uv_handle_t *)&n->wake, NULL);
 }
 
-static void logged_out(void *ctx, int err)
+static void end_now(uv_timer_t *t)
 {
-    struct tn_node *n = ctx;
+    struct tn_node *n = t->data;
     if (!n->closing) tear_down(n);
 }
 
-static void logout_overdue(uv_timer_t *t) { logged_out(t->data, TN_E_TIMEDOUT); }
+/* Still inside the control client: it is freed from the loop. */
+static void logged_out(void *ctx, int err)
+{
+    struct tn_node *n = ctx;
+    if (!n->closing) uv_timer_start(&n->tick, end_now, 0, 0);
+}
 
 /* An ephemeral node says goodbye, so that the server need not wait for it to be missed. */
 static void begin_stop(struct tn_node *n, void *arg)
@@ -382,7 +387,7 @@ static void begin_stop(struct tn_node *n, void *arg)
         return;
     }
     uv_prepare_stop(&n->prepare);
-    uv_timer_start(&n->tick, logout_overdue, LOGOUT_MAX_US / 1000, 0);
+    uv_timer_start(&n->tick, end_now, LOGOUT_MAX_US / 1000, 0);
     tn_control_logout(n->control, logged_out, n, tn_node_now());
 }
 

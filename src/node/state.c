@@ -56,7 +56,6 @@ static int parse_state(struct tn_state *s, const json_t *root)
     if (!err) err = take_string(prefs, "hostname", &s->hostname);
     if (!err) err = take_string(prefs, "exit_node", &s->exit_node);
     if (!err) err = take_bool(prefs, "accept_routes", &s->accept_routes);
-    if (!err) err = take_bool(prefs, "advertise_exit_node", &s->advertise_exit_node);
     return err;
 }
 
@@ -149,12 +148,12 @@ int tn_state_save(const struct tn_state *s)
 {
     char machine[TN_KEY_STRLEN];
     if (!s->path) return 0;
-    json_t *root = json_pack("{s:i s:s s:s s:o s:o s:{s:o s:o s:o s:b s:b}}", "version", STATE_VERSION, "machine_key",
+    json_t *root = json_pack("{s:i s:s s:s s:o s:o s:{s:o s:o s:o s:b}}", "version", STATE_VERSION, "machine_key",
                              tn_machine_private_format(&s->identity.machine, machine), "log_id", s->log_id, "node_key",
                              node_key_json(&s->identity.node), "old_node_key", node_key_json(&s->identity.old_node),
                              "prefs", "login_server", string_or_null(s->login_server), "hostname",
                              string_or_null(s->hostname), "exit_node", string_or_null(s->exit_node), "accept_routes",
-                             s->accept_routes, "advertise_exit_node", s->advertise_exit_node);
+                             s->accept_routes);
     tn_wipe(machine, sizeof machine);
     if (!root) return TN_E_NOMEM;
     char *text = json_dumps(root, JSON_INDENT(1));
@@ -190,6 +189,5 @@ int tn_state_merge_prefs(struct tn_state *s, struct tn_config *c)
     if (!err) err = merge_string(&s->hostname, &c->hostname, c->said & TN_SAID_HOSTNAME);
     if (!err) err = merge_string(&s->exit_node, &c->exit_node, c->said & TN_SAID_EXIT_NODE);
     merge_bool(&s->accept_routes, &c->accept_routes, c->said & TN_SAID_ACCEPT_ROUTES);
-    merge_bool(&s->advertise_exit_node, &c->advertise_exit_node, c->said & TN_SAID_ADVERTISE_EXIT_NODE);
     return err ? err : tn_state_save(s);
 }

@@ -14,7 +14,7 @@ struct tn_state {
     char log_id[65]; /* 64 hex digits: Hostinfo.BackendLogID */
     /* Preferences as last saved; NULL or false: default. */
     char *login_server, *hostname, *exit_node;
-    bool accept_routes, advertise_exit_node;
+    bool accept_routes;
 };
 
 /* dir NULL: fresh keys, nothing kept. TN_E_BUSY: another node holds the directory; TN_E_STATE: the file is damaged; why gets

@@ -97,6 +97,7 @@ static void preferences_merge(void **state)
     tn_config_init(&c);
     assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
     assert_int_equal(tn_config_set(&c, "hostname", "one", why), 0);
+    assert_int_equal(tn_config_set(&c, "accept_routes", "true", why), 0);
     assert_int_equal(tn_config_set(&c, "advertise_exit_node", "true", why), 0);
     assert_int_equal(tn_state_merge_prefs(&s, &c), 0);
     tn_state_close(&s);
@@ -105,7 +106,8 @@ static void preferences_merge(void **state)
     assert_int_equal(tn_config_set(&c, "hostname", "two", why), 0); /* said: wins */
     assert_int_equal(tn_state_merge_prefs(&s, &c), 0);
     assert_string_equal(c.hostname, "two");
-    assert_true(c.advertise_exit_node); /* not said: remembered */
+    assert_true(c.accept_routes);        /* not said: remembered */
+    assert_false(c.advertise_exit_node); /* being an exit node is said at every start */
     assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_OFF); /* never remembered */
     tn_config_fini(&c);
     tn_state_close(&s);
