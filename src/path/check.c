@@ -34,8 +34,21 @@ static bool busy(const struct tn_path *p) { return tn_netcheck_running(p->netche
 static bool usable(void *ctx, int region)
 {
     const struct tn_path *p = ctx;
-    return !(region == p->bad_region && p->now_us < p->bad_until_us) &&
-           tn_derp_set_failures(p->derp, region) < FAILURES_BAD;
+    for (size_t i = 0; i < TN_PATH_BAD_MAX; i++)
+        if (p->bad[i].region == region && p->now_us < p->bad[i].until_us) return false;
+    return tn_derp_set_failures(p->derp, region) < FAILURES_BAD;
+}
+
+static void forget_bad(struct tn_path *p, int region)
+{
+    for (size_t i = 0; i < TN_PATH_BAD_MAX; i++)
+        if (p->bad[i].region == region) p->bad[i].region = 0;
+}
+
+static void note_bad(struct tn_path *p, int region, uint64_t now_us)
+{
+    forget_bad(p, region);
+    p->bad[p->next_bad++ % TN_PATH_BAD_MAX] = (struct tn_path_bad){region, now_us + BAD_US};
 }
 
 /* One of the eligible regions, always the same for our node key and map. */
@@ -157,8 +170,8 @@ static void on_report(void *ctx, const struct tn_netcheck_report *r, uint64_t no
     tn_logf(p->config.log, TN_LOG_DEBUG, "path", "netcheck: udp=%d v4=%d v6=%d varies=%d regions=%u", r->udp,
             r->ipv4, r->ipv6, r->mapping_varies, (unsigned)r->nregions);
     if (r->udp) tn_derp_set_prefer6(p->derp, r->ipv6);
-    /* Over TCP only where there is a choice, and not each 20 s. */
-    bool measure = !r->udp && !only_region(p) && (r->full || tn_derp_set_home_region(p->derp) == 0);
+    /* Over TCP only where there is a choice, and while the home works only in full checks, not each 20 s. */
+    bool measure = !r->udp && !only_region(p) && (r->full || !tn_path_home_connected(p));
     if (measure && tn_latency_check_new(p->map, p->config.dialer, false, on_latencies, p, now_us,
                                         &p->latency_check) == 0)
         return;
@@ -229,6 +242,7 @@ void tn_path_check_map_changed(struct tn_path *p, uint64_t now_us)
     tn_netcheck_stop(p->netcheck);
     tn_latency_check_free(p->latency_check);
     p->latency_check = NULL;
+    memset(p->bad, 0, sizeof p->bad);
     if (!tn_derp_map_find(p->map, p->advertised)) advertise(p, 0);
     if (!p->started || !p->map) return;
     if (tn_derp_set_home_region(p->derp) == 0 && only_region(p)) choose_home(p, only_region(p), now_us);
@@ -249,7 +263,7 @@ void tn_path_check_derp_state(struct tn_path *p, int region, int err, uint64_t n
 {
     bool home = region == tn_derp_set_home_region(p->derp);
     if (!err) {
-        if (region == p->bad_region) p->bad_region = 0;
+        forget_bad(p, region);
         if (home) advertise(p, region);
         if (home) tn_path_netinfo_update(p, now_us);
         learn_address(p, region, now_us);
@@ -257,10 +271,7 @@ void tn_path_check_derp_state(struct tn_path *p, int region, int err, uint64_t n
     }
     unsigned failures = tn_derp_set_failures(p->derp, region);
     if (!home || err == TN_E_CANCELED) return;
-    if (failures >= FAILURES_BAD) {
-        p->bad_region = region;
-        p->bad_until_us = now_us + BAD_US;
-    }
+    if (failures >= FAILURES_BAD) note_bad(p, region, now_us);
     if (failures == 1 || failures % FAILURES_BAD == 0) tn_path_check_request(p, false, now_us);
     tell_netinfo(p, now_us);
 }

@@ -223,6 +223,19 @@ static void apply_scores(struct tn_derp_map *m, const json_t *scores)
     }
 }
 
+/* What connections showed of a region that did not change. */
+static void keep_learned(struct tn_derp_map *m, const struct tn_derp_map *old)
+{
+    for (size_t i = 0; i < m->nregions; i++) {
+        struct tn_derp_region *r = &m->regions[i];
+        const struct tn_derp_region *was = find(old, r->id);
+        for (size_t k = 0; tn_derp_region_equal(r, was) && k < r->nnodes; k++) {
+            r->nodes[k].learned4 = was->nodes[k].learned4;
+            r->nodes[k].learned6 = was->nodes[k].learned6;
+        }
+    }
+}
+
 static void keep_scores(struct tn_derp_map *m, const struct tn_derp_map *old)
 {
     for (size_t i = 0; i < m->nregions; i++) {
@@ -251,6 +264,7 @@ int tn_derp_map_parse(const json_t *json, struct tn_derp_map *old, struct tn_der
     }
     if (scores) apply_scores(m, scores);
     else keep_scores(m, old);
+    keep_learned(m, old);
     *out = m;
     return 0;
 }
@@ -273,6 +287,15 @@ bool tn_derp_region_equal(const struct tn_derp_region *a, const struct tn_derp_r
     if (strcmp(a->code, b->code) != 0) return false;
     for (size_t i = 0; i < a->nnodes; i++)
         if (!node_equal(&a->nodes[i], &b->nodes[i])) return false;
+    return true;
+}
+
+bool tn_derp_map_equal(const struct tn_derp_map *a, const struct tn_derp_map *b)
+{
+    if (!a || !b || a->nregions != b->nregions) return a == b;
+    for (size_t i = 0; i < a->nregions; i++)
+        if (!tn_derp_region_equal(&a->regions[i], &b->regions[i]) || a->regions[i].score != b->regions[i].score)
+            return false;
     return true;
 }
 

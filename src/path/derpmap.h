@@ -48,6 +48,8 @@ void tn_derp_map_free(struct tn_derp_map *m);
 const struct tn_derp_region *tn_derp_map_find(const struct tn_derp_map *m, int id);
 /* Equal in what a connection depends on (scores aside). Either may be NULL. */
 bool tn_derp_region_equal(const struct tn_derp_region *a, const struct tn_derp_region *b);
+/* Equal in everything, scores too. */
+bool tn_derp_map_equal(const struct tn_derp_map *a, const struct tn_derp_map *b);
 /* May it be a home: not NoMeasureNoHome and at least one node serves DERP. */
 bool tn_derp_region_eligible(const struct tn_derp_region *r);
 

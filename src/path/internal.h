@@ -17,6 +17,7 @@ enum {
     TN_PATH_LOCAL_MAX = 64,          /* local addresses reported */
     TN_PATH_ENDPOINTS_MAX = 96,      /* local, STUN and remembered ones together */
     TN_PATH_TRACKED_MAX = 24,        /* own addresses remembered from earlier checks */
+    TN_PATH_BAD_MAX = 8,             /* unreachable regions remembered; the oldest is tried again first */
     TN_PATH_PINGS_MAX = 64,          /* pings under way; each came from a caller of tn_path_ping */
 };
 
@@ -81,8 +82,11 @@ struct tn_path {
     struct tn_derp_map *map; /* NULL: none yet */
     struct tn_derp_set *derp;
     bool started, control_up;
-    int bad_region;            /* a home that could not be connected, passed over for a while */
-    uint64_t bad_until_us;
+    struct tn_path_bad {       /* homes that could not be connected, passed over for a while */
+        int region;
+        uint64_t until_us;
+    } bad[TN_PATH_BAD_MAX];
+    size_t next_bad;
     int advertised; /* the region peers are told to find us at; connected when it was chosen */
 
     struct tn_list peers;

@@ -124,6 +124,10 @@ int tn_path_set_derp_map(struct tn_path *p, const json_t *json, uint64_t now_us)
     struct tn_derp_map *map, *old = p->map;
     int err = tn_derp_map_parse(json, p->map, &map);
     if (err || !map) return err;
+    if (tn_derp_map_equal(old, map)) { /* servers repeat it: no reason to look at the network again */
+        tn_derp_map_free(map);
+        return 0;
+    }
     tn_netcheck_stop(p->netcheck); /* it borrows the old map */
     p->map = map;
     tn_derp_set_map(p->derp, map, now_us);

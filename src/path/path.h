@@ -72,7 +72,9 @@ void tn_path_free(struct tn_path *p);
 int tn_path_set_node_key(struct tn_path *p, const struct tn_node_private *key, uint64_t now_us); /* reconnects DERP */
 /* tailcfg.DERPMap JSON; a malformed map keeps the old one and returns TN_E_MALFORMED. */
 int tn_path_set_derp_map(struct tn_path *p, const json_t *map, uint64_t now_us);
-/* Local addresses (not loopback) and the UDP port, for endpoint reports. */
+/* Local addresses (not loopback) and the UDP ports (0: no socket of that family), for endpoint reports and the
+ * families to probe. To be called before tn_path_link_changed, which drops DERP connections whose local address is
+ * gone. */
 void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, uint16_t port4, uint16_t port6,
                        uint64_t now_us);
 void tn_path_start(struct tn_path *p, uint64_t now_us); /* netcheck, then the home region */
@@ -91,9 +93,10 @@ void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *d
 /* Sends back to where something came from (cookie replies). */
 void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len,
                    uint64_t now_us);
-/* Disco ping by every way known. On 0, done is called once later: with the first answer, TN_E_TIMEDOUT after 5 s, or
- * TN_E_CANCELED when the peer goes or gets another disco key; never after tn_path_free. A negative return sent nothing
- * and done is not called: TN_E_NOENT (no disco key known), TN_E_HOSTUNREACH (no way), TN_E_LIMIT (64 under way). */
+/* Disco ping by every way known. On 0, done is called once later: with the first answer, TN_E_TIMEDOUT after 5 s,
+ * or TN_E_CANCELED when the peer goes or gets another disco key; never after tn_path_free. A negative return sent
+ * nothing and done is not called: TN_E_NOENT (no disco key known), TN_E_HOSTUNREACH (no way), TN_E_LIMIT (64 under
+ * way). */
 int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer,
                  void (*done)(void *arg, const struct tn_path_ping_result *r),
                  void *arg, uint64_t now_us);

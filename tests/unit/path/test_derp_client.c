@@ -148,7 +148,7 @@ static void test_fast_start_is_one_write(void **state)
     bool fast;
     struct tn_derp_frame frame;
     uint8_t mem[512], out[512];
-    assert_true(fake_take_request(f, &fast));
+    assert_true(fake_take_request(f, &fast, b->now_us));
     assert_true(fast);
     assert_true(fake_take_frame(f, &frame, mem, sizeof mem)); /* behind the request, before a byte came back */
     fake_check_client_info(f, &frame);
@@ -169,7 +169,7 @@ static void test_fast_start_answered_by_101(void **state)
     bool fast;
     struct tn_derp_frame frame;
     uint8_t mem[512], out[512];
-    assert_true(fake_take_request(f, &fast));
+    assert_true(fake_take_request(f, &fast, b->now_us));
     assert_true(fake_take_frame(f, &frame, mem, sizeof mem));
     fake_check_client_info(f, &frame);
     size_t n = fake_greeting(&b->net, true, out, sizeof out);
@@ -191,7 +191,7 @@ static void test_failed_fast_start_falls_back(void **state)
     bed_timeout(b);
     fake_open(fake_last(&b->net), b->now_us);
     bool fast;
-    assert_true(fake_take_request(fake_last(&b->net), &fast));
+    assert_true(fake_take_request(fake_last(&b->net), &fast, b->now_us));
     assert_false(fast);
     bed_free(b);
 }
@@ -208,7 +208,7 @@ static void test_split_at_every_byte(void **state)
             bed_timeout(b);
             struct fake_stream *f = fake_last(&b->net);
             fake_open(f, b->now_us);
-            assert_true(fake_take_request(f, &is_fast));
+            assert_true(fake_take_request(f, &is_fast, b->now_us));
             size_t n = fake_greeting(&b->net, !fast, out, sizeof out), at = cut < n ? cut : n;
             if (fast) {
                 assert_true(fake_take_frame(f, &frame, mem, sizeof mem));

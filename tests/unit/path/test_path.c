@@ -824,8 +824,10 @@ static void test_map_changes(void **state)
     size_t before = w->net.count;
     assert_int_equal(set_map(a, "{\"Regions\":{\"x\":{}}}"), TN_E_MALFORMED); /* the old map stays */
     assert_true(tn_path_home_connected(a->p));
+    unsigned probes = w->stun_requests;
     assert_int_equal(set_map(a, map1), 0); /* the same again */
     run(w, SEC);
+    assert_int_equal(w->stun_requests, probes);
     assert_int_equal(w->net.count, before);
     assert_int_equal(set_map(a, map3), 0); /* region 1 is as it was */
     run(w, SEC);
@@ -858,6 +860,33 @@ static void test_node_known_by_name_learns_its_stun_server(void **state)
     assert_int_equal(a->ni.preferred_derp, 1);
     assert_int_equal(a->ni.udp, 1);
     assert_true(w->stun_requests >= 1);
+    unsigned probes = w->stun_requests;
+    assert_int_equal(set_map(a, "{\"Regions\":{\"1\":{\"Nodes\":[{\"Name\":\"1a\",\"HostName\":\"derp1\"}]}," REGION(2) "}}"), 0);
+    run(w, SEC); /* the region is the same: what was learned stays */
+    assert_true(w->stun_requests > probes);
+    assert_int_equal(a->ni.udp, 1);
+    world_free(w);
+}
+
+/* STUN answers everywhere, but the two best regions never answer on TCP: the third becomes the home. */
+static void test_several_unreachable_homes(void **state)
+{
+    struct world *w = world_new();
+    for (int i = 1; i <= 3; i++) w->stun_us[i] = (uint64_t)i * 40 * MS;
+    struct node *a = node_add(w, "a", true);
+    assert_int_equal(set_map(a, map3), 0);
+    tn_path_start(a->p, w->now_us);
+    w->no_server = true;
+    for (int i = 0; i < 120 && a->ni.preferred_derp == 0; i++) {
+        run(w, SEC);
+        for (size_t k = 0; k < w->net.count; k++) {
+            struct fake_stream *f = w->net.streams[k];
+            if (f->gone || strcmp(f->host, "derp3") != 0) continue; /* the others never answer */
+            if (!f->open) fake_open(f, w->now_us);
+            while (fake_serve_stream(&w->net, f, w->now_us)) {}
+        }
+    }
+    assert_int_equal(a->ni.preferred_derp, 3);
     world_free(w);
 }
 
@@ -916,6 +945,7 @@ int main(void)
         cmocka_unit_test(test_new_node_key),
         cmocka_unit_test(test_map_changes),
         cmocka_unit_test(test_node_known_by_name_learns_its_stun_server),
+        cmocka_unit_test(test_several_unreachable_homes),
         cmocka_unit_test(test_peers_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
