@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Official tailscaled and tsnet join the dev server: peers_join.py SERVER [PEERS_BIN]
 
-SERVER is the tailnet-dev program, PEERS_BIN the directory with tailscaled, tailscale and tsnetpeer (tests/peers/bin). The
-program runs itself again in a network namespace of its own with nothing but loopback. Exit status 77: something that
-it needs is missing here.
+SERVER is the tailnet-dev program, PEERS_BIN the directory with tailscaled, tailscale and tsnetpeer (tests/peers/bin).
+The program runs itself again in a network namespace of its own with nothing but loopback. Exit status 77: something
+that it needs is missing here.
 """
 import http.server
 import json
@@ -296,8 +296,8 @@ def strict(t):
         os.unlink(os.path.join(other, name))
 
 
-CASES = [join_by_key, wrong_key, pings, stun, tsnet_by_name, exit_node, interactive, questions, rename, expiry, logout,
-         ephemeral, strict, restart]
+CASES = [join_by_key, wrong_key, pings, stun, tsnet_by_name, exit_node, interactive, questions, rename, expiry,
+         logout, ephemeral, strict, restart]
 
 
 class Bed:

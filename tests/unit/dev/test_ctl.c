@@ -144,7 +144,8 @@ static struct tn_dev_node *join(unsigned machine, const char *more)
 static void map_to(struct memory_reply *m, unsigned machine, unsigned key, const char *more)
 {
     char body[2048];
-    snprintf(body, sizeof body, "{\"Version\": 119, \"NodeKey\": \"%s\", \"KeepAlive\": true%s}", node_text(key), more);
+    snprintf(body, sizeof body, "{\"Version\": 119, \"NodeKey\": \"%s\", \"KeepAlive\": true%s}", node_text(key),
+             more);
     ask(m, machine, "POST", "/machine/map", body);
 }
 
@@ -461,7 +462,8 @@ static void streams_and_deltas(void **state)
     json_decref(d);
 
     /* NetInfo omitted: the home region stays. */
-    map_to(&small, 2, 2, ", \"OmitPeers\": true, \"Endpoints\": [\"192.0.2.1:5\"], \"Hostinfo\": {\"Hostname\": \"m2\"}");
+    map_to(&small, 2, 2,
+           ", \"OmitPeers\": true, \"Endpoints\": [\"192.0.2.1:5\"], \"Hostinfo\": {\"Hostname\": \"m2\"}");
     pass(1);
     expect_none(&replies[0]);
     struct tn_node_public k = nkey(2);
@@ -471,7 +473,8 @@ static void streams_and_deltas(void **state)
 static void streams_do_not_store(void **state)
 {
     struct tn_dev_node *n = join(1, "");
-    map_to(&replies[0], 1, 1, ", \"Stream\": true, \"Endpoints\": [\"192.0.2.1:5\"], \"Hostinfo\": {\"Hostname\": \"zz\"}");
+    map_to(&replies[0], 1, 1,
+           ", \"Stream\": true, \"Endpoints\": [\"192.0.2.1:5\"], \"Hostinfo\": {\"Hostname\": \"zz\"}");
     assert_string_equal(n->name, "m1");
     assert_int_equal(json_array_size(n->endpoints), 0);
     map_to(&small, 1, 1, ", \"ReadOnly\": true, \"Endpoints\": [\"192.0.2.1:5\"]");
