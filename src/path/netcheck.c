@@ -142,8 +142,14 @@ static bool had_family(const struct tn_netcheck *n, int family)
     return false;
 }
 
-/* The rank-th region in order of the last latency; regions without one come last and are only ranked when they are
- * home. */
+/* Orders regions by their last latency; those without one come last. The id decides between equals. */
+static uint64_t rank_key(const struct tn_netcheck *n, const struct tn_derp_region *r)
+{
+    uint32_t us = last_latency(n, r->id);
+    return (uint64_t)(us ? us : UINT32_MAX) << 32 | (uint32_t)r->id;
+}
+
+/* The rank-th region in that order, NULL when there are fewer. */
 static const struct tn_derp_region *ranked(const struct tn_netcheck *n, size_t rank, int home)
 {
     const struct tn_derp_region *prev = NULL;
@@ -151,10 +157,9 @@ static const struct tn_derp_region *ranked(const struct tn_netcheck *n, size_t r
         const struct tn_derp_region *next = NULL;
         for (size_t i = 0; i < n->map->nregions; i++) {
             const struct tn_derp_region *r = &n->map->regions[i];
-            uint32_t us = last_latency(n, r->id), prev_us = prev ? last_latency(n, prev->id) : 0;
-            if (r->no_home || (r->avoid && r->id != home) || us == 0) continue;
-            if (prev && (us < prev_us || (us == prev_us && r->id <= prev->id))) continue;
-            if (!next || us < last_latency(n, next->id)) next = r;
+            if (r->no_home || (r->avoid && r->id != home)) continue;
+            if (prev && rank_key(n, r) <= rank_key(n, prev)) continue;
+            if (!next || rank_key(n, r) < rank_key(n, next)) next = r;
         }
         if (!next) return NULL;
         prev = next;

@@ -243,6 +243,20 @@ static void test_incremental_retries(void **state)
     world_free(w);
 }
 
+static void test_silent_region_is_asked_again(void **state)
+{
+    struct world *w = world_new(3);
+    w->latency_us[3][0] = 0;
+    check(w, v4_only);
+    assert_int_equal(w->last.nregions, 2);
+    w->now_us += 25 * SEC;
+    w->latency_us[3][0] = 30 * MS; /* it came back; there is room for it among the three */
+    check(w, (struct tn_netcheck_options){.have4 = true, .home = 1});
+    assert_int_equal(w->seen[3][0], 1);
+    assert_int_equal(w->last.nregions, 3);
+    world_free(w);
+}
+
 static void test_dual_stack_takes_turns(void **state)
 {
     struct world *w = world_new(4);
@@ -314,6 +328,7 @@ int main(void)
         cmocka_unit_test(test_mapping_varies),
         cmocka_unit_test(test_ipv6), cmocka_unit_test(test_incremental_plan),
         cmocka_unit_test(test_incremental_retries),
+        cmocka_unit_test(test_silent_region_is_asked_again),
         cmocka_unit_test(test_dual_stack_takes_turns),
         cmocka_unit_test(test_no_family_nothing_to_ask),
         cmocka_unit_test(test_foreign_and_hostile_answers),
