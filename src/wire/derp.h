@@ -31,7 +31,8 @@ enum {
     TN_DERP_PACKET_HEADER_LEN = TN_DERP_HEADER_LEN + TN_DERP_KEY_LEN,
 };
 
-/* What a client says of itself inside the ClientInfo box. The case of the names matters to Go's decoder of old servers. */
+/* What a client says of itself inside the ClientInfo box. The case of the names matters to Go's decoder of old
+ * servers. */
 #define TN_DERP_CLIENT_INFO_JSON "{\"version\":2,\"CanAckPings\":true}"
 
 struct tn_derp_frame {

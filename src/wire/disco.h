@@ -37,9 +37,9 @@ bool tn_disco_looks_like(const uint8_t *bytes, size_t len);
 /* The sender's disco key of a packet that looks like disco. */
 static inline const uint8_t *tn_disco_sender(const uint8_t *bytes) { return bytes + TN_DISCO_MAGIC_LEN; }
 
-/* Parses an opened message. 0, TN_E_MALFORMED (too short), TN_E_UNSUPPORTED (other types). As in Go, the version of pings
- * and pongs is not looked at and longer messages are fine; a call-me-maybe of another version or a length that is no
- * multiple of 18 has no endpoints. */
+/* Parses an opened message. 0, TN_E_MALFORMED (too short), TN_E_UNSUPPORTED (other types). As in Go, the version
+ * of pings and pongs is not looked at and longer messages are fine; a call-me-maybe of another version or a length
+ * that is no multiple of 18 has no endpoints. */
 int tn_disco_parse(const uint8_t *bytes, size_t len, struct tn_disco_msg *out);
 /* Endpoint i < nendpoints; mapped IPv4 comes out as IPv4. */
 struct tn_addrport tn_disco_endpoint(const struct tn_disco_msg *m, size_t i);

@@ -1,7 +1,8 @@
-/* STUN binding requests and responses (RFC 5389), the subset of tailscale.com v1.102.5 net/stun, client and server side.
+/* STUN binding requests and responses (RFC 5389), the subset of tailscale.com v1.102.5 net/stun, client and server
+ * side.
  *
- * Tailscale's servers answer only requests with SOFTWARE "tailnode" and a right FINGERPRINT as the last attribute, and
- * so does a server built on this. */
+ * Tailscale's servers answer only requests with SOFTWARE "tailnode" and a right FINGERPRINT as the last attribute,
+ * and so does a server built on this. */
 #ifndef TN_WIRE_STUN_H
 #define TN_WIRE_STUN_H
 
