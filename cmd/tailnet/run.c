@@ -211,6 +211,23 @@ static void harden(void)
     }
 }
 
+/* Until SIGTERM or SIGINT. A lost terminal (SIGHUP) does not end an exit node. Once the node is up and settled, what only
+ * joining needed is given back. */
+static void wait_for_end(tailnet *t, const sigset_t *ends)
+{
+    static const struct timespec step = {.tv_sec = 1};
+    enum { SETTLE = 2 };
+    int sig, settled = 0;
+    while (settled < SETTLE) {
+        sig = sigtimedwait(ends, NULL, &step);
+        if (sig == SIGTERM || sig == SIGINT) return;
+        settled = tailnet_up(t, 0) == 0 ? settled + 1 : 0;
+    }
+    cmd_trim();
+    do sigwait(ends, &sig);
+    while (sig == SIGHUP);
+}
+
 int cmd_run(int argc, char **argv)
 {
     tailnet *t;
@@ -236,11 +253,7 @@ int cmd_run(int argc, char **argv)
         if (err) cmd_complain("%s", why);
         code = err ? EXIT_FAILED : EXIT_OK;
     }
-    if (!code) {
-        int sig;
-        do sigwait(&ends, &sig);
-        while (sig == SIGHUP); /* a lost terminal or a reload request does not end an exit node */
-    }
+    if (!code) wait_for_end(t, &ends);
     tailnet_close(t);
     return code;
 }
