@@ -1,11 +1,17 @@
 /* The DoH client against a real TLS and HTTP/2 server in memory. The egress is played here: connections open and move bytes when the
  * test says so. */
+#include "../failalloc.h"
+
 #include "dns/doh.c"
 #include "dns/doh_conn.c"
 #include "dns/doh_h2.c"
 #include "dns/doh_url.c"
 #include "dns/message.c"
 
+#undef malloc /* the test's own allocations don't fail */
+#undef calloc
+#undef realloc
+#undef strdup
 #include "doh_server.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -519,6 +525,27 @@ static void cancel_in_every_state(void **state)
     assert_int_equal(b.calls, 0);
 }
 
+static void use_client(void *arg)
+{
+    struct tn_doh *d;
+    struct ask a = {0}, b = {0};
+    struct tn_doh_config config = {.url = "https://192.0.2.53", .egress = (struct tn_egress *)&net, .tls = tls};
+    if (tn_doh_new(&config, &d) != 0) return;
+    int first = ask(d, &a, 1, 1, 0), second = ask(d, &b, 2, 2, 0);
+    settle();
+    tn_doh_timeout(d, 0);
+    assert_true(first == TN_E_NOMEM || (first == 0 && a.calls == 1));
+    assert_true(second == TN_E_NOMEM || (second == 0 && b.calls == 1));
+    tn_doh_free(d);
+}
+
+static void allocations_may_fail(void **state)
+{
+    long n = 0;
+    while (failalloc_run(n, use_client, NULL)) n++;
+    assert_true(n >= 5);
+}
+
 static void urls(void **state)
 {
     static const struct { const char *url, *authority, *path; } good[] = {
@@ -574,7 +601,7 @@ int main(void)
         TEST(asks_and_keeps_the_connection), TEST(many_at_once_in_any_order), TEST(bad_answers_are_errors),
         TEST(queries_time_out), TEST(a_dead_path_is_replaced), TEST(a_lost_connection_is_retried_once),
         TEST(failing_dials), TEST(policy_is_obeyed_at_each_question), TEST(certificates_and_protocols_matter),
-        TEST(cancel_in_every_state), TEST(urls),
+        TEST(cancel_in_every_state), TEST(allocations_may_fail), TEST(urls),
     };
     return cmocka_run_group_tests(tests, make_identity, drop_identity);
 }
