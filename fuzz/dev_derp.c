@@ -1,5 +1,5 @@
-/* The dev DERP server: bytes of two clients. The first byte of each piece says whose it is and how long; a client that is
- * refused connects anew. A well-formed greeting can be asked for, so that the fuzzer gets past the box. */
+/* The dev DERP server: bytes of two clients. The first byte of each piece says whose it is and how long; a client that
+ * is refused connects anew. A well-formed greeting can be asked for, so that the fuzzer gets past the box. */
 #include "crypto/box.h"
 #include "dev/derp.h"
 #include "wire/derp.h"
@@ -24,8 +24,8 @@ static void connect_end(struct tn_dev_derp *d, struct end *e, struct tn_dev_now 
     if (tn_dev_derp_client_new(d, e, now, &e->c) != 0) abort();
 }
 
-static size_t greeting(const struct end *e, const struct tn_node_public *server, const struct tn_rng *rng, uint8_t *out,
-                       size_t cap)
+static size_t greeting(const struct end *e, const struct tn_node_public *server, const struct tn_rng *rng,
+                       uint8_t *out, size_t cap)
 {
     static const char info[] = TN_DERP_CLIENT_INFO_JSON;
     struct tn_box_shared shared;
