@@ -31,10 +31,12 @@ struct tn_login {
     bool wanted;      /* until it succeeds or fails for good */
     bool failed;      /* for good: waits for the owner */
     bool interactive; /* a person asked: the auth key is not used */
+    bool renewing;    /* only because our key expired: moot when the server extends it */
     bool regen;       /* the next attempt makes a new node key */
     bool with_auth;   /* the next attempt carries the auth key */
     bool sent_auth;   /* the one under way does */
     bool try_old;     /* the saved state was amid a rotation: its old key may still be good */
+    unsigned renewals; /* of an expired key in a row, without a netmap that has a valid one */
     unsigned regens;  /* keys made in a row because the server called the last one expired */
     char *followup;   /* the URL a person has to visit */
     char *told_url;   /* the last one given to the owner */
@@ -69,6 +71,7 @@ struct tn_update {
 
 struct tn_logout {
     bool under_way, answered;
+    bool with_auth; /* the server would not take it without the auth key */
     void (*done)(void *ctx, int err);
     void *ctx;
     int status, err;

@@ -73,7 +73,7 @@ static void want(struct tn_control *c)
     drop_request(c);
     set_string(&l->followup, NULL);
     l->wanted = true;
-    l->failed = false;
+    l->failed = l->renewing = false;
     l->regens = 0;
     l->at_us = c->now_us;
 }
@@ -97,14 +97,6 @@ void tn_login_interactive(struct tn_control *c)
     set_string(&c->login.told_url, NULL);
 }
 
-void tn_login_cancel(struct tn_control *c)
-{
-    drop_request(c);
-    set_string(&c->login.followup, NULL);
-    c->login.wanted = false;
-    c->login.regen = false;
-}
-
 /* --- ends of an attempt --- */
 
 static void retry_later(struct tn_control *c, uint64_t wait_us) { c->login.at_us = c->now_us + wait_us; }
@@ -117,6 +109,14 @@ static void drop_trial(struct tn_control *c)
     if (is_zero(&c->current)) return;
     tn_wipe(&c->login.trial, sizeof c->login.trial);
     tn_client_save(c, &c->current, &(struct tn_node_private){0});
+}
+
+void tn_login_cancel(struct tn_control *c)
+{
+    drop_request(c);
+    set_string(&c->login.followup, NULL);
+    c->login.wanted = c->login.regen = c->login.renewing = false;
+    drop_trial(c);
 }
 
 static void fail_for_good(struct tn_control *c, const char *text)
@@ -327,13 +327,20 @@ static json_t *make_request(struct tn_control *c, const struct tn_node_private *
     return o;
 }
 
-static json_t *add_auth(struct tn_control *c, json_t *request)
+/* Adds the auth key, posts, and wipes the JSON copy of it. Takes the request's reference. */
+static int post(struct tn_control *c, json_t *request, bool with_auth, const struct tn_node_private *lb0,
+                const struct tn_node_private *lb1, const struct tn_h2_events *on, struct tn_h2_req **out)
 {
-    const char *key = tn_secret_bytes(c->config.auth_key);
-    json_t *auth = json_object();
-    json_object_set_new(auth, "AuthKey", json_stringn(key, auth_key_len(key)));
-    json_object_set_new(request, "Auth", auth);
-    return json_object_get(auth, "AuthKey");
+    json_t *secret = NULL;
+    if (with_auth) {
+        const char *key = tn_secret_bytes(c->config.auth_key);
+        secret = json_stringn(key, auth_key_len(key));
+        json_object_set_new(request, "Auth", json_pack("{s:O}", "AuthKey", secret));
+    }
+    int err = tn_client_post(c, "/machine/register", request, lb0, lb1, on, out);
+    if (secret) tn_wipe((char *)(uintptr_t)json_string_value(secret), json_string_length(secret));
+    json_decref(secret);
+    return err;
 }
 
 /* Which key to try, saved before it is used. */
@@ -360,16 +367,12 @@ static void send_request(struct tn_control *c)
         return;
     }
     json_t *request = make_request(c, &l->trial, 0);
-    json_t *secret = l->with_auth ? json_incref(add_auth(c, request)) : NULL;
     bool rotation = !is_zero(&c->current) && !same_key(&c->current, &l->trial);
     l->sent_auth = l->with_auth;
     l->status = 0;
     tn_logf(c->config.log, TN_LOG_INFO, "control", "registering%s%s", rotation ? " a new node key" : "",
             l->followup ? ", waiting for the person" : "");
-    err = tn_client_post(c, "/machine/register", request, rotation ? &c->current : &l->trial, rotation ? &l->trial : NULL,
-                         &events, &l->req);
-    if (secret) tn_wipe((char *)(uintptr_t)json_string_value(secret), json_string_length(secret));
-    json_decref(secret);
+    err = post(c, request, l->with_auth, rotation ? &c->current : &l->trial, rotation ? &l->trial : NULL, &events, &l->req);
     l->deadline_us = err || l->followup ? TN_NEVER : c->now_us + REQUEST_TIMEOUT_US;
     if (err) {
         l->req = NULL;
@@ -430,7 +433,9 @@ static void logout_on_done(void *arg, int err)
     tn_client_enter(c, tn_link_now(c->link));
     c->logout.req = NULL;
     c->logout.err = err ? err : logout_result(c);
-    c->logout.answered = true;
+    bool again = c->logout.err == TN_E_REFUSED && have_auth_key(c) && !c->logout.with_auth;
+    if (again) c->logout.with_auth = true;
+    else c->logout.answered = true;
     tn_client_leave(c);
 }
 
@@ -444,6 +449,7 @@ void tn_logout_begin(struct tn_control *c, void (*done)(void *ctx, int err), voi
     c->logged_in = false;
     c->logout.under_way = true;
     c->logout.answered = is_zero(&c->current); /* nothing the server would know */
+    c->logout.with_auth = false;
     c->logout.err = 0;
     c->logout.done = done;
     c->logout.ctx = ctx;
@@ -484,7 +490,7 @@ void tn_logout_run(struct tn_control *c)
     tn_buf_fini(&o->body);
     o->status = 0;
     json_t *request = make_request(c, &c->current, LOGOUT_EXPIRY);
-    if (tn_client_post(c, "/machine/register", request, &c->current, NULL, &logout_events, &o->req) != 0) o->req = NULL;
+    if (post(c, request, o->with_auth, &c->current, NULL, &logout_events, &o->req) != 0) o->req = NULL;
 }
 
 void tn_logout_timeout(struct tn_control *c)

@@ -256,30 +256,49 @@ static bool judge_and_tell(struct tn_netmap *m, int64_t control_now, const struc
 
 /* --- everything else --- */
 
+static bool same_user(const struct user *u, const char *login, const char *name, const char *picture)
+{
+    return strcmp(u->profile.login_name, login) == 0 && strcmp(u->profile.display_name, name) == 0 &&
+           strcmp(u->profile.profile_pic_url, picture) == 0;
+}
+
+static const char *text_or_empty(const json_t *json, const char *key)
+{
+    const char *text = tn_cjson_string(json, key);
+    return text ? text : "";
+}
+
+static int merge_user(struct tn_netmap *m, int64_t id, const json_t *item, unsigned *changes)
+{
+    const char *login = text_or_empty(item, "LoginName"), *name = text_or_empty(item, "DisplayName");
+    const char *picture = text_or_empty(item, "ProfilePicURL");
+    struct user *old = find_user(m, id);
+    if (old && same_user(old, login, name, picture)) return 0;
+    if (!old && m->users.count >= TN_NETMAP_USERS_MAX) return TN_E_LIMIT;
+    struct user *u = calloc(1, sizeof *u);
+    if (!u) return TN_E_NOMEM;
+    u->profile = (struct tn_user_profile){id, strdup(login), strdup(name), strdup(picture)};
+    if (!u->profile.login_name || !u->profile.display_name || !u->profile.profile_pic_url) {
+        user_free(&u->by_id, NULL);
+        return TN_E_NOMEM;
+    }
+    if (old) {
+        tn_htable_remove(&m->users, &old->by_id);
+        user_free(&old->by_id, NULL);
+    }
+    *changes |= TN_NETMAP_USERS;
+    int err = tn_htable_insert(&m->users, &u->by_id, hash_id(m, id));
+    if (err) user_free(&u->by_id, NULL);
+    return err;
+}
+
 static int merge_users(struct tn_netmap *m, const json_t *list, unsigned *changes)
 {
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *item = json_array_get(list, i);
         int64_t id = tn_cjson_int(item, "ID");
-        const char *login = tn_cjson_string(item, "LoginName"), *name = tn_cjson_string(item, "DisplayName");
-        const char *picture = tn_cjson_string(item, "ProfilePicURL");
-        struct user *old = id ? find_user(m, id) : NULL;
-        if (id == 0) continue;
-        if (!old && m->users.count >= TN_NETMAP_USERS_MAX) return TN_E_LIMIT;
-        struct user *u = calloc(1, sizeof *u);
-        if (!u) return TN_E_NOMEM;
-        u->profile = (struct tn_user_profile){id, strdup(login ? login : ""), strdup(name ? name : ""),
-                                              strdup(picture ? picture : "")};
-        if (old) {
-            tn_htable_remove(&m->users, &old->by_id);
-            user_free(&old->by_id, NULL);
-        }
-        if (!u->profile.login_name || !u->profile.display_name || !u->profile.profile_pic_url ||
-            tn_htable_insert(&m->users, &u->by_id, hash_id(m, id)) != 0) {
-            user_free(&u->by_id, NULL);
-            return TN_E_NOMEM;
-        }
-        *changes |= TN_NETMAP_USERS;
+        int err = id ? merge_user(m, id, item, changes) : 0;
+        if (err) return err;
     }
     return 0;
 }

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Clocks before this (2023-01-10) are wrong: nothing is judged by them (ipnlocal/expiry.go flagExpiredPeersEpoch). */
-#define SANE_EPOCH INT64_C(1673373066)
 #define DERP_MAGIC_PREFIX "127.3.3.40:"
 
 static int copy_text(const json_t *json, const char *key, char **out)
@@ -332,7 +330,7 @@ bool tn_netnode_patch_apply(struct tn_netnode_entry *e, const struct tn_netnode_
 bool tn_netnode_judge_expiry(struct tn_netnode_entry *e, int64_t control_now)
 {
     struct tn_netnode *n = &e->node;
-    bool by_clock = n->key_expiry != 0 && control_now >= SANE_EPOCH && n->key_expiry <= control_now;
+    bool by_clock = n->key_expiry != 0 && control_now >= TN_WHEN_SANE && n->key_expiry <= control_now;
     bool expired = e->server_expired || by_clock, was = n->expired;
     n->expired = expired;
     n->home_derp = expired ? 0 : e->home_derp;

@@ -17,6 +17,8 @@
 #define WATCHDOG_US TN_CLIENT_SECONDS(120)
 enum {
     SLEEP_MAX_S = 300,      /* what a server may ask for in Debug.SleepSeconds counts up to here */
+    RENEWAL_WAIT_S = 60,    /* times the square of renewals in vain */
+    RENEWAL_WAIT_MAX_S = 3600,
     CLOCK_SLACK_S = 60,     /* smaller differences of clocks are ignored (ipnlocal/expiry.go minClockDelta) */
 };
 
@@ -41,13 +43,15 @@ static void failed(struct tn_control *c) { c->poll.at_us = c->now_us + tn_backof
 
 /* --- one response --- */
 
+/* A server whose clock is out of its mind (testcontrol says 2020) leaves us with our own. */
 static void take_control_time(struct tn_control *c, const json_t *response)
 {
     int64_t at;
     const char *text = tn_cjson_string(response, "ControlTime");
-    if (!text || tn_when_parse(text, &at) != 0 || at == 0) return;
+    if (!text || tn_when_parse(text, &at) != 0) return;
     int64_t delta = at - tn_client_wallclock(c);
-    c->clock_delta_s = delta > CLOCK_SLACK_S || delta < -CLOCK_SLACK_S ? delta : 0;
+    bool matters = at >= TN_WHEN_SANE && (delta > CLOCK_SLACK_S || delta < -CLOCK_SLACK_S);
+    c->clock_delta_s = matters ? delta : 0;
 }
 
 /* Once per distinct URL. */
@@ -72,13 +76,27 @@ static void take_debug(struct tn_control *c, const json_t *response)
     c->poll.sleep_us = c->now_us + (uint64_t)(seconds * 1e6);
 }
 
-/* Our own key ran out: a new one is needed, whatever is under way already. */
+/* Our own key ran out: a new one is needed, whatever is under way already. A server that calls the new one expired too
+ * gets ever fewer of them. */
 static void check_self(struct tn_control *c)
 {
     const struct tn_netnode *self = tn_netmap_self(c->netmap);
-    if (!self || !self->expired || c->login.wanted || c->login.failed || c->logout.under_way) return;
+    struct tn_login *l = &c->login;
+    if (self && !self->expired) {
+        l->renewals = 0;
+        if (!l->wanted || !l->renewing) return;
+        tn_login_cancel(c);
+        tn_client_say(c, "%s", "");
+    }
+    if (!self || !self->expired || l->wanted || l->failed || c->logout.under_way) return;
+    uint64_t wait_s = RENEWAL_WAIT_S * (uint64_t)l->renewals * l->renewals;
+    if (wait_s > RENEWAL_WAIT_MAX_S) wait_s = RENEWAL_WAIT_MAX_S;
+    else l->renewals++;
     tn_logf(c->config.log, TN_LOG_WARN, "control", "this node's key has expired");
+    tn_client_say(c, "this node's key has expired");
     tn_login_begin(c, true);
+    l->renewing = true;
+    l->at_us = c->now_us + TN_CLIENT_SECONDS(wait_s);
 }
 
 static int merge(struct tn_control *c, const json_t *response)
@@ -167,6 +185,13 @@ static void unknown_key(struct tn_control *c)
     c->login.at_us = c->poll.at_us;
 }
 
+static void report_end(struct tn_control *c, int err, int status)
+{
+    if (err || status == 200) tn_client_say(c, "map poll ended: %s", err ? tn_err_text(err) : "by the server");
+    else tn_client_say(c, "map poll: HTTP %d", status);
+    tn_logf(c->config.log, TN_LOG_INFO, "control", "%s", c->text);
+}
+
 static void on_done(void *arg, int err)
 {
     struct tn_control *c = arg;
@@ -174,9 +199,7 @@ static void on_done(void *arg, int err)
     tn_client_enter(c, tn_link_now(c->link));
     reset(c);
     failed(c);
-    if (err || status == 200) tn_client_say(c, "map poll ended: %s", err ? tn_err_text(err) : "by the server");
-    else tn_client_say(c, "map poll: HTTP %d", status);
-    tn_logf(c->config.log, TN_LOG_INFO, "control", "%s", c->text);
+    if (err != TN_E_CANCELED) report_end(c, err, status);
     if (!err && status == 404) unknown_key(c);
     tn_client_leave(c);
 }

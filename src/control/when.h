@@ -5,6 +5,8 @@
 #include <stdint.h>
 
 enum { TN_WHEN_STRLEN = 24 };
+/* 2023-01-10: a clock before this is wrong and judges nothing (ipnlocal/expiry.go flagExpiredPeersEpoch). */
+#define TN_WHEN_SANE INT64_C(1673373066)
 
 /* RFC 3339 with any offset; fractions are cut. Go's zero time ("0001-01-01T00:00:00Z", or anything before year 2) gives
  * 0, which is "none" here. TN_E_MALFORMED leaves out alone. */

@@ -609,6 +609,63 @@ static void test_self_expiry_logs_in_again(void **state)
     finish(&e);
 }
 
+static void test_extended_while_renewing(void **state)
+{
+    struct env e;
+    begin(&e, NULL);
+    struct fake_req *stream = join(&e);
+    fake_map(stream, "{\"Node\":" NODE(1, "me", ",\"KeyExpiry\":\"2025-01-01T00:00:00Z\"") "}");
+    fake_answer(take(&e, "/machine/register"), 200, "{\"AuthURL\":\"http://login/a\"}");
+    struct fake_req *followup = take(&e, "/machine/register");
+    assert_int_equal(e.state, TN_CONTROL_NEEDS_LOGIN);
+    assert_false(stored(&e, fake_text(stream, "NodeKey")));
+    fake_map(stream, "{\"Node\":" NODE(1, "me", ",\"KeyExpiry\":\"2035-01-01T00:00:00Z\"") "}");
+    settle(&e);
+    assert_int_equal(e.state, TN_CONTROL_RUNNING);
+    assert_null(tn_control_auth_url(e.c));
+    assert_true(followup->reset);
+    assert_true(stored(&e, fake_text(stream, "NodeKey")));
+    finish(&e);
+}
+
+static void test_expired_again_and_again(void **state)
+{
+    struct env e;
+    unsigned registers = 0;
+    begin(&e, "k");
+    fake_answer(take(&e, "/machine/register"), 200, OK_REGISTER);
+    for (int i = 0; i < 3600; i += 10) { /* an hour of a server that gives every key out as expired */
+        for (int turn = 0; turn < 20; turn++) {
+            struct fake_req *r = (settle(&e), fake_take(&e.net, "/machine/"));
+            if (!r) break;
+            if (strcmp(r->path, "/machine/register") == 0) {
+                registers++;
+                fake_answer(r, 200, OK_REGISTER);
+            } else if (json_is_true(json_object_get(r->json, "Stream"))) {
+                fake_map(r, "{\"Node\":" NODE(1, "me", ",\"KeyExpiry\":\"2025-01-01T00:00:00Z\"") "}");
+            } else {
+                fake_answer(r, 200, "");
+            }
+        }
+        pass(&e, 10 * SECOND);
+    }
+    assert_true(registers >= 3 && registers < 10);
+    finish(&e);
+}
+
+static void test_insane_control_time(void **state)
+{
+    struct env e;
+    begin(&e, "k");
+    struct fake_req *stream = join(&e);
+    fake_map(stream, "{\"ControlTime\":\"2020-08-03T00:00:00Z\",\"Node\":" NODE(1, "me", ",\"KeyExpiry\":\"2027-01-15T08:00:10Z\"") "}");
+    pass(&e, 5 * SECOND);
+    none(&e, "/machine/register");
+    pass(&e, 6 * SECOND);
+    take(&e, "/machine/register"); /* by our own clock */
+    finish(&e);
+}
+
 static void test_map_404_logs_in_again(void **state)
 {
     struct env e;
@@ -1034,6 +1091,25 @@ static void test_logout(void **state)
     none(&e, "/machine/");
     tn_control_login(e.c, e.net.now);
     assert_string_not_equal(fake_text(take(&e, "/machine/register"), "NodeKey"), fake_text(r, "NodeKey"));
+    finish(&e);
+}
+
+static void test_logout_that_wants_the_auth_key(void **state)
+{
+    struct env e;
+    begin(&e, "k");
+    join(&e);
+    tn_control_logout(e.c, on_logout, &e, e.net.now);
+    struct fake_req *r = take(&e, "/machine/register");
+    assert_null(json_object_get(r->json, "Auth"));
+    fake_answer(r, 200, "{\"Error\":\"invalid authkey\"}");
+    r = take(&e, "/machine/register");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(r->json, "Auth"), "AuthKey")), "k");
+    fake_answer(r, 200, "{\"Error\":\"still not\"}");
+    settle(&e);
+    assert_int_equal(e.logout_err, TN_E_REFUSED);
+    assert_true(tn_key_is_zero(e.saved.node.b)); /* forgotten here whatever the server says */
+    none(&e, "/machine/register");
     finish(&e);
 }
 
@@ -1512,6 +1588,9 @@ int main(void)
         cmocka_unit_test(test_renewal_keeps_the_old_key_running),
         cmocka_unit_test(test_failed_renewal_keeps_running),
         cmocka_unit_test(test_self_expiry_logs_in_again),
+        cmocka_unit_test(test_extended_while_renewing),
+        cmocka_unit_test(test_expired_again_and_again),
+        cmocka_unit_test(test_insane_control_time),
         cmocka_unit_test(test_map_404_logs_in_again),
         cmocka_unit_test(test_stream_loss_backs_off),
         cmocka_unit_test(test_backoff_grows_until_a_real_response),
@@ -1530,6 +1609,7 @@ int main(void)
         cmocka_unit_test(test_browser_url_once),
         cmocka_unit_test(test_debug_sleep_and_exit),
         cmocka_unit_test(test_logout),
+        cmocka_unit_test(test_logout_that_wants_the_auth_key),
         cmocka_unit_test(test_logout_without_an_answer),
         cmocka_unit_test(test_logout_before_start),
         cmocka_unit_test(test_https_races_plain_first),

@@ -245,6 +245,7 @@ static void test_user_profiles(void **state)
     ok("{\"UserProfiles\":[{\"ID\":7,\"LoginName\":\"a@b\",\"DisplayName\":\"A\",\"ProfilePicURL\":\"u\"},{\"ID\":0},{}]}");
     assert_int_equal(bits, TN_NETMAP_USERS);
     assert_string_equal(tn_netmap_user(map, 7)->login_name, "a@b");
+    nothing("{\"UserProfiles\":[{\"ID\":7,\"LoginName\":\"a@b\",\"DisplayName\":\"A\",\"ProfilePicURL\":\"u\"}]}");
     ok("{\"UserProfiles\":[{\"ID\":8,\"LoginName\":null},{\"ID\":7,\"LoginName\":\"c@d\"}]}");
     assert_string_equal(tn_netmap_user(map, 7)->login_name, "c@d");
     assert_string_equal(tn_netmap_user(map, 8)->login_name, "");
