@@ -1,5 +1,5 @@
-/* Packets from peers, and our own, through a filter with fixed rules. Whatever comes, only what the rules name may pass: TCP SYNs to a port
- * that no rule opens must not. */
+/* Packets from peers, and our own, through a filter with fixed rules. Whatever comes, only what the rules name may
+ * pass: TCP SYNs to a port that no rule opens must not. */
 #include "filter/filter.h"
 #include "util/cursor.h"
 #include "wire/ip.h"
@@ -8,7 +8,8 @@
 
 static const char rules[] =
     "[{\"SrcIPs\":[\"100.64.0.0/10\",\"fd7a:115c:a1e0::/48\",\"10.0.0.1-10.0.0.9\"],\"DstPorts\":["
-    "{\"IP\":\"100.64.0.1\",\"Ports\":{\"First\":80,\"Last\":90}},{\"IP\":\"fd7a:115c:a1e0::1\",\"Ports\":{\"First\":80,\"Last\":90}}]},"
+    "{\"IP\":\"100.64.0.1\",\"Ports\":{\"First\":80,\"Last\":90}},"
+    "{\"IP\":\"fd7a:115c:a1e0::1\",\"Ports\":{\"First\":80,\"Last\":90}}]},"
     "{\"SrcIPs\":[\"*\"],\"IPProto\":[132,47],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]},"
     "{\"SrcIPs\":[\"cap:x\"],\"DstPorts\":[{\"IP\":\"100.64.0.1\",\"Ports\":{\"First\":5000,\"Last\":5000}}]}]";
 
@@ -20,7 +21,8 @@ static struct tn_filter *make(void)
     json_t *json = json_loads(rules, 0, NULL);
     struct tn_ip own[] = {tn_ip4(100, 64, 0, 1), {6, {0xfd, 0x7a, 0x11, 0x5c, 0xa1, 0xe0, [15] = 1}}};
     struct tn_prefix routes[] = {{{4, {0}}, 0}, {{6, {0}}, 0}}, attached[] = {{{4, {192, 0, 2, 7}}, 24}};
-    if (!f || !json || tn_filter_set_rules(f, json) || tn_filter_set_local(f, own, 2, routes, 2, attached, 1)) abort();
+    if (!f || !json || tn_filter_set_rules(f, json) != 0) abort();
+    if (tn_filter_set_local(f, own, 2, routes, 2, attached, 1) != 0) abort();
     tn_filter_set_peerapi_ports(f, 50000, 50001);
     json_decref(json);
     return f;

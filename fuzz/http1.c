@@ -1,5 +1,5 @@
-/* HTTP/1 heads and chunked bodies. The first byte chooses what to read and how the input is cut; whatever the cut, the outcome must be
- * the same. */
+/* HTTP/1 heads and chunked bodies. The first byte chooses what to read and how the input is cut; whatever the cut,
+ * the outcome must be the same. */
 #include "util/err.h"
 #include "wire/http1.h"
 
@@ -16,7 +16,8 @@ static void inside(const char *p, size_t len, const uint8_t *bytes, long n)
 static void heads(const uint8_t *bytes, size_t len, bool response)
 {
     struct tn_http1_head h, again;
-    long n = response ? tn_http1_parse_response(bytes, len, HEAD_MAX, &h) : tn_http1_parse_request(bytes, len, HEAD_MAX, &h);
+    long n = response ? tn_http1_parse_response(bytes, len, HEAD_MAX, &h)
+                      : tn_http1_parse_request(bytes, len, HEAD_MAX, &h);
     if (n > (long)len || n > HEAD_MAX) abort();
     if (n <= 0) return;
     if (h.nheaders > TN_HTTP1_HEADERS_MAX || h.is_response != response) abort();
@@ -65,7 +66,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         heads(data, size, how % 3 == 1);
         return 0;
     }
-    long a = chunks(data, size, size ? size : 1, whole, &whole_len), b = chunks(data, size, 1 + how / 3 % 8, cut, &cut_len);
+    long a = chunks(data, size, size ? size : 1, whole, &whole_len);
+    long b = chunks(data, size, 1 + how / 3 % 8, cut, &cut_len);
     if (a != b || whole_len != cut_len || memcmp(whole, cut, cut_len) != 0) abort();
     return 0;
 }

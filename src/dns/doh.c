@@ -1,15 +1,16 @@
 /* Queries of the DoH client: their lists, their time and their callbacks.
  *
- * A query waits (stream 0) or is on a stream of the one connection; then it gets a verdict and waits in `finished` for its callback. Every
- * entry changes lists or the connection and ends in `advance`, which makes the two agree: a broken connection is given up, one is
- * opened when queries wait, waiting queries are submitted, bytes are sent. Callbacks run only at the end of a turn, from events
- * and timeouts, never from ask or cancel; a callback may ask and cancel, which then only change lists.
+ * A query waits (stream 0) or is on a stream of the one connection; then it gets a verdict and waits in `finished`
+ * for its callback. Every entry changes lists or the connection and ends in `advance`, which makes the two agree: a
+ * broken connection is given up, one is opened when queries wait, waiting queries are submitted, bytes are sent.
+ * Callbacks run only at the end of a turn, from events and timeouts, never from ask or cancel; a callback may ask and
+ * cancel, which then only change lists.
  *
- * The connection is kept while names are asked for and closed IDLE_US after the last question: TLS, HTTP/2 and the root
- * certificates cost more than an idle node does. One that was open and dies takes its queries along to the next, once each. A
- * query that saw not one byte arrive in its 5 s, though a ping was sent half-way, takes the connection down: a dead path must not
- * swallow those that come after. The egress mode it was dialed under is compared at each question, so that a connection of HOST mode does not
- * outlive a change to PROXY or OFF. */
+ * The connection is kept while names are asked for and closed IDLE_US after the last question: TLS, HTTP/2 and the
+ * root certificates cost more than an idle node does. One that was open and dies takes its queries along to the next,
+ * once each. A query that saw not one byte arrive in its 5 s, though a ping was sent half-way, takes the connection
+ * down: a dead path must not swallow those that come after. The egress mode it was dialed under is compared at each
+ * question, so that a connection of HOST mode does not outlive a change to PROXY or OFF. */
 #include "dns/doh_internal.h"
 #include "util/err.h"
 #include "util/heap.h"
@@ -19,7 +20,8 @@
 #include <string.h>
 
 enum { QUERY_US = 5 * 1000000, PROBE_US = 2500000, IDLE_US = 40 * 1000000, QUIET_US = 60 * 1000000 };
-enum { ADVANCE_ROUNDS = 3 }; /* a connection that breaks as it is used is replaced in the same turn, but not for ever */
+/* A connection that breaks as it is used is replaced in the same turn, but not for ever. */
+enum { ADVANCE_ROUNDS = 3 };
 
 int tn_doh_new(const struct tn_doh_config *config, struct tn_doh **out)
 {
@@ -89,8 +91,8 @@ void tn_doh_verdict(struct tn_doh_query *q, int err)
     if (!err) tn_doh_set_health(d, 0, "works");
 }
 
-/* Gives up the broken connection. Queries of an open one are asked again, as after a change of policy; one that never opened
- * fails all that wait for it. */
+/* Gives up the broken connection. Queries of an open one are asked again, as after a change of policy; one that never
+ * opened fails all that wait for it. */
 static void lose_connection(struct tn_doh *d)
 {
     int err = d->conn_err == TN_E_EOF ? TN_E_CLOSED : d->conn_err;
@@ -157,7 +159,8 @@ void tn_doh_turn(struct tn_doh *d)
     struct tn_list batch;
     d->busy = true;
     advance(d);
-    tn_list_init(&batch); /* what callbacks add waits for the next turn: no endless loop of refusals and new questions */
+    /* What callbacks add waits for the next turn: no endless loop of refusals and new questions. */
+    tn_list_init(&batch);
     for (struct tn_list *l; (l = tn_list_pop_front(&d->finished));) tn_list_push_back(&batch, l);
     for (struct tn_list *l; (l = tn_list_pop_front(&batch));) call_back(query_at(l));
     advance(d);
@@ -184,7 +187,8 @@ static struct tn_doh_query *make_query(struct tn_doh *d, const uint8_t *bytes, s
 }
 
 int tn_doh_ask(struct tn_doh *d, const uint8_t *query, size_t len, uint64_t now_us,
-               void (*answer)(void *arg, int err, const uint8_t *answer, size_t len), void *arg, struct tn_doh_query **out)
+               void (*answer)(void *arg, int err, const uint8_t *answer, size_t len), void *arg,
+               struct tn_doh_query **out)
 {
     enum tn_egress_mode mode = tn_egress_mode(d->config.egress);
     int err = tn_dns_check_query(query, len);

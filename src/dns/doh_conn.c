@@ -1,5 +1,5 @@
-/* The one connection to the upstream: an egress connection with TLS on it, both driven from the egress's events. TLS is here and not
- * in src/egress, which stays free of cryptography. */
+/* The one connection to the upstream: an egress connection with TLS on it, both driven from the egress's events. TLS
+ * is here and not in src/egress, which stays free of cryptography. */
 #include "dns/doh_internal.h"
 #include "util/err.h"
 

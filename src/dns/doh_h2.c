@@ -1,8 +1,8 @@
-/* The HTTP/2 side (RFC 9113, RFC 8484 section 4.1): one POST per query. A stream is found by its number, never by a pointer kept in
- * the session, so a canceled query leaves nothing behind that could be followed.
+/* The HTTP/2 side (RFC 9113, RFC 8484 section 4.1): one POST per query. A stream is found by its number, never by a
+ * pointer kept in the session, so a canceled query leaves nothing behind that could be followed.
  *
- * The verdict on a response falls when its stream closes: status 200, the right type, a body that is a DNS answer to this very question.
- * What the upstream may send is bounded per response and over all of them. */
+ * The verdict on a response falls when its stream closes: status 200, the right type, a body that is a DNS answer to
+ * this very question. What the upstream may send is bounded per response and over all of them. */
 #include "dns/doh_internal.h"
 #include "util/err.h"
 #include "wire/dns.h"
@@ -85,7 +85,8 @@ static int on_stream_close(nghttp2_session *s, int32_t stream, uint32_t code, vo
     struct tn_doh_query *q = find_stream(d, stream);
     if (!q) return 0;
     leave_stream(d, q);
-    if (code == NGHTTP2_REFUSED_STREAM && q->attempts < TN_DOH_ATTEMPTS_MAX) return 0; /* not looked at: asked again */
+    /* Not looked at by the upstream: asked again. */
+    if (code == NGHTTP2_REFUSED_STREAM && q->attempts < TN_DOH_ATTEMPTS_MAX) return 0;
     tn_doh_verdict(q, code == NGHTTP2_NO_ERROR ? judge(q) : TN_E_RESET);
     return 0;
 }

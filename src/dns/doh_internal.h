@@ -1,6 +1,7 @@
-/* What the parts of the DoH client share. doh.c owns queries, time and callbacks; doh_conn.c the egress connection and TLS;
- * doh_h2.c the HTTP/2 session. The parts below never call answers: they set verdicts (tn_doh_verdict) or end the connection
- * (conn_err), and doh.c acts on both when the turn is over, so that no callback runs inside nghttp2 or a read loop. */
+/* What the parts of the DoH client share. doh.c owns queries, time and callbacks; doh_conn.c the egress connection
+ * and TLS; doh_h2.c the HTTP/2 session. The parts below never call answers: they set verdicts (tn_doh_verdict) or end
+ * the connection (conn_err), and doh.c acts on both when the turn is over, so that no callback runs inside nghttp2 or
+ * a read loop. */
 #ifndef TN_DNS_DOH_INTERNAL_H
 #define TN_DNS_DOH_INTERNAL_H
 

@@ -39,7 +39,8 @@ int tn_doh_url_parse(const char *text, struct tn_doh_url *out)
     size_t host = strcspn(text, "/?#{");
     const char *path = text + host;
     size_t len = strlen(path), tail = sizeof template - 1;
-    if (len >= tail && strcmp(path + len - tail, template) == 0) len -= tail; /* RFC 8484 writes URLs so; POST needs none of it */
+    /* RFC 8484 writes URLs so; POST needs none of it. */
+    if (len >= tail && strcmp(path + len - tail, template) == 0) len -= tail;
     if (len == 0) {
         path = default_path;
         len = sizeof default_path - 1;

@@ -1,6 +1,6 @@
 /* The packet filter: what may come in from peers, and what our own packets open for replies. Semantics of Go's
- * wgengine/filter/filter.go and net/packet/packet.go at 1.102.5 (pre, runIn4, runIn6, Check), plus the PeerAPI bypass of
- * net/tstun/wrap.go.
+ * wgengine/filter/filter.go and net/packet/packet.go at 1.102.5 (pre, runIn4, runIn6, Check), plus the PeerAPI bypass
+ * of net/tstun/wrap.go.
  *
  * The order of decisions for an inbound packet:
  *   1. empty packets (WireGuard keepalives) pass; what the IP gate refuses is dropped;
@@ -9,13 +9,13 @@
  *   3. multicast and link-local destinations are dropped, the cloud metadata address excepted (the egress guard
  *      refuses that one later);
  *   4. the destination must be ours: own addresses, advertised routes, the shrunk default route;
- *   5. by protocol: later fragments, ICMP echo replies and errors, TCP without SYN and TSMP pass; UDP and SCTP
- *      pass as replies; all else needs a rule.
+ *   5. by protocol: later fragments, ICMP echo replies and errors, TCP without SYN and TSMP pass; UDP and SCTP pass
+ *      as replies; all else needs a rule.
  * With shields up, and for jailed peers, step 5 sees an empty rule set: answers still pass.
  *
- * Differences from Go, to the strict side: later fragments too must be for us; 255.255.255.255 counts as multicast; loopback
- * and all of fc00::/7 are taken out of a default route as well; TSMP in IPv6 fragments is dropped. And ICMP type 12, parameter
- * problem, is an error here; Go's constant for it is 0x12. */
+ * Differences from Go, to the strict side: later fragments too must be for us; 255.255.255.255 counts as multicast;
+ * loopback and all of fc00::/7 are taken out of a default route as well; TSMP in IPv6 fragments is dropped. And ICMP
+ * type 12, parameter problem, is an error here; Go's constant for it is 0x12. */
 #include "filter/filter.h"
 #include "filter/flows.h"
 #include "filter/ipset.h"
@@ -105,8 +105,10 @@ static bool attached_counts(const struct tn_prefix *p)
     return p->bits < tn_ip_bits(&p->ip) && !tn_ip_is_tailnet(&p->ip);
 }
 
-/* Adds the default route of one family, less the attached subnets, plus the host's own addresses, less never_in_default. */
-static int add_default(struct tn_ipset *local, const struct tn_prefix *route, const struct tn_prefix *attached, size_t n)
+/* Adds the default route of one family, less the attached subnets, plus the host's own addresses, less
+ * never_in_default. */
+static int add_default(struct tn_ipset *local, const struct tn_prefix *route, const struct tn_prefix *attached,
+                       size_t n)
 {
     struct tn_ipset set = {0};
     int err = tn_ipset_add_prefix(&set, route);
@@ -115,7 +117,8 @@ static int add_default(struct tn_ipset *local, const struct tn_prefix *route, co
             err = tn_ipset_remove_prefix(&set, &attached[i]);
     for (size_t i = 0; i < n && !err; i++) {
         struct tn_prefix host = {attached[i].ip, (uint8_t)tn_ip_bits(&attached[i].ip)};
-        if (host.ip.family == route->ip.family && attached_counts(&attached[i])) err = tn_ipset_add_prefix(&set, &host);
+        if (host.ip.family == route->ip.family && attached_counts(&attached[i]))
+            err = tn_ipset_add_prefix(&set, &host);
     }
     for (size_t i = 0; i < sizeof never_in_default / sizeof *never_in_default && !err; i++)
         if (never_in_default[i].ip.family == route->ip.family)
@@ -260,8 +263,8 @@ static enum tn_filter_reason decide(struct tn_filter *f, const struct tn_ippkt *
     return why != TN_FILTER_OK && to_peerapi(f, p) ? TN_FILTER_OK : why;
 }
 
-enum tn_verdict tn_filter_in(struct tn_filter *f, const uint8_t *packet, size_t len, const struct tn_filter_peer *peer,
-                             enum tn_filter_reason *why)
+enum tn_verdict tn_filter_in(struct tn_filter *f, const uint8_t *packet, size_t len,
+                             const struct tn_filter_peer *peer, enum tn_filter_reason *why)
 {
     struct tn_ippkt p;
     *why = TN_FILTER_OK;
@@ -284,8 +287,8 @@ void tn_filter_out(struct tn_filter *f, const uint8_t *packet, size_t len)
     tn_flows_note(&f->flows, &k);
 }
 
-bool tn_filter_would_accept(const struct tn_filter *f, const struct tn_ip *src, const struct tn_ip *dst, uint16_t port,
-                            uint8_t ipproto, const struct tn_filter_peer *peer)
+bool tn_filter_would_accept(const struct tn_filter *f, const struct tn_ip *src, const struct tn_ip *dst,
+                            uint16_t port, uint8_t ipproto, const struct tn_filter_peer *peer)
 {
     if (src->family != dst->family || check_dst(f, dst) != TN_FILTER_OK) return false;
     struct tn_rules_query q = {.src = *src, .dst = *dst, .port = port, .proto = ipproto, .peer = peer};

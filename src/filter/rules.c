@@ -1,14 +1,15 @@
 /* Packet filter rules (tailcfg.FilterRule), compiled once per netmap change. Follows Go's
  * wgengine/filter/{tailcfg,match}.go at 1.102.5.
  *
- * A rule lets packets of its protocols from any of its sources to any of its destination ports. There is no negation and no order:
- * rules only ever add permission. Therefore an entry that can't be read (a form of a future control server) is left
- * out and counted, as in Go, while a defect in the structure refuses the whole array: half-understood rules are no rules.
- * So do the legacy fields SrcBits and DstPorts[].Bits, which turned IPs into prefixes: ignoring them would
- * change what a rule means.
+ * A rule lets packets of its protocols from any of its sources to any of its destination ports. There is no negation
+ * and no order: rules only ever add permission. Therefore an entry that can't be read (a form of a future control
+ * server) is left out and counted, as in Go, while a defect in the structure refuses the whole array: half-understood
+ * rules are no rules. So do the legacy fields SrcBits and DstPorts[].Bits, which turned IPs into prefixes: ignoring
+ * them would change what a rule means.
  *
- * Sources are sorted spans (binary search), so lists of thousands of peers stay cheap; rules and destinations are walked,
- * since the control server sends each node only what concerns it. A rule with CapGrant alone has no DstPorts and matches nothing.
+ * Sources are sorted spans (binary search), so lists of thousands of peers stay cheap; rules and destinations are
+ * walked, since the control server sends each node only what concerns it. A rule with CapGrant alone has no DstPorts
+ * and matches nothing.
  *
  * One difference from Go: for ICMP, a "cap:" source counts only together with the rule's own destinations. */
 #include "filter/rules.h"
@@ -278,7 +279,8 @@ static bool has_dst(const struct rule *r, const struct tn_rules_query *q, uint16
     tn_u128 dst = tn_ip_number(&q->dst);
     for (size_t i = 0; i < r->ndsts; i++) {
         const struct dst *d = &r->dsts[i];
-        if (d->family == q->dst.family && tn_span_has(&d->span, dst) && d->first <= first && last <= d->last) return true;
+        bool ports = d->first <= first && last <= d->last;
+        if (ports && d->family == q->dst.family && tn_span_has(&d->span, dst)) return true;
     }
     return false;
 }
@@ -314,7 +316,8 @@ bool tn_rules_match_portless(const struct tn_rules *r, const struct tn_rules_que
 {
     for (size_t i = 0; i < r->n; i++) {
         const struct rule *one = &r->rule[i];
-        if (one->ndsts && has_proto(one, q->proto) && has_source(one, q, false) && has_dst(one, q, 0, 65535)) return true;
+        if (one->ndsts && has_proto(one, q->proto) && has_source(one, q, false) && has_dst(one, q, 0, 65535))
+            return true;
     }
     return false;
 }

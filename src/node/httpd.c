@@ -2,9 +2,9 @@
  *
  *   READ_HEAD --head--> READ_BODY --whole--> ANSWERING --response ended--> READ_HEAD, or CLOSED
  *
- * All bytes go through `in`; while a request is being answered they wait there. A handler that answers at once is back in
- * READ_HEAD when it returns, and the loop in `process` goes on; one that answers later leaves the rest of the input to the next timeout
- * call, which is due at once (`kick`), because only the owner knows the time.
+ * All bytes go through `in`; while a request is being answered they wait there. A handler that answers at once is
+ * back in READ_HEAD when it returns, and the loop in `process` goes on; one that answers later leaves the rest of the
+ * input to the next timeout call, which is due at once (`kick`), because only the owner knows the time.
  *
  * A defect in a request ends the connection after one error response: where its body would end is not to be trusted
  * (RFC 9112 section 6.3, request smuggling). */
@@ -58,8 +58,10 @@ const char *tn_httpd_status_text(int status)
 {
     static const struct { int status; const char *text; } known[] = {
         {100, "Continue"}, {101, "Switching Protocols"}, {200, "OK"}, {201, "Created"}, {202, "Accepted"},
-        {204, "No Content"}, {206, "Partial Content"}, {301, "Moved Permanently"}, {302, "Found"}, {304, "Not Modified"},
-        {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
+        {204, "No Content"}, {206, "Partial Content"}, {301, "Moved Permanently"}, {302, "Found"},
+        {304, "Not Modified"},
+        {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"},
+        {405, "Method Not Allowed"},
         {408, "Request Timeout"}, {409, "Conflict"}, {412, "Precondition Failed"}, {413, "Content Too Large"},
         {415, "Unsupported Media Type"}, {416, "Range Not Satisfiable"}, {417, "Expectation Failed"},
         {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"},
@@ -183,7 +185,8 @@ static char *keep(char **at, const char *p, size_t len)
     return start;
 }
 
-/* Splits the target into authority (absolute form only), path and query. False when it is none of a request's forms. */
+/* Splits the target into authority (absolute form only), path and query. False when it is none of a request's
+ * forms. */
 static bool split_target(const struct tn_http1_head *head, const char **host, size_t *host_len, const char **path,
                          size_t *path_len)
 {
@@ -362,7 +365,8 @@ static void process(struct tn_httpd *h)
     h->kick = false;
     while (more && !h->backlog && (h->state == READ_HEAD || h->state == READ_BODY))
         more = h->state == READ_HEAD ? read_head(h) : read_body(h);
-    if (h->eof && !h->backlog && (h->state == READ_HEAD || h->state == READ_BODY)) shut(h); /* nothing can complete it */
+    /* Nothing can complete it. */
+    if (h->eof && !h->backlog && (h->state == READ_HEAD || h->state == READ_BODY)) shut(h);
     h->busy = false;
 }
 
@@ -471,7 +475,8 @@ void tn_httpd_respond(struct tn_httpd_req *req, int status, const char *type, co
     struct tn_httpd *h = req->http;
     struct tn_buf out;
     assert(req->live && !req->streaming);
-    bool silent = has_no_body(status), send = len > 0 && !silent && !h->head_only, together = send && len <= ONE_WRITE_MAX;
+    bool silent = has_no_body(status), send = len > 0 && !silent && !h->head_only;
+    bool together = send && len <= ONE_WRITE_MAX;
     tn_buf_init(&out, RESPONSE_HEAD_MAX + ONE_WRITE_MAX);
     int err = put_head(&out, status, type, extra);
     if (!err && !silent) err = tn_buf_printf(&out, "Content-Length: %zu\r\n", len);

@@ -1,11 +1,12 @@
 /* Who may do what:
- *   - a Host other than "peer" or one of our addresses with a port, an Origin or a Referer come from a browser that was lured here (DNS
- *     rebinding): refused before anything else;
- *   - names are resolved for peers of our own user, and for peers whose packets to the internet the filter would let through.
+ *   - a Host other than "peer" or one of our addresses with a port, an Origin or a Referer come from a browser that
+ *     was lured here (DNS rebinding): refused before anything else;
+ *   - names are resolved for peers of our own user, and for peers whose packets to the internet the filter would let
+ *     through.
  *
- * What a query that fails gets: one that is no DNS query an HTTP error, one for a filtered name REFUSED, one whose upstream fails
- * SERVFAIL as a DNS answer. Go answers the last with HTTP 500, from which its clients make a SERVFAIL all the same; saying
- * it in DNS keeps the connection's other queries going and serves other clients as well. */
+ * What a query that fails gets: one that is no DNS query an HTTP error, one for a filtered name REFUSED, one whose
+ * upstream fails SERVFAIL as a DNS answer. Go answers the last with HTTP 500, from which its clients make a SERVFAIL
+ * all the same; saying it in DNS keeps the connection's other queries going and serves other clients as well. */
 #include "node/peerapi.h"
 #include "dns/dns.h"
 #include "util/buf.h"
@@ -23,6 +24,8 @@ static const char security_headers[] =
     "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'; script-src 'none'; script-src-elem 'none'; "
     "script-src-attr 'none'; style-src 'unsafe-inline'\r\n"
     "X-Frame-Options: DENY\r\nX-Content-Type-Options: nosniff\r\n";
+static const char page_top[] =
+    "<!DOCTYPE html>\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n";
 enum { PAGE_MAX = 4096 };
 
 struct tn_peerapi {
@@ -99,16 +102,27 @@ static bool from_browser(const struct tn_http1_head *head)
     size_t len, spaces = 0;
     const char *agent = tn_http1_find(head, "User-Agent", &len);
     for (size_t i = 0; agent && i < len; i++) spaces += agent[i] == ' ';
-    return tn_http1_has_token(head, "Accept-Encoding", "deflate") || has_value(head, "Accept-Language") || spaces > 2 ||
-           (agent && len >= 8 && memcmp(agent, "Mozilla/", 8) == 0);
+    return tn_http1_has_token(head, "Accept-Encoding", "deflate") || has_value(head, "Accept-Language") ||
+           spaces > 2 || (agent && len >= 8 && memcmp(agent, "Mozilla/", 8) == 0);
+}
+
+static const char *escape_of(char c)
+{
+    switch (c) {
+    case '<': return "&lt;";
+    case '>': return "&gt;";
+    case '&': return "&amp;";
+    case '"': return "&#34;";
+    case '\'': return "&#39;";
+    default: return NULL;
+    }
 }
 
 static int put_escaped(struct tn_buf *b, const char *text)
 {
     int err = 0;
     for (; *text && !err; text++) {
-        const char *entity = *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : *text == '&' ? "&amp;" : *text == '"' ? "&#34;" : NULL;
-        if (*text == '\'') entity = "&#39;";
+        const char *entity = escape_of(*text);
         err = entity ? tn_buf_append(b, entity, strlen(entity)) : tn_buf_append(b, text, 1);
     }
     return err;
@@ -119,7 +133,7 @@ static void serve_greeting(struct tn_peerapi_conn *c, struct tn_httpd_req *req, 
     struct tn_buf page;
     char addr[TN_IP_STRLEN];
     tn_buf_init(&page, PAGE_MAX);
-    int err = tn_buf_printf(&page, "<!DOCTYPE html>\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<h1>Hello, ");
+    int err = tn_buf_printf(&page, "%s<h1>Hello, ", page_top);
     if (!err) err = put_escaped(&page, c->peer.user);
     if (!err) err = tn_buf_printf(&page, " (%s)</h1>\nThis is a node of your tailnet. Your device is ",
                                   tn_ip_format(&c->remote, addr));
@@ -254,7 +268,8 @@ static uint8_t *query_of_post(const struct tn_httpd_request *r, size_t *len, con
     return query;
 }
 
-static void serve_dns(struct tn_peerapi_conn *c, struct tn_httpd_req *req, const struct tn_httpd_request *r, uint64_t now_us)
+static void serve_dns(struct tn_peerapi_conn *c, struct tn_httpd_req *req, const struct tn_httpd_request *r,
+                      uint64_t now_us)
 {
     size_t len = 0;
     const char *why = "bad HTTP method";

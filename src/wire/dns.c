@@ -42,7 +42,8 @@ static uint8_t lower(uint8_t c) { return c >= 'A' && c <= 'Z' ? (uint8_t)(c + 32
 bool tn_dnsmsg_answers(const struct tn_dnsmsg *answer, const struct tn_dnsmsg *query)
 {
     if (!(answer->flags & TN_DNSMSG_QR) || ((answer->flags ^ query->flags) & OPCODE_MASK)) return false;
-    if (answer->type != query->type || answer->class != query->class || answer->name_len != query->name_len) return false;
+    if (answer->type != query->type || answer->class != query->class) return false;
+    if (answer->name_len != query->name_len) return false;
     for (size_t i = 0; i < query->name_len; i++) /* label lengths are below 'A' and compare as themselves */
         if (lower(answer->name[i]) != lower(query->name[i])) return false;
     return true;
@@ -75,8 +76,9 @@ size_t tn_dnsmsg_name_text(const struct tn_dnsmsg *m, char out[TN_DNSMSG_TEXT_MA
 long tn_dnsmsg_put_empty(const struct tn_dnsmsg *query, unsigned rcode, uint8_t *out, size_t cap)
 {
     struct tn_wr w = tn_wr_init(out, cap);
+    unsigned copied = query->flags & (OPCODE_MASK | TN_DNSMSG_RD);
     tn_wr_be16(&w, query->id);
-    tn_wr_be16(&w, (uint16_t)(TN_DNSMSG_QR | (query->flags & (OPCODE_MASK | TN_DNSMSG_RD)) | TN_DNSMSG_RA | (rcode & 15)));
+    tn_wr_be16(&w, (uint16_t)(TN_DNSMSG_QR | copied | TN_DNSMSG_RA | (rcode & 15)));
     tn_wr_be16(&w, 1);
     tn_wr_zero(&w, 6);
     tn_wr_bytes(&w, query->name, query->name_len);

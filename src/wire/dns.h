@@ -1,5 +1,5 @@
-/* DNS messages (RFC 1035), as much of them as a relay needs: the header, the one question, comparing an answer with its query,
- * and answers without records. Records are passed on as they are. */
+/* DNS messages (RFC 1035), as much of them as a relay needs: the header, the one question, comparing an answer with
+ * its query, and answers without records. Records are passed on as they are. */
 #ifndef TN_WIRE_DNS_H
 #define TN_WIRE_DNS_H
 
@@ -29,8 +29,8 @@ struct tn_dnsmsg {
 int tn_dnsmsg_parse(const uint8_t *bytes, size_t len, struct tn_dnsmsg *out);
 /* Is this an answer to that query: QR set, same opcode, same question (ASCII case aside)? IDs are not compared. */
 bool tn_dnsmsg_answers(const struct tn_dnsmsg *answer, const struct tn_dnsmsg *query);
-/* The question's name as lower-case text without the trailing dot ("" for the root); dots and backslashes inside labels and
- * bytes beyond printable ASCII as \ddd. Returns its length. */
+/* The question's name as lower-case text without the trailing dot ("" for the root); dots and backslashes inside
+ * labels and bytes beyond printable ASCII as \ddd. Returns its length. */
 size_t tn_dnsmsg_name_text(const struct tn_dnsmsg *m, char out[TN_DNSMSG_TEXT_MAX]);
 /* An answer without records: the query's ID, opcode, RD and question, RA, and rcode (0..15). Returns its length or
  * TN_E_NOSPC. */

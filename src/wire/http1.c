@@ -1,7 +1,7 @@
 /* HTTP/1.x message heads and chunked bodies, per RFC 9110 section 5 and RFC 9112 sections 2 to 7.
  *
- * The head parser keeps no state: it is called again with all bytes so far. It works line by line and judges each line
- * as soon as its end is there, and control bytes even before, so that a peer of another protocol (a SOCKS or TLS
+ * The head parser keeps no state: it is called again with all bytes so far. It works line by line and judges each
+ * line as soon as its end is there, and control bytes even before, so that a peer of another protocol (a SOCKS or TLS
  * server where HTTP was expected) is found out at its first bytes and not by a timeout.
  *
  * Strictness follows what request smuggling teaches: no whitespace before a header's colon, no folded lines, no
@@ -12,7 +12,8 @@
 #include <string.h>
 #include <strings.h>
 
-enum { LEADING_EMPTY_MAX = 4 };      /* RFC 9112 section 2.2: a server ignores at least one empty line before a request */
+/* RFC 9112 section 2.2: a server ignores at least one empty line before a request. */
+enum { LEADING_EMPTY_MAX = 4 };
 enum { CHUNK_LINE_MAX = 256 };       /* size and extensions: nobody sends extensions in earnest */
 enum { CHUNK_TRAILERS_MAX = 8192 };  /* all trailer lines together */
 enum { CHUNK_DIGITS_MAX = 15 };      /* 2^60 bytes: sums of such sizes don't overflow */
@@ -234,8 +235,8 @@ bool tn_http1_is_chunked(const struct tn_http1_head *h)
 }
 
 enum chunk_state {
-    CHUNK_SIZE, CHUNK_EXT, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_DATA_CR, CHUNK_DATA_LF, CHUNK_TRAILER_START, CHUNK_TRAILER,
-    CHUNK_TRAILER_LF, CHUNK_END_LF, CHUNK_BAD,
+    CHUNK_SIZE, CHUNK_EXT, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_DATA_CR, CHUNK_DATA_LF, CHUNK_TRAILER_START,
+    CHUNK_TRAILER, CHUNK_TRAILER_LF, CHUNK_END_LF, CHUNK_BAD,
 };
 
 static int hex_value(uint8_t c)

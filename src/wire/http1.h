@@ -23,9 +23,10 @@ struct tn_http1_head {
     size_t nheaders;
 };
 
-/* Looks for a complete head in bytes. Returns its length including the empty line (> 0), 0 when more bytes are needed, or
- * TN_E_MALFORMED / TN_E_TOOBIG (more than max bytes without an end, or too many headers). Lines end in CRLF; a bare LF is
- * accepted as a line end (RFC 9112 section 2.2). NUL and bare CR are malformed; obs-fold is malformed. */
+/* Looks for a complete head in bytes. Returns its length including the empty line (> 0), 0 when more bytes are
+ * needed, or TN_E_MALFORMED / TN_E_TOOBIG (more than max bytes without an end, or too many headers). Lines end in
+ * CRLF; a bare LF is accepted as a line end (RFC 9112 section 2.2). NUL and bare CR are malformed; obs-fold is
+ * malformed. */
 long tn_http1_parse_request(const uint8_t *bytes, size_t len, size_t max, struct tn_http1_head *out);
 long tn_http1_parse_response(const uint8_t *bytes, size_t len, size_t max, struct tn_http1_head *out);
 /* Header by name (ASCII case-insensitive): the value's view, or NULL. */
@@ -36,14 +37,15 @@ bool tn_http1_has_token(const struct tn_http1_head *h, const char *name, const c
 int64_t tn_http1_content_length(const struct tn_http1_head *h);
 bool tn_http1_is_chunked(const struct tn_http1_head *h);
 
-/* Chunked bodies, incremental: consumes input, returns bytes used; data and data_len are a view of payload found in them (may be
- * empty). State starts zeroed. done is set after the last chunk and its trailers. TN_E_MALFORMED. */
+/* Chunked bodies, incremental: consumes input, returns bytes used; data and data_len are a view of payload found in
+ * them (may be empty). State starts zeroed. done is set after the last chunk and its trailers. TN_E_MALFORMED. */
 struct tn_http1_chunked {
     uint64_t left;
     int state;
     unsigned line_len;
     bool done;
 };
-long tn_http1_dechunk(struct tn_http1_chunked *c, const uint8_t *bytes, size_t len, const uint8_t **data, size_t *data_len);
+long tn_http1_dechunk(struct tn_http1_chunked *c, const uint8_t *bytes, size_t len, const uint8_t **data,
+                      size_t *data_len);
 
 #endif

@@ -1,5 +1,6 @@
 /* TSMP, IP protocol 99 between tailnet nodes: why a flow was refused, pings of the node itself, disco keys. Only the
- * payload behind the IP header; never fragmented, never from or to the host's stack. After Go's net/packet/tsmp.go. */
+ * payload behind the IP header; never fragmented, never from or to the host's stack. After Go's
+ * net/packet/tsmp.go. */
 #ifndef TN_WIRE_TSMP_H
 #define TN_WIRE_TSMP_H
 
@@ -33,8 +34,9 @@ struct tn_tsmp {
     };
 };
 
-/* Reads a payload (not NUL-terminated, len its length in the IP packet). Trailing bytes are ignored, as future versions may add
- * fields. 0, TN_E_MALFORMED when too short for its type, TN_E_UNSUPPORTED for an unknown type (to be ignored). */
+/* Reads a payload (not NUL-terminated, len its length in the IP packet). Trailing bytes are ignored, as future
+ * versions may add fields. 0, TN_E_MALFORMED when too short for its type, TN_E_UNSUPPORTED for an unknown type (to be
+ * ignored). */
 int tn_tsmp_parse(const uint8_t *payload, size_t len, struct tn_tsmp *out);
 /* Writes the payload; returns its length (at most TN_TSMP_MAX). */
 size_t tn_tsmp_put(uint8_t out[TN_TSMP_MAX], const struct tn_tsmp *m);

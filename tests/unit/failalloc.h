@@ -1,5 +1,5 @@
-/* Allocation failure sweeps: include this before the .c files under test. From then on malloc, calloc, realloc and strdup in them
- * count down failalloc_left and fail once at zero; negative: never.
+/* Allocation failure sweeps: include this before the .c files under test. From then on malloc, calloc, realloc and
+ * strdup in them count down failalloc_left and fail once at zero; negative: never.
  *
  *   for (long n = 0; failalloc_run(n, fn, arg); n++) ;     runs fn until it no longer meets its failure
  */

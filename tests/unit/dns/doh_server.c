@@ -83,10 +83,13 @@ static int on_begin(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
     return 0;
 }
 
-static bool is(const uint8_t *p, size_t len, const char *want) { return len == strlen(want) && memcmp(p, want, len) == 0; }
+static bool is(const uint8_t *p, size_t len, const char *want)
+{
+    return len == strlen(want) && memcmp(p, want, len) == 0;
+}
 
-static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t *name, size_t nlen, const uint8_t *value,
-                     size_t vlen, uint8_t flags, void *arg)
+static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t *name, size_t nlen,
+                     const uint8_t *value, size_t vlen, uint8_t flags, void *arg)
 {
     struct stream *st = find(arg, frame->hd.stream_id);
     if (is(name, nlen, ":path")) st->path = is(value, vlen, "/dns-query");
@@ -163,7 +166,8 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
     bool end = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
     if (frame->hd.type == NGHTTP2_PING) s->pings++;
     if (frame->hd.type == NGHTTP2_GOAWAY) s->goodbye = true;
-    if (end && (frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS)) on_request(s, find(s, frame->hd.stream_id));
+    if (end && (frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS))
+        on_request(s, find(s, frame->hd.stream_id));
     return 0;
 }
 
@@ -185,7 +189,8 @@ void doh_server_answer_held(struct doh_server *s)
     }
 }
 
-static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *len, const unsigned char *in, unsigned n, void *arg)
+static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *len, const unsigned char *in, unsigned n,
+                       void *arg)
 {
     *out = (const unsigned char *)"h2";
     *len = 2;

@@ -27,7 +27,8 @@ struct doh_server *doh_server_new(const struct doh_behaviour *b, bool h2); /* b 
 void doh_server_free(struct doh_server *s);
 void doh_server_input(struct doh_server *s, const void *bytes, size_t len);
 size_t doh_server_output(struct doh_server *s, void *out, size_t cap);
-void doh_server_answer_held(struct doh_server *s); /* answers the requests held back while status was 0, newest first */
+/* Answers the requests held back while status was 0, newest first. */
+void doh_server_answer_held(struct doh_server *s);
 unsigned doh_server_requests(const struct doh_server *s);
 unsigned doh_server_canceled(const struct doh_server *s);
 unsigned doh_server_pings(const struct doh_server *s);

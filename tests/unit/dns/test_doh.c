@@ -1,5 +1,5 @@
-/* The DoH client against a real TLS and HTTP/2 server in memory. The egress is played here: connections open and move bytes when the
- * test says so. */
+/* The DoH client against a real TLS and HTTP/2 server in memory. The egress is played here: connections open and move
+ * bytes when the test says so. */
 #include "../failalloc.h"
 
 #include "dns/doh.c"
@@ -79,7 +79,8 @@ long tn_egress_readv(struct tn_egress_conn *c, const struct iovec *iov, int n)
 long tn_egress_writev(struct tn_egress_conn *c, const struct iovec *iov, int n)
 {
     assert_true(c->opened && n == 1);
-    size_t room = net.up_cap > tn_buf_len(&c->up) ? net.up_cap - tn_buf_len(&c->up) : 0, len = least(iov->iov_len, room);
+    size_t room = net.up_cap > tn_buf_len(&c->up) ? net.up_cap - tn_buf_len(&c->up) : 0;
+    size_t len = least(iov->iov_len, room);
     if (len == 0) return TN_E_AGAIN;
     assert_int_equal(tn_buf_append(&c->up, iov->iov_base, len), 0);
     return (long)len;
@@ -123,7 +124,8 @@ static void settle(void)
             tn_buf_consume(&c->up, tn_buf_len(&c->up));
             moved = true;
         }
-        for (size_t n; (n = doh_server_output(c->server, bytes, sizeof bytes)) > 0;) tn_buf_append(&c->down, bytes, n);
+        for (size_t n; (n = doh_server_output(c->server, bytes, sizeof bytes)) > 0;)
+            tn_buf_append(&c->down, bytes, n);
         if ((tn_buf_len(&c->down) || c->eof) && c->want & TN_EGRESS_WANT_READ) {
             c->ev.on_readable(c->arg, c);
             moved = true;
@@ -145,8 +147,8 @@ enum { SECOND = 1000000 };
 static struct tn_doh *client(void)
 {
     struct tn_doh *d = NULL;
-    struct tn_doh_config config = {.url = net.wrong_address ? "https://192.0.2.54/dns-query" : "https://192.0.2.53/dns-query",
-                                   .egress = (struct tn_egress *)&net, .tls = tls};
+    const char *url = net.wrong_address ? "https://192.0.2.54/dns-query" : "https://192.0.2.53/dns-query";
+    struct tn_doh_config config = {.url = url, .egress = (struct tn_egress *)&net, .tls = tls};
     assert_int_equal(tn_doh_new(&config, &d), 0);
     return d;
 }
@@ -282,10 +284,15 @@ static void many_at_once_in_any_order(void **state)
 static void bad_answers_are_errors(void **state)
 {
     static const struct { struct doh_behaviour b; int err; } cases[] = {
-        {{.status = 503}, TN_E_HTTP}, {{.status = 404}, TN_E_HTTP}, {{.status = 204}, TN_E_RESET}, /* and a body: broken HTTP */
-        {{.status = 200, .type = "text/html"}, TN_E_PROTO}, {{.status = 200, .type = "application/dns-messages"}, TN_E_PROTO},
-        {{.status = 200, .other_question = true}, TN_E_MALFORMED}, {{.status = 200, .not_dns = true}, TN_E_MALFORMED},
-        {{.status = 200, .body_len = 11}, TN_E_MALFORMED}, {{.status = 200, .body_len = 65536}, TN_E_TOOBIG},
+        {{.status = 503}, TN_E_HTTP},
+        {{.status = 404}, TN_E_HTTP},
+        {{.status = 204}, TN_E_RESET}, /* and a body: broken HTTP */
+        {{.status = 200, .type = "text/html"}, TN_E_PROTO},
+        {{.status = 200, .type = "application/dns-messages"}, TN_E_PROTO},
+        {{.status = 200, .other_question = true}, TN_E_MALFORMED},
+        {{.status = 200, .not_dns = true}, TN_E_MALFORMED},
+        {{.status = 200, .body_len = 11}, TN_E_MALFORMED},
+        {{.status = 200, .body_len = 65536}, TN_E_TOOBIG},
         {{.status = 200, .reset = true}, TN_E_RESET},
     };
     struct tn_doh *d = client();
@@ -549,16 +556,35 @@ static void allocations_may_fail(void **state)
 static void urls(void **state)
 {
     static const struct { const char *url, *authority, *path; } good[] = {
-        {"https://1.1.1.1/dns-query", "1.1.1.1", "/dns-query"}, {"https://1.1.1.1", "1.1.1.1", "/dns-query"},
-        {"https://1.1.1.1:8443/a?b=c", "1.1.1.1:8443", "/a?b=c"}, {"https://[2606:4700::1111]/q", "[2606:4700::1111]", "/q"},
-        {"https://[::1]:444/", "[::1]:444", "/"}, {"https://9.9.9.9/dns-query{?dns}", "9.9.9.9", "/dns-query"},
+        {"https://1.1.1.1/dns-query", "1.1.1.1", "/dns-query"},
+        {"https://1.1.1.1", "1.1.1.1", "/dns-query"},
+        {"https://1.1.1.1:8443/a?b=c", "1.1.1.1:8443", "/a?b=c"},
+        {"https://[2606:4700::1111]/q", "[2606:4700::1111]", "/q"},
+        {"https://[::1]:444/", "[::1]:444", "/"},
+        {"https://9.9.9.9/dns-query{?dns}", "9.9.9.9", "/dns-query"},
         {"https://1.1.1.1:443/x", "1.1.1.1", "/x"},
     };
     static const char *const bad[] = {
-        "", "http://1.1.1.1/", "https://dns.google/dns-query", "https://", "https:///x", "https://1.1.1.1:0/", "https://1.1.1.1:/",
-        "https://1.1.1.1:65536/", "https://u@1.1.1.1/", "https://1.1.1.1/a b", "https://1.1.1.1/#f", "https://[1.1.1.1]/",
-        "https://::1/", "https://[::1/", "https://[::1]x/", "https://1.1.1.1/\n", "https://1.1.1.1?x=y", "https://1.1.1/",
-        "https://1.1.1.1/{id}/q", "HTTPS://1.1.1.1/",
+        "",
+        "http://1.1.1.1/",
+        "https://dns.google/dns-query",
+        "https://",
+        "https:///x",
+        "https://1.1.1.1:0/",
+        "https://1.1.1.1:/",
+        "https://1.1.1.1:65536/",
+        "https://u@1.1.1.1/",
+        "https://1.1.1.1/a b",
+        "https://1.1.1.1/#f",
+        "https://[1.1.1.1]/",
+        "https://::1/",
+        "https://[::1/",
+        "https://[::1]x/",
+        "https://1.1.1.1/\n",
+        "https://1.1.1.1?x=y",
+        "https://1.1.1/",
+        "https://1.1.1.1/{id}/q",
+        "HTTPS://1.1.1.1/",
     };
     struct tn_doh_url u;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {

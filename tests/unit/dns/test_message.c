@@ -6,8 +6,8 @@
 #include <cmocka.h>
 
 /* a.Example.com A, and the same as an answer. */
-static const uint8_t query[] = {0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 'a', 7, 'E', 'x', 'a', 'm', 'p', 'l', 'e',
-                                3, 'c', 'o', 'm', 0, 0, 1, 0, 1};
+static const uint8_t query[] = {0x12, 0x34, 1,   0,   0,   1,   0, 0,   0,   0,   0, 0, 1, 'a', 7, 'E',
+                                'x',  'a',  'm', 'p', 'l', 'e', 3, 'c', 'o', 'm', 0, 0, 1, 0,   1};
 
 static void queries_are_checked(void **state)
 {
@@ -46,9 +46,11 @@ static bool filtered(const char *entry)
 static void filtered_names(void **state)
 {
     (void)state;
-    static const char *const yes[] = {"a.example.com", "A.EXAMPLE.COM", "a.example.com.", ".example.com", ".example.com.", ".com"};
-    static const char *const no[] = {"example.com", ".a.example.com", "xample.com", ".xample.com", "b.example.com", "com", ".org",
-                                     "..example.com", "x.a.example.com"};
+    static const char *const yes[] = {"a.example.com", "A.EXAMPLE.COM", "a.example.com.",
+                                      ".example.com",  ".example.com.", ".com"};
+    static const char *const no[] = {"example.com", ".a.example.com", "xample.com",
+                                     ".xample.com", "b.example.com",  "com",
+                                     ".org",        "..example.com",  "x.a.example.com"};
     for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
         if (!filtered(yes[i])) fail_msg("%s", yes[i]);
     for (size_t i = 0; i < sizeof no / sizeof *no; i++)
@@ -59,7 +61,8 @@ static void filtered_names(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(queries_are_checked), cmocka_unit_test(errors_answer_the_question), cmocka_unit_test(filtered_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(queries_are_checked),
+                                       cmocka_unit_test(errors_answer_the_question),
+                                       cmocka_unit_test(filtered_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

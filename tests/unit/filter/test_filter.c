@@ -79,10 +79,11 @@ static void set_rules(struct tn_filter *f, const char *text)
     json_decref(json);
 }
 
-static const char allow_all[] = "[{\"SrcIPs\":[\"*\"],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]";
-static const char allow_web[] =
-    "[{\"SrcIPs\":[\"100.64.0.2\",\"fd7a:115c:a1e0::2\"],\"DstPorts\":[{\"IP\":\"100.64.0.1\",\"Ports\":{\"First\":80,\"Last\":81}},"
-    "{\"IP\":\"fd7a:115c:a1e0::1\",\"Ports\":{\"First\":80,\"Last\":81}}]}]";
+static const char allow_all[] =
+    "[{\"SrcIPs\":[\"*\"],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]";
+static const char allow_web[] = "[{\"SrcIPs\":[\"100.64.0.2\",\"fd7a:115c:a1e0::2\"],\"DstPorts\":["
+                                "{\"IP\":\"100.64.0.1\",\"Ports\":{\"First\":80,\"Last\":81}},"
+                                "{\"IP\":\"fd7a:115c:a1e0::1\",\"Ports\":{\"First\":80,\"Last\":81}}]}]";
 
 #define OWN4 "100.64.0.1"
 #define OWN6 "fd7a:115c:a1e0::1"
@@ -201,7 +202,8 @@ static void other_protocols(void **state)
     assert_int_equal(run(f, flow(PEER4, 1, OWN4, 1, 0, 0)), TN_FILTER_PROTO);
     assert_int_equal(run(f, flow(PEER4, 1, OWN4, 1, TN_IPPROTO_TSMP, 0)), TN_FILTER_OK);
     assert_int_equal(run(f, flow(PEER4, 1, "100.64.0.7", 1, TN_IPPROTO_TSMP, 0)), TN_FILTER_NOT_OURS);
-    set_rules(f, "[{\"SrcIPs\":[\"*\"],\"IPProto\":[47,132],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]");
+    set_rules(f, "[{\"SrcIPs\":[\"*\"],\"IPProto\":[47,132],\"DstPorts\":["
+                 "{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]");
     assert_int_equal(run(f, flow(PEER4, 1, OWN4, 1, 47, 0)), TN_FILTER_OK);
     assert_int_equal(run(f, flow(PEER4, 1, OWN4, 1, 132, 0)), TN_FILTER_OK);
     assert_int_equal(run(f, flow(PEER4, 1, OWN4, 1, 6, SYN)), TN_FILTER_ACL);
@@ -309,8 +311,9 @@ static void default_routes_are_shrunk(void **state)
     struct tn_ip own[] = {ip(OWN4), ip(OWN6)};
     struct tn_prefix routes[] = {with_host("0.0.0.0", 0), with_host("::", 0), with_host("192.168.7.0", 24)};
     struct tn_prefix attached[] = {
-        with_host("203.0.113.5", 24), with_host("198.51.100.9", 32), with_host("10.1.2.3", 8), with_host("127.0.0.1", 8),
-        with_host("2001:db8:1::5", 64), with_host("fe80::1", 64), with_host("::1", 128), with_host("100.64.0.1", 10),
+        with_host("203.0.113.5", 24), with_host("198.51.100.9", 32),  with_host("10.1.2.3", 8),
+        with_host("127.0.0.1", 8),    with_host("2001:db8:1::5", 64), with_host("fe80::1", 64),
+        with_host("::1", 128),        with_host("100.64.0.1", 10),
     };
     assert_int_equal(tn_filter_set_local(f, own, 2, routes, 3, attached, 8), 0);
     static const char *const yes[] = {
@@ -318,9 +321,10 @@ static void default_routes_are_shrunk(void **state)
         "198.51.100.8", "2001:db8:1::5", "2001:db8:2::1", "172.32.0.1", "8.8.8.8", "255.255.255.254",
     };
     static const char *const no[] = {
-        "203.0.113.6", "203.0.113.0", "10.1.2.3", "10.9.9.9", "127.0.0.1", "192.168.8.1", "172.16.0.1", "172.31.255.255",
-        "100.64.0.2", "100.127.255.255", "169.254.1.1", "224.0.0.1", "239.1.1.1", "255.255.255.255", "2001:db8:1::6", "fe80::1",
-        "ff02::1", "::1", "fd7a:115c:a1e0::9", "fc00::1", "fd00::1", "169.254.169.254",
+        "203.0.113.6",       "203.0.113.0",     "10.1.2.3",      "10.9.9.9",        "127.0.0.1",   "192.168.8.1",
+        "172.16.0.1",        "172.31.255.255",  "100.64.0.2",    "100.127.255.255", "169.254.1.1", "224.0.0.1",
+        "239.1.1.1",         "255.255.255.255", "2001:db8:1::6", "fe80::1",         "ff02::1",     "::1",
+        "fd7a:115c:a1e0::9", "fc00::1",         "fd00::1",       "169.254.169.254",
     };
     for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
         if (!ours(f, yes[i])) fail_msg("%s", yes[i]);
@@ -416,8 +420,10 @@ static json_t *random_rule(const struct tn_rng *rng, struct rule_m *m)
     static const int protos[] = {6, 17, 1, 58, 132, 47, 300};
     json_t *srcs = json_array(), *dsts = json_array(), *list = json_array();
     char text[64];
-    *m = (struct rule_m){.nsrc = (int)tn_rng_below(rng, MODEL_ENTRIES + 1), .ndst = (int)tn_rng_below(rng, MODEL_ENTRIES + 1),
-                         .nproto = (int)tn_rng_below(rng, 3), .cap = tn_rng_below(rng, 6) == 0};
+    *m = (struct rule_m){.nsrc = (int)tn_rng_below(rng, MODEL_ENTRIES + 1),
+                         .ndst = (int)tn_rng_below(rng, MODEL_ENTRIES + 1),
+                         .nproto = (int)tn_rng_below(rng, 3),
+                         .cap = tn_rng_below(rng, 6) == 0};
     for (int i = 0; i < m->nsrc; i++) {
         m->src[i] = random_span(rng, text, sizeof text);
         json_array_append_new(srcs, json_string(text));
@@ -427,8 +433,8 @@ static json_t *random_rule(const struct tn_rng *rng, struct rule_m *m)
         m->dst[i] = random_span(rng, text, sizeof text);
         m->first[i] = (unsigned)tn_rng_below(rng, 4);
         m->last[i] = tn_rng_below(rng, 3) ? (unsigned)tn_rng_below(rng, 4) : 65535;
-        json_array_append_new(dsts, json_pack("{s:s,s:{s:i,s:i}}", "IP", text, "Ports", "First", (int)m->first[i], "Last",
-                                              (int)m->last[i]));
+        json_array_append_new(dsts, json_pack("{s:s,s:{s:i,s:i}}", "IP", text, "Ports", "First", (int)m->first[i],
+                                              "Last", (int)m->last[i]));
     }
     for (int i = 0; i < m->nproto; i++) {
         m->proto[i] = protos[tn_rng_below(rng, sizeof protos / sizeof *protos)];
@@ -450,19 +456,20 @@ static bool span_has(const struct span_m *s, int family, unsigned n)
 
 static bool model_accepts(const struct rule_m *rules, int n, const struct packet_m *p)
 {
-    bool echo_reply = (p->proto == 1 && p->family == 4 && p->type == 0) || (p->proto == 58 && p->family == 6 && p->type == 129);
+    bool echo_reply = p->family == 4 ? p->proto == 1 && p->type == 0 : p->proto == 58 && p->type == 129;
     bool is_ping = p->proto == (p->family == 4 ? 1 : 58), ports = p->proto == 6 || p->proto == 17 || p->proto == 132;
     if (echo_reply || (p->proto == 6 && !p->syn)) return true;
     if (p->jailed) return false;
     for (int i = 0; i < n; i++) {
         const struct rule_m *r = &rules[i];
-        bool src = r->cap && p->cap && (is_ping || ports), proto = r->nproto == 0 && (p->proto == 6 || p->proto == 17 ||
-                                                                                    p->proto == 1 || p->proto == 58);
+        bool src = r->cap && p->cap && (is_ping || ports),
+             proto = r->nproto == 0 && (p->proto == 6 || p->proto == 17 || p->proto == 1 || p->proto == 58);
         for (int k = 0; k < r->nsrc; k++) src |= span_has(&r->src[k], p->family, p->src);
         for (int k = 0; k < r->nproto; k++) proto |= r->proto[k] == p->proto;
         for (int k = 0; k < r->ndst; k++) {
             bool dst = span_has(&r->dst[k], p->family, p->dst);
-            bool port = r->first[k] <= p->port && p->port <= r->last[k], all = r->first[k] == 0 && r->last[k] == 65535;
+            bool port = r->first[k] <= p->port && p->port <= r->last[k];
+            bool all = r->first[k] == 0 && r->last[k] == 65535;
             if (src && dst && (is_ping || (proto && (ports ? port : all)))) return true;
         }
     }
@@ -489,9 +496,15 @@ static struct packet_m random_packet(const struct tn_rng *rng)
     static const int protos[] = {6, 17, 1, 58, 132, 47};
     static const unsigned types[] = {0, 8, 128, 129};
     return (struct packet_m){
-        .family = tn_rng_u32(rng) & 1 ? 4 : 6, .proto = protos[tn_rng_below(rng, 6)], .src = (unsigned)tn_rng_below(rng, 16),
-        .dst = (unsigned)tn_rng_below(rng, 16), .port = (unsigned)tn_rng_below(rng, 6), .type = types[tn_rng_below(rng, 4)],
-        .syn = tn_rng_below(rng, 4) > 0, .cap = tn_rng_u32(rng) & 1, .jailed = tn_rng_below(rng, 8) == 0,
+        .family = tn_rng_u32(rng) & 1 ? 4 : 6,
+        .proto = protos[tn_rng_below(rng, 6)],
+        .src = (unsigned)tn_rng_below(rng, 16),
+        .dst = (unsigned)tn_rng_below(rng, 16),
+        .port = (unsigned)tn_rng_below(rng, 6),
+        .type = types[tn_rng_below(rng, 4)],
+        .syn = tn_rng_below(rng, 4) > 0,
+        .cap = tn_rng_u32(rng) & 1,
+        .jailed = tn_rng_below(rng, 8) == 0,
     };
 }
 
@@ -519,8 +532,8 @@ static void random_rules_agree_with_the_model(void **state)
             total++;
             if (got == want) continue;
             char *text = json_dumps(rules, 0);
-            fail_msg("v%d proto %d %u > %u:%u type %u syn %d cap %d jailed %d: %d, model %d\n%s", m.family, m.proto, m.src, m.dst,
-                     m.port, m.type, m.syn, m.cap, m.jailed, got, want, text);
+            fail_msg("v%d proto %d %u > %u:%u type %u syn %d cap %d jailed %d: %d, model %d\n%s", m.family, m.proto,
+                     m.src, m.dst, m.port, m.type, m.syn, m.cap, m.jailed, got, want, text);
         }
         json_decref(rules);
     }

@@ -63,7 +63,8 @@ static void whole_spaces(void **state)
 {
     (void)state;
     struct tn_ipset s = {0};
-    struct tn_prefix all4 = prefix("0.0.0.0/0"), all6 = prefix("::/0"), cut = prefix("ff00::/8"), cut4 = prefix("10.0.0.0/8");
+    struct tn_prefix all4 = prefix("0.0.0.0/0"), all6 = prefix("::/0"), cut = prefix("ff00::/8"),
+                     cut4 = prefix("10.0.0.0/8");
     struct tn_ip first = ip("::"), last = ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), mid = ip("2001:db8::1"),
                  before = ip("feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), a4 = ip("255.255.255.255"),
                  b4 = ip("10.255.255.255"), none = {0};

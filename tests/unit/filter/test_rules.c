@@ -34,8 +34,8 @@ static bool match(const struct tn_rules *r, const char *src, const char *dst, ui
 static bool source_has(const char *source, const char *src)
 {
     char text[512];
-    snprintf(text, sizeof text, "[{\"SrcIPs\":[\"%s\"],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]",
-             source);
+    snprintf(text, sizeof text,
+             "[{\"SrcIPs\":[\"%s\"],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]", source);
     struct tn_rules *r = rules(text);
     bool ok = match(r, src, strchr(src, ':') ? "fd7a:115c:a1e0::1" : "100.64.0.1", 80);
     tn_rules_free(r);
@@ -60,9 +60,24 @@ static void unreadable_entries_match_nothing(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "", "**", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/08", "/8", "1.1.1.2-1.1.1.1", "1.1.1.1-::1", "1.1.1.1-",
-        "-1.1.1.1", "1-2-3", "1.1.1.1-1.1.1.2-1.1.1.3", "tag:web", "fe80::1%eth0", "1.2.3", "01.2.3.4",
-        "fd7a:115c:a1e0:ab12:4843:cd96:6258:b240:fd7a:115c:a1e0:ab12:4843:cd96:6258:b240-fd7a:115c:a1e0:ab12:4843::1/1",
+        "",
+        "**",
+        "10.0.0.1/8",
+        "10.0.0.0/33",
+        "10.0.0.0/",
+        "10.0.0.0/08",
+        "/8",
+        "1.1.1.2-1.1.1.1",
+        "1.1.1.1-::1",
+        "1.1.1.1-",
+        "-1.1.1.1",
+        "1-2-3",
+        "1.1.1.1-1.1.1.2-1.1.1.3",
+        "tag:web",
+        "fe80::1%eth0",
+        "1.2.3",
+        "01.2.3.4",
+        "fd7a:115c:a1e0:ab12:4843:cd96:6258:b240:fd7a:115c:a1e0:ab12:4843:cd96:6258:b240-fd7a:115c:a1e0:ab12::1/1",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char text[1024];
@@ -81,12 +96,29 @@ static void defects_refuse_all(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "{}", "1", "\"*\"", "[1]", "[null]", "[[]]", "[{\"SrcIPs\":\"*\"}]", "[{\"SrcIPs\":[1]}]", "[{\"SrcIPs\":[null]}]",
-        "[{\"SrcIPs\":[\"a\"],\"SrcBits\":[8]}]", "[{\"DstPorts\":{}}]", "[{\"DstPorts\":[1]}]", "[{\"DstPorts\":[null]}]",
-        "[{\"DstPorts\":[{}]}]", "[{\"DstPorts\":[{\"IP\":4}]}]", "[{\"DstPorts\":[{\"IP\":\"*\",\"Bits\":8}]}]",
-        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":[]}]}]", "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":-1}}]}]",
-        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"Last\":65536}}]}]", "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"Last\":\"1\"}}]}]",
-        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"Last\":1.5}}]}]", "[{\"IPProto\":6}]", "[{\"IPProto\":[\"tcp\"]}]",
+        "{}",
+        "1",
+        "\"*\"",
+        "[1]",
+        "[null]",
+        "[[]]",
+        "[{\"SrcIPs\":\"*\"}]",
+        "[{\"SrcIPs\":[1]}]",
+        "[{\"SrcIPs\":[null]}]",
+        "[{\"SrcIPs\":[\"a\"],\"SrcBits\":[8]}]",
+        "[{\"DstPorts\":{}}]",
+        "[{\"DstPorts\":[1]}]",
+        "[{\"DstPorts\":[null]}]",
+        "[{\"DstPorts\":[{}]}]",
+        "[{\"DstPorts\":[{\"IP\":4}]}]",
+        "[{\"DstPorts\":[{\"IP\":\"*\",\"Bits\":8}]}]",
+        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":[]}]}]",
+        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":-1}}]}]",
+        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"Last\":65536}}]}]",
+        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"Last\":\"1\"}}]}]",
+        "[{\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"Last\":1.5}}]}]",
+        "[{\"IPProto\":6}]",
+        "[{\"IPProto\":[\"tcp\"]}]",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct tn_rules *r = NULL;
@@ -98,8 +130,12 @@ static void absent_null_and_empty(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "null", "[]", "[{}]", "[{\"SrcIPs\":null,\"DstPorts\":null,\"IPProto\":null,\"SrcBits\":null}]",
-        "[{\"SrcIPs\":[\"*\"],\"SrcBits\":[]}]", "[{\"SrcIPs\":[\"*\"],\"CapGrant\":[{\"Dsts\":[\"0.0.0.0/0\"],\"Caps\":[\"x\"]}]}]",
+        "null",
+        "[]",
+        "[{}]",
+        "[{\"SrcIPs\":null,\"DstPorts\":null,\"IPProto\":null,\"SrcBits\":null}]",
+        "[{\"SrcIPs\":[\"*\"],\"SrcBits\":[]}]",
+        "[{\"SrcIPs\":[\"*\"],\"CapGrant\":[{\"Dsts\":[\"0.0.0.0/0\"],\"Caps\":[\"x\"]}]}]",
         "[{\"DstPorts\":[{\"IP\":\"*\",\"Bits\":null,\"Ports\":{\"First\":0,\"Last\":65535}}]}]",
         "[{\"SrcIPs\":[\"*\"],\"DstPorts\":[{\"IP\":\"*\"}]}]",
         "[{\"SrcIPs\":[\"*\"],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":90,\"Last\":70}}]}]",
@@ -127,7 +163,8 @@ static void caps_are_sources(void **state)
     struct tn_rules *r = rules("[{\"SrcIPs\":[\"cap:other\",\"cap:https://example.com/printer\",\"cap:\"],"
                                "\"DstPorts\":[{\"IP\":\"100.64.0.1\",\"Ports\":{\"First\":631,\"Last\":631}}]}]");
     struct tn_filter_peer peer = {.has_cap = has_only_printer};
-    struct tn_rules_query q = {.proto = TN_IPPROTO_TCP, .port = 631, .src = tn_ip4(100, 64, 0, 9), .dst = tn_ip4(100, 64, 0, 1)};
+    struct tn_rules_query q = {
+        .proto = TN_IPPROTO_TCP, .port = 631, .src = tn_ip4(100, 64, 0, 9), .dst = tn_ip4(100, 64, 0, 1)};
     assert_int_equal(tn_rules_skipped(r), 0);
     assert_false(tn_rules_match(r, &q));
     q.peer = &peer;
@@ -142,8 +179,12 @@ static void portless_needs_all_ports(void **state)
 {
     (void)state;
     struct tn_rules_query q = {.proto = 47, .src = tn_ip4(1, 1, 1, 1), .dst = tn_ip4(2, 2, 2, 2)};
-    struct tn_rules *some = rules("[{\"SrcIPs\":[\"*\"],\"IPProto\":[47],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":1,\"Last\":65535}}]}]");
-    struct tn_rules *all = rules("[{\"SrcIPs\":[\"*\"],\"IPProto\":[47],\"DstPorts\":[{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]");
+    struct tn_rules *some = rules(
+        "[{\"SrcIPs\":[\"*\"],\"IPProto\":[47],\"DstPorts\":["
+        "{\"IP\":\"*\",\"Ports\":{\"First\":1,\"Last\":65535}}]}]");
+    struct tn_rules *all = rules(
+        "[{\"SrcIPs\":[\"*\"],\"IPProto\":[47],\"DstPorts\":["
+        "{\"IP\":\"*\",\"Ports\":{\"First\":0,\"Last\":65535}}]}]");
     assert_false(tn_rules_match_portless(some, &q));
     assert_true(tn_rules_match_portless(all, &q));
     q.proto = 50;

@@ -16,7 +16,8 @@ static bool has_cap(void *ctx, const char *cap) { return strcmp(cap, "yes") == 0
 
 static struct tn_filter *begin(const char *text)
 {
-    static const char *const ours[] = {"100.64.0.1/32", "fd7a:115c:a1e0::1/128", "10.1.0.0/24", "2001:db8::/64", "169.254.169.254/32"};
+    static const char *const ours[] = {"100.64.0.1/32", "fd7a:115c:a1e0::1/128", "10.1.0.0/24", "2001:db8::/64",
+                                       "169.254.169.254/32"};
     struct tn_prefix routes[sizeof ours / sizeof *ours];
     struct tn_filter *f = tn_filter_new();
     json_t *json = json_loads(text, JSON_DECODE_ANY, NULL);
@@ -58,7 +59,8 @@ static void agrees_with_go(void **state)
             enum tn_filter_reason why;
             struct tn_filter_peer peer = {.has_cap = has_cap};
             bool ok = tn_filter_in(f, bytes, len, &peer, &why) == TN_ACCEPT, want = strcmp(verdict, "accept") == 0;
-            if (ok != want) fail_msg("set %u: %s: Go says %s, reason here %d\nrules %s", sets, hex, verdict, why, rules);
+            if (ok != want)
+                fail_msg("set %u: %s: Go says %s, reason here %d\nrules %s", sets, hex, verdict, why, rules);
             packets++;
             accepted += want;
         }

@@ -1,5 +1,5 @@
-/* The HTTP server and the PeerAPI with each allocation failing in turn: an error response or an end of the connection, never a crash, a
- * leak or a handler left waiting. */
+/* The HTTP server and the PeerAPI with each allocation failing in turn: an error response or an end of the
+ * connection, never a crash, a leak or a handler left waiting. */
 #include "../failalloc.h"
 
 #include "util/buf.c"
@@ -23,7 +23,8 @@ static void closed(void *ctx) { ++*(unsigned *)ctx; }
 static void (*waiting)(void *arg, int err, const uint8_t *bytes, size_t len);
 static void *waiting_arg;
 static int resolve_later(void *ctx, const uint8_t *query, size_t len, uint64_t now_us,
-                         void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg, void **handle)
+                         void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg,
+                         void **handle)
 {
     waiting = answer;
     waiting_arg = arg;
@@ -36,11 +37,13 @@ static void converse(void *arg)
 {
     static const char text[] =
         "GET / HTTP/1.1\r\nHost: peer\r\n\r\n"
-        "POST /dns-query HTTP/1.1\r\nHost: peer\r\nContent-Type: application/dns-message\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "POST /dns-query HTTP/1.1\r\nHost: peer\r\nContent-Type: application/dns-message\r\nTransfer-Encoding: "
+        "chunked\r\n\r\n"
         "11\r\n\0\1\1\0\0\1\0\0\0\0\0\0\0\0\2\0\1\r\n0\r\n\r\n"
         "GET /dns-query?dns=AAABAAABAAAAAAAAAAABAAE HTTP/1.1\r\nHost: peer\r\n\r\n";
     unsigned closes = 0;
-    struct tn_peerapi_config config = {.is_own = yes, .may_reach_internet = yes, .resolve = resolve_later, .cancel = cancel_it};
+    struct tn_peerapi_config config = {
+        .is_own = yes, .may_reach_internet = yes, .resolve = resolve_later, .cancel = cancel_it};
     struct tn_peerapi_peer peer = {.user = "<u>"};
     struct tn_httpd_config io = {.write = write_out, .on_close = closed, .ctx = &closes};
     struct tn_ip remote = tn_ip4(100, 64, 0, 9);

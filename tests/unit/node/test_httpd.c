@@ -56,8 +56,12 @@ static void start(struct world *w)
     *w = (struct world){.limit = 64};
     tn_buf_init(&w->out, 1 << 20);
     tn_buf_init(&w->log, 1 << 20);
-    struct tn_httpd_config config = {.handle = handle, .body_limit = limit_of, .write = write_out, .on_close = on_close,
-                                     .on_resume = on_resume, .ctx = w};
+    struct tn_httpd_config config = {.handle = handle,
+                                     .body_limit = limit_of,
+                                     .write = write_out,
+                                     .on_close = on_close,
+                                     .on_resume = on_resume,
+                                     .ctx = w};
     assert_int_equal(tn_httpd_new(&config, 0, &w->h), 0);
 }
 static void stop(struct world *w)
@@ -120,7 +124,8 @@ static void http10(void **state)
     struct world w;
     start(&w);
     send_text(&w, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-    buf_is(&w.out, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok");
+    buf_is(&w.out, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: "
+                   "keep-alive\r\n\r\nok");
     send_text(&w, "GET / HTTP/1.0\r\n\r\n");
     buf_is(&w.out, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
     assert_int_equal(w.closes, 1);
@@ -129,8 +134,10 @@ static void http10(void **state)
 
 static void pipelined_in_any_pieces(void **state)
 {
-    const char *text = "\r\nGET /1 HTTP/1.1\r\nHost: h\r\n\r\nPOST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nxyz"
-                       "PUT /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nT: x\r\n\r\nGET /4 HTTP/1.1\r\nHost: h\r\n\r\n";
+    const char *text = "\r\nGET /1 HTTP/1.1\r\nHost: h\r\n\r\nPOST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: "
+                       "3\r\n\r\nxyz"
+                       "PUT /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nT: "
+                       "x\r\n\r\nGET /4 HTTP/1.1\r\nHost: h\r\n\r\n";
     for (size_t step = 1; step <= strlen(text); step++) {
         struct world w;
         start(&w);
@@ -145,16 +152,26 @@ static void pipelined_in_any_pieces(void **state)
 static void defects_end_the_connection(void **state)
 {
     static const struct { const char *text; int status; } bad[] = {
-        {"GET / HTTP/1.1\r\n\r\n", 400}, {"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400}, {"hello\r\n\r\n", 400},
-        {"\x16\x03\x01", 400}, {"GET x HTTP/1.1\r\nHost: a\r\n\r\n", 400}, {"GET http:/// HTTP/1.1\r\nHost: a\r\n\r\n", 400},
-        {"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400}, {"GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400}, {"GET /%4 HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+        {"GET / HTTP/1.1\r\n\r\n", 400},
+        {"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400},
+        {"hello\r\n\r\n", 400},
+        {"\x16\x03\x01", 400},
+        {"GET x HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+        {"GET http:/// HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+        {"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+        {"GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+        {"GET /%4 HTTP/1.1\r\nHost: a\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
-        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\n", 400}, {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400},
-        {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400}, {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501},
+        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400},
+        {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n", 501},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65\r\n\r\n", 413},
-        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n41\r\n0123456789012345678901234567890123456789012345678901234567890123456789", 413},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: "
+         "chunked\r\n\r\n41\r\n0123456789012345678901234567890123456789012345678901234567890123456789",
+         413},
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: the-worst\r\n\r\n", 417},
         {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400},
     };
@@ -189,7 +206,8 @@ static void expect_100(void **state)
     buf_is(&w.out, "HTTP/1.1 100 Continue\r\n\r\n");
     send_text(&w, "hi");
     buf_is(&w.out, OK);
-    send_text(&w, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi"); /* did not wait */
+    /* did not wait */
+    send_text(&w, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi");
     buf_is(&w.out, OK);
     send_text(&w, "GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\r\n");
     buf_is(&w.out, OK);
@@ -216,7 +234,8 @@ static void later_answers(void **state)
     tn_httpd_error(w.req, 404, "no such thing");
     assert_true(tn_httpd_next_deadline(w.h) == 0);
     tn_httpd_timeout(w.h, SECOND);
-    buf_is(&w.out, "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+    buf_is(&w.out, "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: "
+                   "nosniff\r\n"
                    "Content-Length: 14\r\n\r\nno such thing\n");
     assert_int_equal(w.closes, 1);
     assert_int_equal(w.cancels, 0);

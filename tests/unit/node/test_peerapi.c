@@ -40,7 +40,8 @@ static const char *const *filtered(void *ctx, size_t *n)
     return w->set;
 }
 static int fake_resolve(void *ctx, const uint8_t *query, size_t len, uint64_t now_us,
-                        void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg, void **handle)
+                        void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg,
+                        void **handle)
 {
     struct world *w = ctx;
     if (w->resolve_err) return w->resolve_err;
@@ -69,8 +70,12 @@ static void start(struct world *w, bool same_user)
 {
     *w = (struct world){.internet = true};
     tn_buf_init(&w->out, 1 << 20);
-    struct tn_peerapi_config config = {.ctx = w, .is_own = is_own, .may_reach_internet = may_reach, .filtered = filtered,
-                                       .resolve = fake_resolve, .cancel = fake_cancel};
+    struct tn_peerapi_config config = {.ctx = w,
+                                       .is_own = is_own,
+                                       .may_reach_internet = may_reach,
+                                       .filtered = filtered,
+                                       .resolve = fake_resolve,
+                                       .cancel = fake_cancel};
     struct tn_peerapi_peer peer = {.user = "<Jo & \"Co\">'", .name = "box", .same_user = same_user};
     struct tn_httpd_config io = {.write = write_out, .on_close = on_close, .ctx = w};
     struct tn_ip remote = tn_ip4(100, 64, 0, 9);
@@ -85,7 +90,8 @@ static void stop(struct world *w)
     tn_buf_fini(&w->out);
 }
 
-/* Sends a request and returns the status of what came back at once, 0 for nothing. The text stays in w->out until the next. */
+/* Sends a request and returns the status of what came back at once, 0 for nothing. The text stays in w->out until the
+ * next. */
 static int request_raw(struct world *w, const void *bytes, size_t len)
 {
     tn_buf_fini(&w->out);
@@ -106,13 +112,15 @@ static bool said(struct world *w, const char *text)
 #define HOST "Host: 100.64.0.1:40000\r\n"
 
 /* a.example.com A */
-static const uint8_t query[] = {0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 'a', 7, 'e', 'x', 'a', 'm', 'p', 'l', 'e',
-                                3, 'c', 'o', 'm', 0, 0, 1, 0, 1};
+static const uint8_t query[] = {0x12, 0x34, 1,   0,   0,   1,   0, 0,   0,   0,   0, 0, 1, 'a', 7, 'e',
+                                'x',  'a',  'm', 'p', 'l', 'e', 3, 'c', 'o', 'm', 0, 0, 1, 0,   1};
 
 static int post(struct world *w, const char *type, const void *body, size_t len)
 {
     char text[2048];
-    int n = snprintf(text, sizeof text, "POST /dns-query HTTP/1.1\r\n" HOST "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n", type, len);
+    int n =
+        snprintf(text, sizeof text,
+                 "POST /dns-query HTTP/1.1\r\n" HOST "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n", type, len);
     assert_true((size_t)n + len <= sizeof text);
     memcpy(text + n, body, len);
     return request_raw(w, text, (size_t)n + len);
@@ -173,10 +181,19 @@ static void lured_browsers_are_refused(void **state)
     struct world w;
     struct tn_peerapi_stats stats;
     static const char *const bad[] = {
-        "Host: example.com\r\n", "Host: 100.64.0.1\r\n", "Host: 100.64.0.2:80\r\n", "Host: peer:80\r\n", "Host: \r\n", "Host: [100.64.0.1]:80\r\n",
-        HOST "Origin: http://evil.test\r\n", HOST "Referer: http://evil.test/\r\n", HOST "Origin: null\r\n", "Host: 127.0.0.1:80\r\n",
+        "Host: example.com\r\n",
+        "Host: 100.64.0.1\r\n",
+        "Host: 100.64.0.2:80\r\n",
+        "Host: peer:80\r\n",
+        "Host: \r\n",
+        "Host: [100.64.0.1]:80\r\n",
+        HOST "Origin: http://evil.test\r\n",
+        HOST "Referer: http://evil.test/\r\n",
+        HOST "Origin: null\r\n",
+        "Host: 127.0.0.1:80\r\n",
     };
-    static const char *const good[] = {HOST, "Host: peer\r\n", "Host: [fd7a:115c:a1e0::1]:40000\r\n", HOST "Origin:\r\n"};
+    static const char *const good[] = {HOST, "Host: peer\r\n", "Host: [fd7a:115c:a1e0::1]:40000\r\n",
+                                       HOST "Origin:\r\n"};
     start(&w, true);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (request(&w, "GET", "/", bad[i]) != 403) fail_msg("%s", bad[i]);
@@ -193,7 +210,8 @@ static void names_are_resolved(void **state)
     struct world w;
     start(&w, false);
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(i ? get(&w, query, sizeof query) : post(&w, "application/dns-message", query, sizeof query), 0);
+        assert_int_equal(i ? get(&w, query, sizeof query) : post(&w, "application/dns-message", query, sizeof query),
+                         0);
         assert_int_equal(w.query_len, sizeof query);
         assert_memory_equal(w.query, query, sizeof query);
         uint8_t answer[sizeof query];
@@ -296,9 +314,14 @@ static void a_client_that_leaves_cancels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ports), cmocka_unit_test(greeting), cmocka_unit_test(lured_browsers_are_refused),
-        cmocka_unit_test(names_are_resolved), cmocka_unit_test(who_may_resolve), cmocka_unit_test(filtered_and_failing_names),
-        cmocka_unit_test(bad_queries), cmocka_unit_test(a_client_that_leaves_cancels),
+        cmocka_unit_test(ports),
+        cmocka_unit_test(greeting),
+        cmocka_unit_test(lured_browsers_are_refused),
+        cmocka_unit_test(names_are_resolved),
+        cmocka_unit_test(who_may_resolve),
+        cmocka_unit_test(filtered_and_failing_names),
+        cmocka_unit_test(bad_queries),
+        cmocka_unit_test(a_client_that_leaves_cancels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,8 @@
 
 /* www.Example.com A IN, RD, ID 0x1234, with an OPT record behind. */
 static const uint8_t query[] = {
-    0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 1, 3, 'w', 'w', 'w', 7, 'E', 'x', 'a', 'm', 'p', 'l', 'e', 3, 'c', 'o', 'm', 0,
-    0, 1, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0,
+    0x12, 0x34, 0x01, 0x00, 0,   1,   0, 0, 0, 0, 0, 1, 3, 'w', 'w', 'w', 7, 'E', 'x', 'a', 'm', 'p',
+    'l',  'e',  3,    'c',  'o', 'm', 0, 0, 1, 0, 1, 0, 0, 41,  4,   208, 0, 0,   0,   0,   0,   0,
 };
 enum { QUESTION_END = 33 };
 
@@ -41,7 +41,8 @@ static void queries(void **state)
     assert_int_equal(m.question_end, QUESTION_END);
     assert_int_equal(tn_dnsmsg_name_text(&m, text), 15);
     assert_string_equal(text, "www.example.com");
-    for (size_t n = 0; n < sizeof query; n++) assert_int_equal(parse(query, n, &m), n < QUESTION_END ? TN_E_MALFORMED : 0);
+    for (size_t n = 0; n < sizeof query; n++)
+        assert_int_equal(parse(query, n, &m), n < QUESTION_END ? TN_E_MALFORMED : 0);
     parse(NULL, 0, &m);
 }
 
@@ -93,8 +94,8 @@ static void answers_are_compared(void **state)
     memcpy(bytes, query, sizeof bytes);
     assert_int_equal(tn_dnsmsg_parse(query, sizeof query, &q), 0);
     static const struct { size_t at; uint8_t value; bool ok; } edits[] = {
-        {2, 0x81, true}, {0, 9, true}, {17, 'e', true}, {2, 0x01, false}, {2, 0x81, true}, {2, 0xa1, false}, {2, 0x81, true},
-        {13, 'v', false}, {13, 'W', true}, {30, 28, false}, {30, 1, true}, {32, 3, false},
+        {2, 0x81, true}, {0, 9, true},     {17, 'e', true}, {2, 0x01, false}, {2, 0x81, true}, {2, 0xa1, false},
+        {2, 0x81, true}, {13, 'v', false}, {13, 'W', true}, {30, 28, false},  {30, 1, true},   {32, 3, false},
     };
     for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
         bytes[edits[i].at] = edits[i].value;

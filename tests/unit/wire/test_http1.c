@@ -90,13 +90,30 @@ static void malformed_heads_are_errors(void **state)
 {
     (void)state;
     static const char *const req[] = {
-        "GET / HTTP/2.0\r\n\r\n", "GET / HTTP/1.10\r\n\r\n", "GET / HTTP/1.\r\n\r\n", "GET /\r\n\r\n", "GET\r\n\r\n",
-        "GET  / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1 \r\n\r\n", "GET /a b HTTP/1.1\r\n\r\n", " GET / HTTP/1.1\r\n\r\n",
-        "G(T / HTTP/1.1\r\n\r\n", "GET /\tx HTTP/1.1\r\n\r\n", "GET / http/1.1\r\n\r\n",
-        "GET / HTTP/1.1\r\nA b\r\n\r\n", "GET / HTTP/1.1\r\n: b\r\n\r\n", "GET / HTTP/1.1\r\nA : b\r\n\r\n",
-        "GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", "GET / HTTP/1.1\r\nA: b\rc\r\n\r\n", "GET / HTTP/1.1\r\nA: \1\r\n\r\n",
-        "GET / HTTP/1.1\r\nA: \x7f\r\n\r\n", "GET / HTTP/1.1\r\n A: b\r\n\r\n", "\n\n\n\n\nGET / HTTP/1.1\r\n\r\n",
-        "\x05\x01", "\x16\x03\x01", "GET / HTTP/1.1\r\nA\x80: b\r\n\r\n",
+        "GET / HTTP/2.0\r\n\r\n",
+        "GET / HTTP/1.10\r\n\r\n",
+        "GET / HTTP/1.\r\n\r\n",
+        "GET /\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET  / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1 \r\n\r\n",
+        "GET /a b HTTP/1.1\r\n\r\n",
+        " GET / HTTP/1.1\r\n\r\n",
+        "G(T / HTTP/1.1\r\n\r\n",
+        "GET /\tx HTTP/1.1\r\n\r\n",
+        "GET / http/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nA b\r\n\r\n",
+        "GET / HTTP/1.1\r\n: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nA : b\r\n\r\n",
+        "GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+        "GET / HTTP/1.1\r\nA: b\rc\r\n\r\n",
+        "GET / HTTP/1.1\r\nA: \1\r\n\r\n",
+        "GET / HTTP/1.1\r\nA: \x7f\r\n\r\n",
+        "GET / HTTP/1.1\r\n A: b\r\n\r\n",
+        "\n\n\n\n\nGET / HTTP/1.1\r\n\r\n",
+        "\x05\x01",
+        "\x16\x03\x01",
+        "GET / HTTP/1.1\r\nA\x80: b\r\n\r\n",
     };
     static const char *const res[] = {
         "HTTP/1.1 20 OK\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 099 OK\r\n\r\n", "HTTP/1.1  200 OK\r\n\r\n",
@@ -149,7 +166,8 @@ static void content_lengths(void **state)
     assert_int_equal(length_of("content-length: 0012\r\n"), 12);
     assert_int_equal(length_of("Content-Length: 5, 5\r\nContent-Length: 5\r\n"), 5);
     assert_true(length_of("Content-Length: 9223372036854775807\r\n") == INT64_MAX);
-    static const char *const bad[] = {"9223372036854775808", "-1", "+1", "", "1 2", "0x10", "5,6", "5,", "99999999999999999999"};
+    static const char *const bad[] = {"9223372036854775808", "-1", "+1", "", "1 2", "0x10", "5,6", "5,",
+                                      "99999999999999999999"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char line[128];
         snprintf(line, sizeof line, "Content-Length: %s\r\n", bad[i]);
@@ -174,7 +192,8 @@ static void tokens(void **state)
     request("", &h);
 }
 
-/* Feeds in pieces of step bytes; payload to out. The bytes used up to done, or a negative code, or 0 when unfinished. */
+/* Feeds in pieces of step bytes; payload to out. The bytes used up to done, or a negative code, or 0 when
+ * unfinished. */
 static long dechunk_all(const char *text, size_t len, size_t step, char *out, size_t *out_len)
 {
     struct tn_http1_chunked c = {0};
