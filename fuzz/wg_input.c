@@ -1,6 +1,6 @@
-/* Messages into WireGuard engines in each of their states. The input is a list of commands of two bytes and, for some, data:
- * what to do next, and with what. Bytes that stand where a MAC1 belongs are mended on request, so that the fuzzer gets
- * past it. */
+/* Messages into WireGuard engines in each of their states. The input is a list of commands of two bytes and, for
+ * some, data: what to do next, and with what. Bytes that stand where a MAC1 belongs are mended on request, so that
+ * the fuzzer gets past it. */
 #include "util/cursor.h"
 #include "wg/internal.h"
 

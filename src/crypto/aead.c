@@ -136,8 +136,8 @@ static void warm(struct tn_aead_engine *e, size_t len)
     e->imb = tn_imb_new();
 }
 
-void tn_aead_seal(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg, size_t len,
-                  uint8_t *out)
+void tn_aead_seal(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg,
+                  size_t len, uint8_t *out)
 {
     warm(a->engine, len);
     if (a->engine->imb) {
@@ -153,8 +153,8 @@ void tn_aead_seal(struct tn_aead *a, const uint8_t nonce[12], const void *ad, si
     must(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, TN_AEAD_TAG, out + len));
 }
 
-int tn_aead_open(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg, size_t len,
-                 uint8_t *out)
+int tn_aead_open(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg,
+                 size_t len, uint8_t *out)
 {
     if (len < TN_AEAD_TAG) return TN_E_MALFORMED;
     warm(a->engine, len);

@@ -1,11 +1,11 @@
-/* ChaCha20-Poly1305 (RFC 8439) behind one interface with two implementations, OpenSSL and ipsec-mb, held to the same
- * vectors and to each other.
+/* ChaCha20-Poly1305 (RFC 8439) behind one interface with two implementations, OpenSSL and ipsec-mb, held to the
+ * same vectors and to each other.
  *
- * An engine holds what one thread needs to work with any number of keys; a key is then 48 bytes. TN_AEAD_AUTO starts
- * with OpenSSL and moves to ipsec-mb, where that is built in and the CPU has AVX-512, once TN_AEAD_WARM_BYTES went
- * through the engine: setting ipsec-mb up runs its self-tests, which takes 8 ms and makes 3 MB of it resident, half of
- * what an idle node may use. Per 1,280-byte packet here: ipsec-mb 0.40 us (AVX-512) and 1.0 us (AVX2), OpenSSL 0.72 us
- * (AVX-512) and 0.95 us (AVX2); so AVX2 alone is no reason to change.
+ * An engine holds what one thread needs to work with any number of keys; a key is then 48 bytes. TN_AEAD_AUTO
+ * starts with OpenSSL and moves to ipsec-mb, where that is built in and the CPU has AVX-512, once
+ * TN_AEAD_WARM_BYTES went through the engine: setting ipsec-mb up runs its self-tests, which takes 8 ms and makes
+ * 3 MB of it resident, half of what an idle node may use. Per 1,280-byte packet here: ipsec-mb 0.40 us (AVX-512)
+ * and 1.0 us (AVX2), OpenSSL 0.72 us (AVX-512) and 0.95 us (AVX2); so AVX2 alone is no reason to change.
  *
  * An engine and its keys belong to one thread at a time. Sealing and opening may work in place (out == in). */
 #ifndef TN_CRYPTO_AEAD_H
@@ -33,11 +33,11 @@ struct tn_aead *tn_aead_new_in(struct tn_aead_engine *e, const uint8_t key[32]);
 struct tn_aead *tn_aead_new(enum tn_aead_impl impl, const uint8_t key[32]);
 void tn_aead_free(struct tn_aead *a); /* NULL is fine */
 /* out: len + 16 bytes, ciphertext then tag. */
-void tn_aead_seal(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg, size_t len,
-                  uint8_t *out);
+void tn_aead_seal(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg,
+                  size_t len, uint8_t *out);
 /* out: len - 16 bytes; TN_E_CRYPTO (out undefined, never released by a caller) or TN_E_MALFORMED when len < 16. */
-int tn_aead_open(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg, size_t len,
-                 uint8_t *out);
+int tn_aead_open(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg,
+                 size_t len, uint8_t *out);
 
 /* A datagram each, no AD, nonce = 4 zero bytes and the counter little-endian (WireGuard's transport). */
 struct tn_aead_job {

@@ -1,8 +1,8 @@
-/* ChaCha20-Poly1305 by intel-ipsec-mb. Private to aead.c. Without the library at build time the same calls exist and
- * report that it is not there.
+/* ChaCha20-Poly1305 by intel-ipsec-mb. Private to aead.c. Without the library at build time the same calls exist
+ * and report that it is not there.
  *
- * The library's manager is a job ring and 200 KB of state for algorithms not used here; a chacha20-poly1305 job is done
- * when it is submitted, so one manager serves any number of keys. */
+ * The library's manager is a job ring and 200 KB of state for algorithms not used here; a chacha20-poly1305 job is
+ * done when it is submitted, so one manager serves any number of keys. */
 #ifndef TN_CRYPTO_AEAD_IMB_H
 #define TN_CRYPTO_AEAD_IMB_H
 

@@ -1,7 +1,8 @@
 /* BLAKE2s (RFC 7693), plain and keyed, incremental. Private to this room; others use noise.h.
  *
- * Written out here rather than taken from OpenSSL: WireGuard checks a keyed hash on every handshake message a stranger
- * sends, and an EVP call allocates and can fail, where this can do neither. Held to OpenSSL's and the RFC's results. */
+ * Written out here rather than taken from OpenSSL: WireGuard checks a keyed hash on every handshake message a
+ * stranger sends, and an EVP call allocates and can fail, where this can do neither. Held to OpenSSL's and the
+ * RFC's results. */
 #ifndef TN_CRYPTO_BLAKE2S_H
 #define TN_CRYPTO_BLAKE2S_H
 

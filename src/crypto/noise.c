@@ -5,7 +5,8 @@
 #include <sodium.h>
 #include <string.h>
 
-/* libsodium works without sodium_init, with its portable code; the call picks the fast one and is cheap when repeated. */
+/* libsodium works without sodium_init, with its portable code; the call picks the fast one and is cheap when
+ * repeated. */
 static void fast_paths(void) { (void)!sodium_init(); }
 
 int tn_x25519(uint8_t out[32], const uint8_t private_key[32], const uint8_t public_key[32])

@@ -1,9 +1,10 @@
-/* Is the peer who it should be? One callback for the three ways of enum tn_verify; it runs inside the handshake, so
- * that a refusal reaches the server as an alert and nothing of ours is sent under its keys.
+/* Is the peer who it should be? One callback for the three ways of enum tn_verify; it runs inside the handshake,
+ * so that a refusal reaches the server as an alert and nothing of ours is sent under its keys.
  *
- * TN_VERIFY_SHA256 follows net/tlsdial SetConfigExpectedCertHash (tailscale v1.102.5): certificates whose common name
- * starts with "derpkey" are passed over, exactly one other must be there, its DER must have the hash, it must be
- * valid now, and it must name the host unless that is an IP literal (Go sends no server name then and checks none). */
+ * TN_VERIFY_SHA256 follows net/tlsdial SetConfigExpectedCertHash (tailscale v1.102.5): certificates whose common
+ * name starts with "derpkey" are passed over, exactly one other must be there, its DER must have the hash, it must
+ * be valid now, and it must name the host unless that is an IP literal (Go sends no server name then and checks
+ * none). */
 #include "crypto/tls_internal.h"
 #include "util/err.h"
 #include "util/ip.h"

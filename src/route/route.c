@@ -1,6 +1,6 @@
-/* A path-compressed binary trie per family. A node stands for a prefix; its children extend it by at least one bit. A
- * node either has a value or two children (a mere branching point), so n prefixes need fewer than 2n nodes of 48 bytes.
- * Addresses are held as two words with the first bit on top; IPv4 fills the upper half of the first. */
+/* A path-compressed binary trie per family. A node stands for a prefix; its children extend it by at least one
+ * bit. A node either has a value or two children (a mere branching point), so n prefixes need fewer than 2n nodes
+ * of 48 bytes. Addresses are held as two words with the first bit on top; IPv4 fills the upper half of the first. */
 #include "route/route.h"
 #include "util/cursor.h"
 #include "util/err.h"

@@ -1,5 +1,5 @@
-/* Longest-prefix match over IPv4 and IPv6: crypto-key routing (prefix to peer) and the classifier's tables. A value is
- * a non-NULL pointer that the table does not own. Tested against a naive list. */
+/* Longest-prefix match over IPv4 and IPv6: crypto-key routing (prefix to peer) and the classifier's tables. A
+ * value is a non-NULL pointer that the table does not own. Tested against a naive list. */
 #ifndef TN_ROUTE_ROUTE_H
 #define TN_ROUTE_ROUTE_H
 

@@ -1,7 +1,7 @@
 /* MAC1, MAC2 and cookies (whitepaper sections 5.4.4, 5.4.7; wireguard-go device/cookie.go).
  *
- * MAC1 proves that the sender knows whom it talks to; MAC2, asked for only under load, that it gets what is sent to its
- * address. A cookie is a MAC of the sender's address under a secret that changes every two minutes. */
+ * MAC1 proves that the sender knows whom it talks to; MAC2, asked for only under load, that it gets what is sent
+ * to its address. A cookie is a MAC of the sender's address under a secret that changes every two minutes. */
 #ifndef TN_WG_COOKIE_H
 #define TN_WG_COOKIE_H
 
@@ -37,7 +37,8 @@ void tn_wg_cookie_reply(struct tn_wg_checker *c, const struct tn_rng *rng, const
                         const struct tn_wg_from *from, uint64_t now_us, uint8_t out[TN_WGMSG_COOKIE_LEN]);
 
 /* Fills both MACs of a message to peer and remembers MAC1, to which a cookie reply is bound. */
-void tn_wg_jar_sign(struct tn_wg_jar *j, const struct tn_node_public *peer, uint8_t *msg, size_t len, uint64_t now_us);
+void tn_wg_jar_sign(struct tn_wg_jar *j, const struct tn_node_public *peer, uint8_t *msg, size_t len,
+                    uint64_t now_us);
 /* Takes a cookie reply: 0, or TN_E_CRYPTO when it is not an answer to our last message. */
 int tn_wg_jar_take(struct tn_wg_jar *j, const struct tn_node_public *peer, const struct tn_wgmsg_cookie *m,
                    uint64_t now_us);

@@ -1,7 +1,7 @@
 /* Transport packets: staged until there is a session, sealed, opened, checked, delivered.
  *
- * seal and open are the only places that touch the cipher, and speak in tn_aead jobs: more packets at a time mean more
- * jobs, nothing else. */
+ * seal and open are the only places that touch the cipher, and speak in tn_aead jobs: more packets at a time mean
+ * more jobs, nothing else. */
 #include "util/err.h"
 #include "wg/internal.h"
 #include "wire/ip.h"

@@ -129,8 +129,8 @@ int tn_wg_respond(struct tn_wg_reading *r, uint32_t sender, uint32_t receiver, c
     return err;
 }
 
-int tn_wg_finish(const struct tn_wg_initiation *st, const struct tn_wg_identity *own, const struct tn_wgmsg_response *m,
-                 struct tn_wg_keys *keys)
+int tn_wg_finish(const struct tn_wg_initiation *st, const struct tn_wg_identity *own,
+                 const struct tn_wgmsg_response *m, struct tn_wg_keys *keys)
 {
     struct tn_noise_sym s = st->sym;
     uint8_t key[32], nothing[1];

@@ -1,8 +1,8 @@
 /* How much handshake work strangers may cause (wireguard-go ratelimiter/, device.IsUnderLoad).
  *
- * A handshake message costs up to five X25519 operations, 0.2 ms. TN_WG_LOAD_PER_S of them in a second are taken as they
- * come; beyond that the engine is under load, for at least a second, in which only senders with a valid MAC2 are
- * heard, each at most 20 times a second after a burst of 5. */
+ * A handshake message costs up to five X25519 operations, 0.2 ms. TN_WG_LOAD_PER_S of them in a second are taken
+ * as they come; beyond that the engine is under load, for at least a second, in which only senders with a valid
+ * MAC2 are heard, each at most 20 times a second after a burst of 5. */
 #ifndef TN_WG_LIMIT_H
 #define TN_WG_LIMIT_H
 

@@ -1,5 +1,5 @@
-/* The replay window of a session (RFC 6479): counters at most TN_WG_WINDOW behind the highest seen are accepted once, older
- * ones never. Zeroed is empty. */
+/* The replay window of a session (RFC 6479): counters at most TN_WG_WINDOW behind the highest seen are accepted
+ * once, older ones never. Zeroed is empty. */
 #ifndef TN_WG_REPLAY_H
 #define TN_WG_REPLAY_H
 

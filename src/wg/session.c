@@ -1,9 +1,9 @@
 /* Keypairs of a peer and how they follow each other (wireguard-go device/noise-protocol.go BeginSymmetricSession).
  *
- * current sends. The initiator may use new keys at once. The responder holds them as next until a packet under them
- * arrives, since the response may be lost; until then it goes on with current. previous still opens what was under way
- * when the keys changed. Of two crossing handshakes each side becomes initiator of one: the responder's keys of the
- * other then are its previous ones and open what the other side sends. */
+ * current sends. The initiator may use new keys at once. The responder holds them as next until a packet under
+ * them arrives, since the response may be lost; until then it goes on with current. previous still opens what was
+ * under way when the keys changed. Of two crossing handshakes each side becomes initiator of one: the responder's
+ * keys of the other then are its previous ones and open what the other side sends. */
 #include "util/err.h"
 #include "util/secret.h"
 #include "wg/internal.h"

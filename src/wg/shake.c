@@ -55,9 +55,9 @@ static int initiate(struct tn_wg_peer *p, uint64_t now_us)
     return 0;
 }
 
-/* Begins a handshake, unless a handshake message was sent less than 5 s ago: then it is made up for when that time is
- * over, if by then it still is needed. Without that, data that meets a lost confirmation of the peer's handshake would
- * wait for more data to come along. */
+/* Begins a handshake, unless a handshake message was sent less than 5 s ago: then it is made up for when that time
+ * is over, if by then it still is needed. Without that, data that meets a lost confirmation of the peer's
+ * handshake would wait for more data to come along. */
 int tn_wg_shake_start(struct tn_wg_peer *p, bool retry, uint64_t now_us)
 {
     if (!retry) p->retries = 0;
@@ -94,8 +94,8 @@ static int admit(struct tn_wg *wg, const uint8_t *msg, size_t len, const struct 
 }
 
 /* The peer that claims to have sent this initiation, or NULL with *err. */
-static struct tn_wg_peer *claimed_sender(struct tn_wg *wg, struct tn_wg_reading *r, const struct tn_wgmsg_initiation *m,
-                                         uint64_t now_us, int *err)
+static struct tn_wg_peer *claimed_sender(struct tn_wg *wg, struct tn_wg_reading *r,
+                                         const struct tn_wgmsg_initiation *m, uint64_t now_us, int *err)
 {
     *err = tn_wg_read_static(r, &wg->own, m);
     if (*err != 0) {

@@ -1,8 +1,8 @@
 /* The timers of a peer (whitepaper section 6; wireguard-go device/timers.go).
  *
- * Traffic moves deadlines with every packet, so a peer has one timer in the heap and an array of deadlines: putting one
- * off or dropping it touches no heap. The heap timer may fire for a deadline that is no more; it then only looks up
- * the next. */
+ * Traffic moves deadlines with every packet, so a peer has one timer in the heap and an array of deadlines:
+ * putting one off or dropping it touches no heap. The heap timer may fire for a deadline that is no more; it then
+ * only looks up the next. */
 #include "wg/internal.h"
 
 void tn_wg_timers_init(struct tn_wg_peer *p)

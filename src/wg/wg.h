@@ -33,16 +33,18 @@ struct tn_wg_from {
 
 struct tn_wg_callbacks {
     /* An outer datagram for this peer. Borrowed. */
-    void (*send)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const uint8_t *datagram, size_t len, uint64_t now_us);
+    void (*send)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const uint8_t *datagram, size_t len,
+                 uint64_t now_us);
     /* A cookie reply to an unauthenticated source. Borrowed. */
     void (*reply)(void *ctx, const struct tn_wg_from *from, const uint8_t *datagram, size_t len, uint64_t now_us);
     /* An authenticated inner packet whose source address is in the peer's allowed prefixes; trimmed to its IP length.
      * Writable and dead on return. Keepalives do not get here. */
     void (*deliver)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us);
-    /* A handshake has completed: what tn_wg_send sends to this peer from within goes out first, ahead of what is staged
-     * (the place for a TSMP disco advertisement). May be NULL. */
+    /* A handshake has completed: what tn_wg_send sends to this peer from within goes out first, ahead of what is
+     * staged (the place for a TSMP disco advertisement). May be NULL. */
     void (*session)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, uint64_t now_us);
-    /* Which peer has this static key (an initiation came from it); NULL: not in the netmap, drop. May add the peer. */
+    /* Which peer has this static key (an initiation came from it); NULL: not in the netmap, drop. May add the
+     * peer. */
     struct tn_wg_peer *(*resolve)(void *ctx, const struct tn_node_public *key, uint64_t now_us);
     /* The wall clock for TAI64N: seconds and nanoseconds since the Unix epoch. */
     void (*wallclock)(void *ctx, int64_t *sec, uint32_t *nsec);
@@ -68,15 +70,15 @@ struct tn_wg_peer *tn_wg_peer_find(struct tn_wg *wg, const struct tn_node_public
 const struct tn_node_public *tn_wg_peer_key(const struct tn_wg_peer *peer);
 /* Replaces the prefixes routed to the peer and accepted from it. A prefix another peer has moves to this one. */
 int tn_wg_peer_set_allowed(struct tn_wg *wg, struct tn_wg_peer *peer, const struct tn_prefix *prefixes, size_t n);
-/* The peer restarted (its disco key changed) or its key is to be distrusted: drop sessions, keep the peer. What is staged
- * is sent after a new handshake, which starts at the next tn_wg_timeout (the deadline is then at once). */
+/* The peer restarted (its disco key changed) or its key is to be distrusted: drop sessions, keep the peer. What is
+ * staged is sent after a new handshake, which starts at the next tn_wg_timeout (the deadline is then at once). */
 void tn_wg_peer_reset(struct tn_wg *wg, struct tn_wg_peer *peer);
 /* The peer for this destination by crypto-key routing, or NULL. */
 struct tn_wg_peer *tn_wg_route(struct tn_wg *wg, const struct tn_ip *dst);
 void *tn_wg_peer_arg(const struct tn_wg_peer *peer);
 
-/* A datagram that arrived. 0 when it was good (of whatever type), else why it was dropped (counted by type). The bytes may
- * be overwritten (packets are opened in place). */
+/* A datagram that arrived. 0 when it was good (of whatever type), else why it was dropped (counted by type). The
+ * bytes may be overwritten (packets are opened in place). */
 int tn_wg_input(struct tn_wg *wg, uint8_t *datagram, size_t len, const struct tn_wg_from *from, uint64_t now_us);
 /* Sends an inner packet to a peer: now when a session exists, else staged while a handshake starts. The packet is
  * copied. TN_E_TOOBIG over the MTU, TN_E_INVAL when empty, TN_E_NOMEM when it can't be staged, TN_E_CRYPTO for a peer

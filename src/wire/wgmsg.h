@@ -1,5 +1,5 @@
-/* WireGuard's four messages (whitepaper section 5.4; wireguard-go device/noise-protocol.go). All integers are little-endian;
- * the type is one byte and three zero bytes. Handshake messages have one exact length each. */
+/* WireGuard's four messages (whitepaper section 5.4; wireguard-go device/noise-protocol.go). All integers are
+ * little-endian; the type is one byte and three zero bytes. Handshake messages have one exact length each. */
 #ifndef TN_WIRE_WGMSG_H
 #define TN_WIRE_WGMSG_H
 

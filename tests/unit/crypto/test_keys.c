@@ -90,7 +90,8 @@ static void generated_are_clamped(void **state)
     tn_machine_public_of(&mk, &m);
     tn_disco_public_of(&dk, &d);
     char hex[65];
-    assert_string_equal(tn_hex_encode(n.b, 32, hex), "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+    assert_string_equal(tn_hex_encode(n.b, 32, hex),
+                        "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
     assert_memory_equal(n.b, m.b, 32);
     assert_memory_equal(n.b, d.b, 32);
 }

@@ -120,7 +120,8 @@ static void hmac_against_openssl(void **state)
     }
 }
 
-/* The KDF with keys that are not 32 bytes long: the HMAC and the chain of outputs, as wireguard-go's kdf_test has it. */
+/* The KDF with keys that are not 32 bytes long: the HMAC and the chain of outputs, as wireguard-go's kdf_test has
+ * it. */
 static void kdf_vectors(void **state)
 {
     static const struct {
@@ -198,7 +199,8 @@ static void symmetric_state(void **state)
         sealed[i] ^= 1;
     }
     for (size_t n = 0; n < sizeof sealed; n++)
-        assert_int_equal(tn_noise_decrypt(&b, kb, sealed, n, opened), n < TN_NOISE_TAG ? TN_E_MALFORMED : TN_E_CRYPTO);
+        assert_int_equal(tn_noise_decrypt(&b, kb, sealed, n, opened),
+                         n < TN_NOISE_TAG ? TN_E_MALFORMED : TN_E_CRYPTO);
     assert_int_equal(tn_noise_decrypt(&b, kb, sealed, sizeof sealed, opened), 0);
     assert_memory_equal(opened, "hello", 5);
     assert_memory_equal(&a, &b, sizeof a);

@@ -371,7 +371,8 @@ static void environment(void **state)
     unlink(path);
     char dir[80], link[128];
     snprintf(dir, sizeof dir, "%s.d", w->roots);
-    snprintf(link, sizeof link, "%s/%08lx.0", dir, X509_NAME_hash_ex(X509_get_subject_name(w->ca.cert), NULL, NULL, NULL));
+    snprintf(link, sizeof link, "%s/%08lx.0", dir,
+             X509_NAME_hash_ex(X509_get_subject_name(w->ca.cert), NULL, NULL, NULL));
     assert_int_equal(mkdir(dir, 0700), 0);
     write_pem(link, w->ca.cert);
     unsetenv("SSL_CERT_FILE");
@@ -541,7 +542,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tls13),          cmocka_unit_test(tls12),         cmocka_unit_test(tls13_in_pieces),
         cmocka_unit_test(tls12_in_pieces), cmocka_unit_test(tls11_is_refused), cmocka_unit_test(names),
-        cmocka_unit_test(sni_is_no_address), cmocka_unit_test(sni_has_no_final_dot), cmocka_unit_test(chain_errors), cmocka_unit_test(environment),
+        cmocka_unit_test(sni_is_no_address), cmocka_unit_test(sni_has_no_final_dot),
+        cmocka_unit_test(chain_errors), cmocka_unit_test(environment),
         cmocka_unit_test(pinned),         cmocka_unit_test(metacert),      cmocka_unit_test(hostile_bytes),
         cmocka_unit_test(roots_come_and_go), cmocka_unit_test(input_is_bounded),
     };

@@ -93,7 +93,8 @@ static inline void transmit_from(struct side *s, const uint8_t *datagram, size_t
     if (tn_rng_below(&n->rng, 100) < n->repeat_percent) launch(n, s->id, datagram, len);
 }
 
-static inline void on_send(void *ctx, struct tn_wg_peer *peer, void *arg, const uint8_t *d, size_t len, uint64_t now_us)
+static inline void on_send(void *ctx, struct tn_wg_peer *peer, void *arg, const uint8_t *d, size_t len,
+                           uint64_t now_us)
 {
     struct side *s = ctx;
     assert_int_equal(now_us, s->net->now_us);
@@ -108,7 +109,8 @@ static inline void on_reply(void *ctx, const struct tn_wg_from *from, const uint
     transmit_from(s, d, len);
 }
 
-static inline void on_deliver(void *ctx, struct tn_wg_peer *peer, void *arg, uint8_t *packet, size_t len, uint64_t now_us)
+static inline void on_deliver(void *ctx, struct tn_wg_peer *peer, void *arg, uint8_t *packet, size_t len,
+                              uint64_t now_us)
 {
     struct side *s = ctx;
     assert_true(len <= TN_WG_MTU && s->received < INBOX_MAX);
@@ -237,7 +239,8 @@ static inline void run_until(struct net *n, uint64_t until_us)
 static inline void run_for(struct net *n, uint64_t us) { run_until(n, n->now_us + us); }
 
 /* An IPv4 packet of len bytes (>= 28) from a to b with a number in it. */
-static inline void make_packet(uint8_t *out, size_t len, const struct tn_ip *src, const struct tn_ip *dst, uint32_t number)
+static inline void make_packet(uint8_t *out, size_t len, const struct tn_ip *src, const struct tn_ip *dst,
+                               uint32_t number)
 {
     memset(out, 0, len);
     out[0] = 0x45;

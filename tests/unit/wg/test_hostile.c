@@ -20,8 +20,8 @@ static void unchanged(struct side *s, const struct tn_wg_peer *before)
     assert_memory_equal(p->deadline_us, before->deadline_us, sizeof p->deadline_us);
 }
 
-/* The same by someone who knows our public key and can mend MAC1. The sender's index is left out: the handshake does not
- * cover it, and who can change it could as well keep the message. */
+/* The same by someone who knows our public key and can mend MAC1. The sender's index is left out: the handshake
+ * does not cover it, and who can change it could as well keep the message. */
 static void harm_and_sign(struct side *s, const struct captured *c)
 {
     struct tn_wg_jar jar = {0};
@@ -308,7 +308,8 @@ static void many_peers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(harmed_messages), cmocka_unit_test(harmed_cookie_reply), cmocka_unit_test(cookies_under_load),
+        cmocka_unit_test(harmed_messages), cmocka_unit_test(harmed_cookie_reply),
+        cmocka_unit_test(cookies_under_load),
         cmocka_unit_test(sources_with_cookies_are_limited), cmocka_unit_test(cookie_for_a_response),
         cmocka_unit_test(noise), cmocka_unit_test(forged_claims_cost_no_memory), cmocka_unit_test(malicious_insider),
         cmocka_unit_test(many_peers),

@@ -1,4 +1,5 @@
-/* Every allocation of the engine fails once, in turn: nothing is leaked or broken, and when memory is back the peers talk. */
+/* Every allocation of the engine fails once, in turn: nothing is leaked or broken, and when memory is back the
+ * peers talk. */
 #include "wg/peer.c"
 
 /* The harness's own allocations do not fail. */

@@ -95,7 +95,7 @@ static void replay_against_naive(void **state)
         for (int i = 0; i < STEPS && highest < sizeof taken - 20000; i++) {
             uint64_t c = highest + tn_rng_below(&rng, 40);
             switch (tn_rng_below(&rng, 8)) {
-            case 0: c = highest - (highest < 9000 ? tn_rng_below(&rng, highest + 1) : tn_rng_below(&rng, 9000)); break;
+            case 0: c = highest - tn_rng_below(&rng, highest < 9000 ? highest + 1 : 9000); break;
             case 1: c = nseen ? seen[tn_rng_below(&rng, nseen)] : 0; break;
             case 2: c = highest - (highest > TN_WG_WINDOW ? TN_WG_WINDOW + tn_rng_below(&rng, 2) : 0); break;
             case 3: if (tn_rng_below(&rng, 200) == 0) c = highest + tn_rng_below(&rng, 10000); break;
