@@ -155,13 +155,21 @@ static void go_up(struct tn_link *l, struct tn_upgrade *winner, uint64_t now_us)
 
 static void start_lane(struct tn_link *l, enum lane lane, uint64_t now_us);
 
+/* Somebody answered, but not as the holder of this key would. */
+static bool answered_wrongly(int err)
+{
+    return err == TN_E_CRYPTO || err == TN_E_PROTO || err == TN_E_HTTP || err == TN_E_MALFORMED || err == TN_E_EOF ||
+           err == TN_E_RESET;
+}
+
 static void race_lost(struct tn_link *l, int err, const char *why, uint64_t now_us)
 {
     char text[TEXT_MAX];
     const char *plain = l->lanes[LANE_PLAIN].text, *tls = l->lanes[LANE_TLS].text;
     snprintf(text, sizeof text, "%s%s%s%s%s%s", why, plain[0] ? " plain: " : "", plain, plain[0] && tls[0] ? ";" : "",
              tls[0] ? " TLS: " : "", tls);
-    l->have_key = false; /* a server with a new key looks like this too */
+    for (int i = 0; i < LANES; i++) /* a server with a new key looks like this too */
+        if (l->lanes[i].state == LANE_FAILED && answered_wrongly(l->lanes[i].err)) l->have_key = false;
     tn_link_close(l, err, text, now_us);
 }
 

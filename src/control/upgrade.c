@@ -62,9 +62,10 @@ static void noise_input(struct tn_upgrade *u, const uint8_t *bytes, size_t len)
         announce(u);
         return;
     }
-    if (err == TN_E_REFUSED)
+    if (err == TN_E_REFUSED) { /* not to be taken for a refused connection */
+        err = TN_E_PROTO;
         snprintf(text, sizeof text, "the server refused the handshake: %s", tn_noise_conn_refusal(u->noise));
-    else snprintf(text, sizeof text, "%s: %s", u->announced ? "control connection" : "handshake", tn_err_text(err));
+    } else snprintf(text, sizeof text, "%s: %s", u->announced ? "control connection" : "handshake", tn_err_text(err));
     end(u, err, text);
 }
 

@@ -1336,6 +1336,22 @@ static void test_wrong_key_is_fetched_again(void **state)
     finish(&e);
 }
 
+static void test_key_outlives_a_server_that_is_away(void **state)
+{
+    struct env e;
+    begin(&e, "k");
+    join(&e);
+    e.net.refuse_port = 8080;
+    fake_cut(&e.net, 0);
+    pass(&e, 20 * SECOND);
+    assert_int_equal(e.net.keys, 1);
+    e.net.refuse_port = 0;
+    pass(&e, 30 * SECOND);
+    assert_non_null(take_map(&e, true));
+    assert_int_equal(e.net.keys, 1);
+    finish(&e);
+}
+
 static void test_bad_upgrades(void **state)
 {
     static const char *const answers[] = {
@@ -1623,6 +1639,7 @@ int main(void)
         cmocka_unit_test(test_dial_fails_at_once),
         cmocka_unit_test(test_bad_keys),
         cmocka_unit_test(test_wrong_key_is_fetched_again),
+        cmocka_unit_test(test_key_outlives_a_server_that_is_away),
         cmocka_unit_test(test_bad_upgrades),
         cmocka_unit_test(test_garbage_inside_noise),
         cmocka_unit_test(test_hostile_streams),
