@@ -1,14 +1,24 @@
-/* Joins the tailnet at URL, dials HOST:PORT, sends a byte and waits for the first one back: what bench/figures.py times. */
+/* Joins the tailnet at URL, dials HOST:PORT, sends a byte and waits for the first one back; prints the milliseconds since the
+ * start of main, as tests/peers/tsnetpeer -mode usable does. bench/figures.py runs both. */
 #include <tailnet.h>
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 static void show_log(void *ctx, int level, const char *module, const char *line) { fprintf(stderr, "%s: %s\n", module, line); }
 
+static double now_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
 int main(int argc, char **argv)
 {
+    double start = now_ms();
     tailnet *t;
     int fd, err;
     char byte = 'x';
@@ -32,7 +42,7 @@ int main(int argc, char **argv)
         return 1;
     }
     if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1) return 1;
-    puts("ok");
+    printf("%.2f\n", now_ms() - start);
     fflush(stdout);
     _exit(0); /* what is timed ends here */
 }

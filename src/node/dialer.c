@@ -21,6 +21,7 @@ enum {
     ATTEMPT_DELAY_MS = 250,              /* RFC 8305 section 5 */
     READ_BUFFER = 64 * 1024,             /* one for all streams of a node: reads are consumed before the next one */
     WRITE_BACKLOG_MAX = 8 * 1024 * 1024, /* a peer that stops reading while we must write: give up on it */
+    GATHER = 16 * 1024,                  /* a full TLS record: gathered plaintext is sealed at this size at the latest */
 };
 
 struct tn_uvdialer {
@@ -30,6 +31,9 @@ struct tn_uvdialer {
     struct tn_dialer iface;
     uint8_t *read_buffer; /* there while any stream is */
     unsigned conns;
+    struct tn_list dirty; /* streams with gathered plaintext */
+    uv_prepare_t flusher; /* seals and sends it before the loop sleeps */
+    uv_idle_t awake;      /* active while something is gathered, so that it does not sleep before that */
 };
 
 enum state { RESOLVING, CONNECTING, HANDSHAKE, OPEN, DEAD };
@@ -59,7 +63,9 @@ struct conn {
     uv_poll_t *resolve_poll;
     uv_timer_t deadline; /* the whole dial; later the deferred failure */
     uv_timer_t stagger;
-    struct tn_tls *tls; /* NULL: plain */
+    struct tn_tls *tls;  /* NULL: plain */
+    struct tn_list dirty; /* in the dialer's list while gathered is not empty */
+    struct tn_buf gathered;
 };
 
 struct write_req {
@@ -138,6 +144,8 @@ static void bury(struct conn *c)
     uv_close((uv_handle_t *)&c->stagger, timer_closed);
     tn_tls_free(c->tls);
     c->tls = NULL;
+    tn_list_remove(&c->dirty);
+    tn_buf_fini(&c->gathered);
     maybe_free(c);
 }
 
@@ -228,12 +236,57 @@ static int flush_tls(struct conn *c)
     return 0;
 }
 
+/* Seals what was gathered and sends it. */
+static int flush_gathered(struct conn *c)
+{
+    tn_list_remove(&c->dirty);
+    if (tn_buf_len(&c->gathered) == 0) return 0;
+    int err = tn_tls_write(c->tls, tn_buf_data(&c->gathered), tn_buf_len(&c->gathered));
+    tn_buf_consume(&c->gathered, tn_buf_len(&c->gathered));
+    return err ? err : flush_tls(c);
+}
+
+static void flush_dirty(uv_prepare_t *p)
+{
+    struct tn_uvdialer *d = p->data;
+    for (struct tn_list *link; (link = tn_list_pop_front(&d->dirty));) {
+        struct conn *c = TN_CONTAINER(link, struct conn, dirty);
+        int err = flush_gathered(c);
+        if (err) fail_later(c, err);
+    }
+    uv_prepare_stop(&d->flusher);
+    uv_idle_stop(&d->awake);
+}
+
+static void stay_awake(uv_idle_t *i) {}
+
+/* Many small writes of one turn (a DERP frame is a packet) become few TLS records and few system calls. */
+static int gather(struct conn *c, const void *bytes, size_t len)
+{
+    struct tn_uvdialer *d = c->dialer;
+    if (tn_buf_len(&c->gathered) + len > GATHER) {
+        int err = flush_gathered(c);
+        if (err) return err;
+    }
+    if (len > GATHER) {
+        int err = tn_tls_write(c->tls, bytes, len);
+        return err ? err : flush_tls(c);
+    }
+    int err = tn_buf_append(&c->gathered, bytes, len);
+    if (err) return err;
+    if (tn_list_empty(&d->dirty)) {
+        uv_prepare_start(&d->flusher, flush_dirty);
+        uv_idle_start(&d->awake, stay_awake);
+    }
+    if (tn_list_empty(&c->dirty)) tn_list_push_back(&d->dirty, &c->dirty);
+    return 0;
+}
+
 static int stream_write(struct tn_stream *s, const void *bytes, size_t len)
 {
     struct conn *c = conn_of(s);
     if (c->state != OPEN || c->failing) return TN_E_NOTCONN;
-    int err = c->tls ? tn_tls_write(c->tls, bytes, len) : write_raw(c, bytes, len);
-    if (!err && c->tls) err = flush_tls(c);
+    int err = c->tls ? gather(c, bytes, len) : write_raw(c, bytes, len);
     if (err) {
         fail_later(c, err);
         return err;
@@ -464,6 +517,7 @@ static void stream_close(struct tn_stream *s)
 {
     struct conn *c = conn_of(s);
     if (c->state == OPEN && c->tls && !c->failing) { /* close_notify, if it fits; nobody waits for it */
+        (void)flush_gathered(c);
         tn_tls_shutdown(c->tls);
         (void)flush_tls(c);
     }
@@ -514,6 +568,8 @@ static int dial(void *ctx, const struct tn_dial_spec *spec, const struct tn_stre
     c->dialer = d;
     c->events = events;
     c->arg = arg;
+    tn_list_init(&c->dirty);
+    tn_buf_init(&c->gathered, GATHER);
     if (spec->tls) {
         int err = tn_tls_new(d->tls, spec, &c->tls);
         if (err) {
@@ -550,8 +606,18 @@ int tn_uvdialer_new(uv_loop_t *loop, struct tn_tls_ctx *tls, const struct tn_log
     d->tls = tls;
     d->log = log;
     d->iface = (struct tn_dialer){.dial = dial, .ctx = d};
+    tn_list_init(&d->dirty);
+    uv_prepare_init(loop, &d->flusher);
+    uv_idle_init(loop, &d->awake);
+    d->flusher.data = d->awake.data = d;
     *out = d;
     return 0;
+}
+
+void tn_uvdialer_stop(struct tn_uvdialer *d)
+{
+    uv_close((uv_handle_t *)&d->flusher, NULL);
+    uv_close((uv_handle_t *)&d->awake, NULL);
 }
 
 void tn_uvdialer_free(struct tn_uvdialer *d)

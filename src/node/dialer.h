@@ -12,7 +12,8 @@
 struct tn_uvdialer;
 
 int tn_uvdialer_new(uv_loop_t *loop, struct tn_tls_ctx *tls, const struct tn_log *log, struct tn_uvdialer **out);
-/* Every stream must have been closed; handles may still be closing, the loop has to run until they are gone. */
+/* Every stream must have been closed. Closes the dialer's handles; the loop has to run until they are gone, then free. */
+void tn_uvdialer_stop(struct tn_uvdialer *d);
 void tn_uvdialer_free(struct tn_uvdialer *d);
 const struct tn_dialer *tn_uvdialer_dialer(struct tn_uvdialer *d);
 

@@ -101,6 +101,7 @@ static int http_write(void *ctx, const void *bytes, size_t len)
     struct conn *c = ctx;
     uv_stream_t *s = (uv_stream_t *)&c->pipe;
     if (c->ended) return TN_E_CLOSED;
+    (void)tn_timer_arm(&c->caller.localapi->timers, &c->timer, 0); /* an answer may let a pipelined request go on */
     if (uv_stream_get_write_queue_size(s) + len > BACKLOG_MAX) return TN_E_TOOBIG;
     struct write_req *w = malloc(sizeof *w + len);
     if (!w) return TN_E_NOMEM;

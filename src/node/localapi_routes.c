@@ -49,6 +49,12 @@ static void get_prefs(struct tn_node *n, struct tn_httpd_req *req, const struct 
                            "AppConnector", "Advertise", 0, "PostureChecking", 0));
 }
 
+/* Nothing is served by this node: an empty ipn.ServeConfig, which `tailscale status` asks for. */
+static void get_serve_config(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
+{
+    respond_json(req, 200, json_object());
+}
+
 static const struct tn_netnode *find_node(struct tn_node *n, const char *addr)
 {
     const struct tn_netmap *m = tn_control_netmap(n->control);
@@ -176,6 +182,7 @@ static const struct route {
     {"GET", "prefs", READ, get_prefs},
     {"GET", "whois", READ, get_whois},
     {"POST", "ping", READ, post_ping},
+    {"GET", "serve-config", READ, get_serve_config},
 };
 
 /* A browser page must not reach the socket through some forwarder: it always sends one of these. */

@@ -262,21 +262,25 @@ void tn_node_choose_exit(struct tn_node *n, uint64_t now_us)
 
 /* ---- what concerns everybody ---- */
 
-/* Prefixes of the host's interfaces, which a default route we advertise does not include. */
-static size_t attached_prefixes(struct tn_prefix *out, size_t cap)
+/* Prefixes of the host's interfaces, which a default route we advertise does not include; host bits are kept, since the host's
+ * own public addresses are part of it again. A negative code when they can't be told, or are too many. */
+static int attached_prefixes(struct tn_prefix *out, int cap)
 {
     struct ifaddrs *list;
-    size_t count = 0;
-    if (getifaddrs(&list) != 0) return 0;
-    for (struct ifaddrs *i = list; i && count < cap; i = i->ifa_next) {
+    int count = 0;
+    if (getifaddrs(&list) != 0) return -errno;
+    for (struct ifaddrs *i = list; i; i = i->ifa_next) {
         struct tn_addrport addr, mask;
         if (!i->ifa_addr || !i->ifa_netmask || tn_addrport_from_sockaddr(i->ifa_addr, &addr) != 0) continue;
         i->ifa_netmask->sa_family = i->ifa_addr->sa_family;
         if (tn_addrport_from_sockaddr(i->ifa_netmask, &mask) != 0) continue;
         uint8_t bits = 0;
         for (int b = 0; b < tn_ip_bits(&addr.ip) && mask.ip.b[b / 8] >> (7 - b % 8) & 1; b++) bits++;
-        out[count] = (struct tn_prefix){.ip = addr.ip, .bits = bits};
-        tn_prefix_mask(&out[count++]);
+        if (count == cap) {
+            count = TN_E_LIMIT;
+            break;
+        }
+        out[count++] = (struct tn_prefix){.ip = addr.ip, .bits = bits};
     }
     freeifaddrs(list);
     return count;
@@ -286,16 +290,18 @@ static const struct tn_prefix default_routes[2] = {{.ip = {.family = 4}}, {.ip =
 
 static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, uint64_t now_us)
 {
-    enum { MAX_ATTACHED = 64 };
+    enum { MAX_ATTACHED = 512 }; /* a host with more addresses does not learn from us what is local: no default route then */
     struct tn_prefix attached[MAX_ATTACHED];
     n->nown = 0;
     for (size_t i = 0; i < self->naddresses && n->nown < sizeof n->own / sizeof *n->own; i++)
         n->own[n->nown++] = self->addresses[i].ip;
-    size_t nattached = attached_prefixes(attached, MAX_ATTACHED);
+    int nattached = attached_prefixes(attached, MAX_ATTACHED);
+    if (nattached < 0) tn_logf(&n->log, TN_LOG_ERROR, "node", "own interfaces: %s; no exit traffic", tn_err_text(nattached));
+    bool offer = n->config.advertise_exit_node && nattached >= 0;
     int err = tn_stack_set_addrs(n->stack, n->own, n->nown, now_us);
     if (!err)
-        err = tn_filter_set_local(n->filter, n->own, n->nown, default_routes, n->config.advertise_exit_node ? 2 : 0,
-                                  attached, nattached);
+        err = tn_filter_set_local(n->filter, n->own, n->nown, default_routes, offer ? 2 : 0, attached,
+                                  nattached > 0 ? (size_t)nattached : 0);
     if (!err) err = tn_egress_set_own(n->egress, n->own, n->nown);
     if (!err) err = tn_peerapi_server_update(n, now_us);
     if (err) tn_logf(&n->log, TN_LOG_ERROR, "node", "own addresses: %s", tn_err_text(err));

@@ -360,6 +360,7 @@ static void tear_down(struct tn_node *n)
     n->filter = NULL;
     n->addresses = NULL;
     n->egress = NULL;
+    if (n->dialer) tn_uvdialer_stop(n->dialer);
     uv_close((uv_handle_t *)&n->prepare, NULL);
     uv_close((uv_handle_t *)&n->tick, NULL);
     uv_close((uv_handle_t *)&n->wake, NULL);

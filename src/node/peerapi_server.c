@@ -95,6 +95,7 @@ static int http_write(void *ctx, const void *bytes, size_t len)
 {
     struct conn *c = ctx;
     if (c->ended || !c->tcp) return TN_E_CLOSED;
+    (void)tn_timer_arm(&c->node->peerapi->timers, &c->timer, 0); /* an answer may let a pipelined request go on */
     if (tn_buf_append(&c->out, bytes, len) != 0) {
         end_conn(c);
         return TN_E_TOOBIG;
