@@ -14,9 +14,6 @@ int cmd_dev(int argc, char **argv);
 /* Exit codes: 0 fine, 1 it failed, 2 the command line is wrong. */
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-/* Gives memory back that only starting needed; harmless at any time, best when idle. */
-void cmd_trim(void);
-
 /* One line on stderr, "tailnet: ..." */
 void cmd_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

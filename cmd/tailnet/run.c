@@ -5,6 +5,7 @@
  * overwritten as well. The process is not dumpable and leaves no core. */
 #include "cmd.h"
 #include "tailnet.h"
+#include "util/trim.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -211,21 +212,32 @@ static void harden(void)
     }
 }
 
-/* Until SIGTERM or SIGINT. A lost terminal (SIGHUP) does not end an exit node. Once the node is up and settled, what only
- * joining needed is given back. */
+static int64_t cpu_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* Until SIGTERM or SIGINT. A lost terminal (SIGHUP) does not end an exit node. When the node has gone quiet after work (joining is
+ * work too), memory that only the work needed is given back. */
 static void wait_for_end(tailnet *t, const sigset_t *ends)
 {
-    static const struct timespec step = {.tv_sec = 1};
-    enum { SETTLE = 2 };
-    int sig, settled = 0;
-    while (settled < SETTLE) {
-        sig = sigtimedwait(ends, NULL, &step);
+    enum { QUIET_MS = 20, WORKED_MS = 20, BUSY_STEP_S = 2, QUIET_STEP_S = 30 };
+    int64_t trimmed_at = -WORKED_MS, last = 0; /* CPU time */
+    for (bool joined = false, trimmed = false;;) {
+        struct timespec step = {.tv_sec = trimmed ? QUIET_STEP_S : BUSY_STEP_S};
+        int sig = sigtimedwait(ends, NULL, &step);
         if (sig == SIGTERM || sig == SIGINT) return;
-        settled = tailnet_up(t, 0) == 0 ? settled + 1 : 0;
+        int64_t now = cpu_ms();
+        joined = joined || tailnet_up(t, 0) == 0;
+        if (joined && now - last < QUIET_MS && now - trimmed_at >= WORKED_MS) {
+            tn_trim_memory();
+            trimmed = true;
+            trimmed_at = cpu_ms();
+        }
+        last = now;
     }
-    cmd_trim();
-    do sigwait(ends, &sig);
-    while (sig == SIGHUP);
 }
 
 int cmd_run(int argc, char **argv)

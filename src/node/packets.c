@@ -34,11 +34,13 @@ static struct tn_wg_from wg_from(const struct tn_path_source *from)
         memcpy(w.bytes + 1, from->addr.ip.b, 16);
         memcpy(w.bytes + 17, &from->addr.port, 2);
         w.len = 19;
+        w.host_len = 17; /* without the port: a flood from many ports is one source */
     } else { /* region and sender key: what a cookie is bound to, and where its reply goes */
         w.bytes[0] = 'D';
         memcpy(w.bytes + 1, &from->derp_region, 4);
         memcpy(w.bytes + 5, from->derp_key.b, 32);
         w.len = 37;
+        w.host_len = 37;
     }
     return w;
 }
