@@ -160,12 +160,13 @@ static void input_fragment(struct tn_stack *st, const struct tn_ippkt *ip, uint6
     free(whole);
 }
 
-/* Neither end of a packet may be a group, and nobody is the unspecified address. */
+/* Nobody sends from a group, from the unspecified or from a loopback address. */
 static bool addresses_ok(const struct tn_ippkt *ip)
 {
     static const struct tn_ip zero4 = {.family = 4}, zero6 = {.family = 6}, broadcast = {4, {255, 255, 255, 255}};
     const struct tn_ip *s = &ip->src;
-    return !tn_ip_is_multicast(s) && !tn_ip_eq(s, &zero4) && !tn_ip_eq(s, &zero6) && !tn_ip_eq(s, &broadcast);
+    return !tn_ip_is_multicast(s) && !tn_ip_is_loopback(s) && !tn_ip_eq(s, &zero4) && !tn_ip_eq(s, &zero6) &&
+           !tn_ip_eq(s, &broadcast);
 }
 
 void tn_stack_input(struct tn_stack *st, uint8_t *packet, size_t len, uint64_t now_us)

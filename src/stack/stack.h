@@ -4,6 +4,9 @@
  * that queues data may emit at once. Callbacks may call back into the stack, except tn_stack_free; a flow freed
  * inside its own callback is released at the end of the outermost call.
  *
+ * The events of TCP flows (tn_tcp_events, on_accept) come only out of tn_stack_input and tn_stack_timeout, never from inside a
+ * tn_tcp_* call. So after calls from outside a callback ask tn_stack_next_deadline again: it says 0 when events wait.
+ *
  * Memory: an idle established flow is its control block; bytes in flight live in chunks from a pool with a byte budget
  * that all flows share. Under pressure windows shrink first and new flows are refused last. */
 #ifndef TN_STACK_STACK_H
@@ -63,7 +66,7 @@ struct tn_stack_config {
 
 struct tn_stack *tn_stack_new(const struct tn_stack_config *config);
 void tn_stack_free(struct tn_stack *st); /* silent: no RST is sent, no callback comes */
-/* Own addresses: echo is answered, listeners and UDP sockets live there. Flows of addresses that went away are reset. */
+/* At most 64. Own addresses: echo is answered, listeners and UDP sockets live there. Flows of addresses that went away are reset. */
 int tn_stack_set_addrs(struct tn_stack *st, const struct tn_ip *addrs, size_t n, uint64_t now_us);
 void tn_stack_set_tcp_buffer_max(struct tn_stack *st, size_t bytes); /* for flows created from now on */
 

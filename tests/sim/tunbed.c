@@ -79,6 +79,12 @@ static bool set_v6(const char *name, const char *address)
     bool ok = ioctl(s, SIOCGIFINDEX, &r) == 0;
     a.ifr6_ifindex = r.ifr_ifindex;
     ok = ok && ioctl(s, SIOCSIFADDR, &a) == 0;
+    /* Until duplicate address detection is through the kernel would pick another source address. */
+    struct sockaddr_in6 bound = {.sin6_family = AF_INET6, .sin6_addr = a.ifr6_addr};
+    for (int i = 0; ok && bind(s, (struct sockaddr *)&bound, sizeof bound) != 0; i++) {
+        usleep(10000);
+        ok = i < 500;
+    }
     close(s);
     return ok;
 }
@@ -109,6 +115,8 @@ int tunbed_open(const char *name, int mtu, const char *v4, const char *v6)
     }
     struct ifreq r = {.ifr_flags = IFF_TUN | IFF_NO_PI};
     snprintf(r.ifr_name, sizeof r.ifr_name, "%s", name);
+    tunbed_sysctl("ipv6/conf/default/accept_dad", "0");
+    tunbed_sysctl("ipv6/conf/default/router_solicitations", "0");
     if (ioctl(fd, TUNSETIFF, &r) != 0 || !configure(name, mtu, v4, v6)) {
         printf("no TUN device: %s\n", strerror(errno));
         close(fd);
