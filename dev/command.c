@@ -1,6 +1,8 @@
 /* "tailnet dev" as a foreground program: arguments, signals, what it prints. */
 #include "dev/dev.h"
 #include "util/err.h"
+#include "util/file.h"
+#include "util/secret.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -17,13 +19,15 @@ static const char usage[] =
     "  --derp-addr IP:PORT    DERP over TLS (default: the next port)\n"
     "  --stun-addr IP:PORT    STUN over UDP (default: the DERP port's number)\n"
     "  --advertise IP         the address that nodes dial (default: the one listened on)\n"
-    "  --auth-key KEY         accept this auth key (default: one made and kept in DIR/auth-key)\n"
+    "  --auth-key KEY         accept this auth key, or file:PATH (default: one made and kept in DIR/auth-key)\n"
     "  --domain NAME          MagicDNS suffix (default tailnet.test)\n"
     "  --approve-exit-nodes yes|no   put advertised default routes into force (default yes)\n"
     "  --approve-routes yes|no       and other advertised routes (default yes)\n"
     "  --insecure-derp        let clients skip the DERP certificate instead of pinning it\n"
     "  --ephemeral-timeout S  remove ephemeral nodes S seconds after they left (default 30)\n"
     "  --verbose              log more\n";
+
+enum { AUTH_KEY_MAX = 512 };
 
 struct program {
     uv_loop_t loop;
@@ -129,8 +133,29 @@ static bool parse_seconds(const char *text, unsigned *out)
     return true;
 }
 
+/* The key goes from the argument, which others see in the list of processes, or from its file into out. */
+static bool take_auth_key(char *arg, char out[AUTH_KEY_MAX])
+{
+    if (strncmp(arg, "file:", 5) != 0) {
+        bool fits = strlen(arg) < AUTH_KEY_MAX;
+        if (fits) strcpy(out, arg);
+        tn_wipe(arg, strlen(arg));
+        return fits;
+    }
+    char *text;
+    size_t len;
+    if (tn_file_read(arg + 5, AUTH_KEY_MAX - 1, &text, &len) != 0) return false;
+    memcpy(out, text, len);
+    out[len] = '\0';
+    out[strcspn(out, "\r\n")] = '\0';
+    tn_wipe(text, len);
+    free(text);
+    return true;
+}
+
 /* 0 to go on, 1 for a mistake, 2 after the help. */
-static int parse_arguments(int argc, char **argv, struct tn_dev_options *o, struct tn_log *log)
+static int parse_arguments(int argc, char **argv, struct tn_dev_options *o, char auth_key[AUTH_KEY_MAX],
+                           struct tn_log *log)
 {
     int id;
     optind = 0; /* glibc: start over */
@@ -142,7 +167,10 @@ static int parse_arguments(int argc, char **argv, struct tn_dev_options *o, stru
         case OPT_DERP: o->derp_listen = optarg; break;
         case OPT_STUN: o->stun_listen = optarg; break;
         case OPT_ADVERTISE: o->advertise = optarg; break;
-        case OPT_AUTH_KEY: o->auth_key = optarg; break;
+        case OPT_AUTH_KEY:
+            ok = take_auth_key(optarg, auth_key);
+            o->auth_key = auth_key;
+            break;
         case OPT_DOMAIN: o->domain = optarg; break;
         case OPT_EXIT: ok = parse_refusal(optarg, &o->refuse_exit_nodes); break;
         case OPT_ROUTES: ok = parse_refusal(optarg, &o->refuse_routes); break;
@@ -167,7 +195,9 @@ int tn_dev_command(int argc, char **argv)
 {
     struct tn_log log = {.write = write_log, .max = TN_LOG_INFO};
     struct tn_dev_options o = {.log = &log};
-    int rc = parse_arguments(argc, argv, &o, &log);
-    if (rc) return rc == 2 ? 0 : 2;
-    return tn_dev_main(&o);
+    char auth_key[AUTH_KEY_MAX];
+    int rc = parse_arguments(argc, argv, &o, auth_key, &log);
+    rc = rc == 0 ? tn_dev_main(&o) : rc == 2 ? 0 : 2;
+    tn_wipe(auth_key, sizeof auth_key);
+    return rc;
 }

@@ -112,26 +112,20 @@ static int send_early(struct noise *n)
     return err ? err : seal(n, json, (size_t)len);
 }
 
-static void say(struct tn_dev_sock *s, const char *text) { tn_dev_sock_write(s, text, strlen(text)); }
-
 static const char upgraded[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\n"
                                "Connection: upgrade\r\n\r\n";
 
 /* The handshake is refused after the 101, in Noise's own words, as controlbase.Server does. */
-static void refuse(struct tn_dev_sock *s, const char *text)
+static void refuse(struct tn_dev_web *w, const char *text)
 {
     struct tn_buf out;
     tn_buf_init(&out, TN_NOISE_FRAME_MAX);
-    say(s, upgraded);
-    if (tn_noise_refuse(text, &out) == 0) tn_dev_sock_write(s, tn_buf_data(&out), tn_buf_len(&out));
+    if (tn_buf_append(&out, upgraded, sizeof upgraded - 1) == 0 && tn_noise_refuse(text, &out) == 0)
+        tn_dev_web_last_words(w, tn_buf_data(&out), tn_buf_len(&out));
+    else tn_dev_web_text(w, 500, "out of memory");
     tn_buf_fini(&out);
-    tn_dev_sock_finish(s);
 }
 
-static void nothing_data(void *arg, const uint8_t *bytes, size_t len, struct tn_dev_now now) {}
-static void nothing(void *arg, struct tn_dev_now now) {}
-
-static const struct tn_dev_upgraded refused_ops = {nothing_data, nothing, nothing};
 static const struct tn_dev_upgraded noise_ops = {noise_data, noise_drain, noise_closed};
 static const struct tn_dev_h2_events h2_events = {on_request, on_wake};
 
@@ -169,12 +163,13 @@ static void upgrade(struct tn_dev_ctlport *p, struct tn_dev_web *w, const uint8_
     struct noise *n = noise_new(p, init, len, resp, &err);
     if (!n) {
         tn_logf(p->log, TN_LOG_DEBUG, "dev", "control handshake refused: %s", refusal(err));
-        refuse(tn_dev_web_upgrade(w, &refused_ops, NULL), refusal(err));
+        refuse(w, refusal(err));
         return;
     }
     n->sock = tn_dev_web_upgrade(w, &noise_ops, n);
-    say(n->sock, upgraded);
-    if (tn_dev_sock_write(n->sock, resp, sizeof resp) != 0 || send_early(n) != 0) tn_dev_sock_close(n->sock);
+    if (tn_dev_sock_write(n->sock, upgraded, sizeof upgraded - 1) != 0 ||
+        tn_dev_sock_write(n->sock, resp, sizeof resp) != 0 || send_early(n) != 0)
+        tn_dev_sock_close(n->sock);
     else on_wake(n); /* our SETTINGS */
 }
 

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EPHEMERAL_DEFAULT = 30 };
+enum { EPHEMERAL_DEFAULT = 30, SWEEP = 5 /* seconds between looks for stuck connections */ };
 
 struct tn_dev {
     uv_loop_t *loop;
@@ -37,6 +37,7 @@ struct tn_dev {
     struct tn_heap timers; /* of HTTP connections */
     struct tn_list webs;
     struct tn_dev_socks socks;
+    struct tn_dev_timer sweep;
     struct tn_dev_listener control, derp_listener;
     struct tn_dev_stunport stun;
     uv_prepare_t prepare;
@@ -71,6 +72,19 @@ static void on_prepare(uv_prepare_t *h)
     uv_update_time(d->loop);
     if (at == TN_NEVER) uv_timer_stop(&d->timer);
     else uv_timer_start(&d->timer, on_timer, at <= now.us ? 0 : (at - now.us) / 1000 + 1, 0);
+}
+
+static void on_sweep(struct tn_dev_timer *timer, void *engine, struct tn_dev_now now)
+{
+    struct tn_dev *d = TN_CONTAINER(timer, struct tn_dev, sweep);
+    tn_dev_socks_sweep(&d->socks, now);
+    if (d->socks.count) tn_timer_arm(&d->timers, &d->sweep.t, now.us + SWEEP * TN_DEV_SECOND);
+}
+
+/* A connection came: looks begin, and end with the last connection. */
+static void begin_sweeping(struct tn_dev *d, struct tn_dev_now now)
+{
+    if (!tn_timer_armed(&d->sweep.t)) tn_timer_arm(&d->timers, &d->sweep.t, now.us + SWEEP * TN_DEV_SECOND);
 }
 
 /* --- the end --- */
@@ -147,12 +161,14 @@ static bool admit_hook(void *ctx, const struct tn_node_public *key)
 static void accept_control(void *arg, struct tn_dev_sock *s, struct tn_dev_now now)
 {
     struct tn_dev *d = arg;
+    begin_sweeping(d, now);
     tn_dev_web_new(&d->ctlweb, s, now);
 }
 
 static void accept_derp(void *arg, struct tn_dev_sock *s, struct tn_dev_now now)
 {
     struct tn_dev *d = arg;
+    begin_sweeping(d, now);
     tn_dev_web_new(&d->derpweb, s, now);
 }
 
@@ -356,6 +372,8 @@ int tn_dev_start(uv_loop_t *loop, const struct tn_dev_options *o, struct tn_dev 
     tn_heap_init(&d->timers);
     tn_list_init(&d->webs);
     d->socks = (struct tn_dev_socks){.none_left = end_if_over, .arg = d};
+    tn_list_init(&d->socks.all);
+    d->sweep.fire = on_sweep;
     err = d->domain ? prepare_state(d, o, &a, why, whylen) : TN_E_NOMEM;
     if (!err) err = start_loop_handles(d);
     if (err) {

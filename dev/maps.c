@@ -101,8 +101,7 @@ static void put_identity(json_t **o, const struct tn_dev_tailnet *t, const struc
 static void put_self_caps(json_t **o)
 {
     put(o, "CapMap",
-        json_pack("{s:[], s:[], s:[]}", "https://tailscale.com/cap/is-admin",
-                  "https://tailscale.com/cap/file-sharing", "https://tailscale.com/cap/ssh"));
+        json_pack("{s:[], s:[]}", "https://tailscale.com/cap/is-admin", "https://tailscale.com/cap/file-sharing"));
 }
 
 json_t *tn_dev_maps_node(const struct tn_dev_tailnet *t, const struct tn_dev_node *n, bool self, int64_t unix_s)

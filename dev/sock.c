@@ -20,7 +20,9 @@ struct tn_dev_sock {
     struct tn_buf queue;   /* to be written next */
     struct tn_buf sending; /* with the kernel now */
     bool writing, closing, finishing;
-    uint64_t write_began_us;
+    size_t unsent;          /* of sending, when last looked at */
+    uint64_t progress_us;   /* when that last changed */
+    struct tn_list link;
     char *chunk; /* the read buffer, while a read is under way */
 };
 
@@ -38,11 +40,12 @@ static void on_closed(uv_handle_t *handle)
     tn_buf_fini(&s->sending);
     free(s->chunk);
     struct tn_dev_socks *all = s->socks;
+    tn_list_remove(&s->link);
     free(s);
     if (--all->count == 0) all->none_left(all->arg);
 }
 
-bool tn_dev_sock_closing(const struct tn_dev_sock *s) { return s->closing; }
+bool tn_dev_sock_closing(const struct tn_dev_sock *s) { return s->closing || s->finishing; }
 
 void tn_dev_sock_close(struct tn_dev_sock *s)
 {
@@ -76,7 +79,8 @@ static void flush(struct tn_dev_sock *s)
     tn_buf_init(&s->queue, TN_DEV_SOCK_QUEUE_MAX);
     uv_buf_t b = uv_buf_init((char *)tn_buf_data(&s->sending), (unsigned)tn_buf_len(&s->sending));
     s->writing = true;
-    s->write_began_us = uv_hrtime() / 1000;
+    s->unsent = b.len;
+    s->progress_us = uv_hrtime() / 1000;
     if (uv_write(&s->write, (uv_stream_t *)&s->tcp, &b, 1, on_written) == 0) return;
     s->writing = false;
     tn_dev_sock_close(s);
@@ -84,8 +88,7 @@ static void flush(struct tn_dev_sock *s)
 
 static int enqueue(struct tn_dev_sock *s, const void *bytes, size_t len)
 {
-    bool stalled = s->writing && uv_hrtime() / 1000 - s->write_began_us > TN_DEV_SOCK_STALL * TN_DEV_SECOND;
-    if (!stalled && tn_buf_append(&s->queue, bytes, len) == 0) return 0;
+    if (tn_buf_append(&s->queue, bytes, len) == 0) return 0;
     tn_dev_sock_close(s);
     return TN_E_CLOSED;
 }
@@ -118,6 +121,21 @@ int tn_dev_sock_write(struct tn_dev_sock *s, const void *bytes, size_t len)
         return TN_E_TLS;
     }
     return take_ciphertext(s);
+}
+
+void tn_dev_socks_sweep(struct tn_dev_socks *socks, struct tn_dev_now now)
+{
+    TN_LIST_EACH (l, &socks->all) {
+        struct tn_dev_sock *s = TN_CONTAINER(l, struct tn_dev_sock, link);
+        size_t unsent = uv_stream_get_write_queue_size((uv_stream_t *)&s->tcp);
+        if (!s->writing || s->closing) continue;
+        if (unsent != s->unsent) {
+            s->unsent = unsent;
+            s->progress_us = now.us;
+        } else if (now.us - s->progress_us >= TN_DEV_SOCK_STALL * TN_DEV_SECOND) {
+            tn_dev_sock_close(s);
+        }
+    }
 }
 
 size_t tn_dev_sock_backlog(const struct tn_dev_sock *s) { return tn_buf_len(&s->queue) + tn_buf_len(&s->sending); }
@@ -207,6 +225,7 @@ static void on_connection(uv_stream_t *server, int status)
         return;
     }
     s->socks = l->socks;
+    tn_list_push_back(&s->socks->all, &s->link);
     s->tcp.data = s->write.data = s;
     tn_buf_init(&s->queue, TN_DEV_SOCK_QUEUE_MAX);
     tn_buf_init(&s->sending, TN_DEV_SOCK_QUEUE_MAX);

@@ -7,6 +7,7 @@
 
 #include "dev/timer.h"
 #include "util/ip.h"
+#include "util/list.h"
 #include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,7 +16,7 @@
 enum {
     TN_DEV_SOCK_QUEUE_MAX = 8 << 20,   /* written and not yet taken by the kernel; more closes the connection */
     TN_DEV_SOCK_LOW = 256 * 1024,      /* producers pause above this and go on at drain */
-    TN_DEV_SOCK_STALL = 10,            /* seconds a write may be stuck when the next one comes */
+    TN_DEV_SOCK_STALL = 10,            /* seconds without the peer taking a byte of what waits for it */
     TN_DEV_SOCKS_MAX = 8192,
 };
 
@@ -29,6 +30,7 @@ struct tn_dev_sock_events {
 
 /* All connections of a server. */
 struct tn_dev_socks {
+    struct tn_list all;
     size_t count;
     void (*none_left)(void *arg); /* the count fell to zero */
     void *arg;
@@ -53,12 +55,15 @@ int tn_dev_listen(uv_loop_t *loop, const struct tn_addrport *at, struct tn_dev_l
                   struct tn_addrport *bound);
 void tn_dev_listener_close(struct tn_dev_listener *l); /* once, when open */
 
+/* Closes what has been stuck for TN_DEV_SOCK_STALL. To be called every few seconds while there are connections. */
+void tn_dev_socks_sweep(struct tn_dev_socks *socks, struct tn_dev_now now);
+
 void tn_dev_sock_own(struct tn_dev_sock *s, const struct tn_dev_sock_events *events, void *arg);
 /* Queues all of it. 0, or the connection is closing. */
 int tn_dev_sock_write(struct tn_dev_sock *s, const void *bytes, size_t len);
 size_t tn_dev_sock_backlog(const struct tn_dev_sock *s);
 void tn_dev_sock_close(struct tn_dev_sock *s);
 void tn_dev_sock_finish(struct tn_dev_sock *s); /* reads no more; closes when everything written has left */
-bool tn_dev_sock_closing(const struct tn_dev_sock *s);
+bool tn_dev_sock_closing(const struct tn_dev_sock *s); /* closed or finishing: it takes no more writes */
 
 #endif

@@ -82,6 +82,13 @@ void tn_dev_web_text(struct tn_dev_web *w, int status, const char *text)
     tn_dev_web_answer(w, status, "text/plain; charset=utf-8", "", text, strlen(text));
 }
 
+void tn_dev_web_last_words(struct tn_dev_web *w, const void *bytes, size_t len)
+{
+    w->keep_alive = false;
+    w->answering = false;
+    if (tn_dev_sock_write(w->sock, bytes, len) == 0) tn_dev_sock_finish(w->sock);
+}
+
 static void fail(struct tn_dev_web *w, int status, const char *text)
 {
     w->keep_alive = false;
@@ -156,9 +163,15 @@ static void one_request(struct tn_dev_web *w, const struct tn_http1_head *head, 
     else w->server.request(w->server.arg, w, head, now);
 }
 
+/* Who does not read the answers is asked no further questions of: the rest waits for drain. */
+static bool may_go_on(const struct tn_dev_web *w)
+{
+    return !w->up && !w->answering && !tn_dev_sock_closing(w->sock) && tn_dev_sock_backlog(w->sock) < TN_DEV_SOCK_LOW;
+}
+
 static void next_requests(struct tn_dev_web *w, struct tn_dev_now now)
 {
-    while (!w->up && !w->answering && !tn_dev_sock_closing(w->sock) && tn_buf_len(&w->in)) {
+    while (may_go_on(w) && tn_buf_len(&w->in)) {
         struct tn_http1_head head;
         long n = tn_http1_parse_request(tn_buf_data(&w->in), tn_buf_len(&w->in), TN_DEV_WEB_HEAD_MAX, &head);
         if (n == 0) return;
@@ -195,6 +208,7 @@ static void on_drain(void *arg, struct tn_dev_now now)
 {
     struct tn_dev_web *w = arg;
     if (w->up) w->up->drain(w->up_arg, now);
+    else next_requests(w, now);
 }
 
 static void on_closed(void *arg, struct tn_dev_now now)

@@ -42,6 +42,8 @@ void tn_dev_web_close(struct tn_list *l);
 void tn_dev_web_answer(struct tn_dev_web *w, int status, const char *content_type, const char *extra,
                        const void *body, size_t len);
 void tn_dev_web_text(struct tn_dev_web *w, int status, const char *text);
+/* Sends these bytes, which are no HTTP answer of ours, as the connection's last. */
+void tn_dev_web_last_words(struct tn_dev_web *w, const void *bytes, size_t len);
 /* For an answer that comes later; sent when the reply ends. */
 struct tn_dev_reply *tn_dev_web_reply(struct tn_dev_web *w);
 /* Ends HTTP here; what came behind the head is delivered to up->data after request returns. Returns the socket, which

@@ -3,8 +3,8 @@
  *
  * The test is its own client: blocking sockets to loopback, with the loop turned in between. */
 #include "support.h"
-#include "dev/ctl.h"
-#include "dev/dev.h"
+#include "../../../dev/dev.c"
+#include "../../../dev/sock.c"
 #include "control/early.h"
 #include "control/noise_conn.h"
 #include "crypto/tls.h"
@@ -158,6 +158,7 @@ static void plain_http(void **state)
     expect_status("GET /health HTTP/1.0\r\n\r\n", "200");
     expect_status("GET /nothing HTTP/1.1\r\nConnection: close\r\n\r\n", "404");
     expect_status("nonsense\r\n\r\n", "400");
+    expect_status("GET /health HTTP/1.0\r\n\r\nwhat follows the last request\r\n\r\n", "200");
     expect_status("GET /key HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", "413");
     expect_status("GET /key HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "413");
     expect_status("POST /ts2021 HTTP/1.1\r\nConnection: close\r\n\r\n", "400");
@@ -562,6 +563,42 @@ static void tls_is_needed(void **state)
     assert_true(strncmp(got, "HTTP", 4) != 0);
 }
 
+/* --- clients that do not read --- */
+
+static void not_reading(void **state)
+{
+    static const char one[] = "GET /key HTTP/1.1\r\n\r\n";
+    static char many[2000 * (sizeof one - 1)];
+    int fd = dial(control_port());
+    char out[4096];
+    size_t at = 0, sent = 0;
+    for (size_t i = 0; i < sizeof many; i += sizeof one - 1) memcpy(many + i, one, sizeof one - 1);
+    turn(-1);
+    assert_int_equal(dev->socks.count, 1);
+    struct tn_dev_sock *s = TN_CONTAINER(dev->socks.all.next, struct tn_dev_sock, link);
+    /* Until its answers have filled the buffers of both ends and wait in the server. */
+    for (int i = 0; i < TURNS && tn_dev_sock_backlog(s) < TN_DEV_SOCK_LOW && sent < 64 << 20; i++) {
+        ssize_t n = send(fd, many + at, sizeof many - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n > 0) {
+            sent += (size_t)n;
+            at = (at + (size_t)n) % sizeof many;
+        }
+        uv_run(&loop, UV_RUN_NOWAIT);
+    }
+    assert_int_equal(dev->socks.count, 1);
+    assert_true(tn_dev_sock_backlog(s) >= TN_DEV_SOCK_LOW);
+    assert_true(tn_dev_sock_backlog(s) < TN_DEV_SOCK_LOW + 64 * 1024);
+    struct tn_dev_now now = tn_dev_clock();
+    tn_dev_socks_sweep(&dev->socks, now); /* sees some progress, or none yet */
+    assert_int_equal(dev->socks.count, 1);
+    now.us += (TN_DEV_SOCK_STALL + 1) * TN_DEV_SECOND;
+    tn_dev_socks_sweep(&dev->socks, now);
+    for (int i = 0; i < TURNS && dev->socks.count; i++) turn(-1);
+    assert_int_equal(dev->socks.count, 0);
+    while (recv(fd, out, sizeof out, MSG_DONTWAIT) > 0) {}
+    close(fd);
+}
+
 static void stun(void **state)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(tn_dev_stun_port(dev)),
@@ -704,7 +741,7 @@ int main(void)
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(plain_http),    CASE(noise_refusals), CASE(control_over_http2), CASE(garbage_inside_noise),
-        CASE(derp_starts),   CASE(tls_is_needed),  CASE(stun),               CASE(refused_starts),
+        CASE(derp_starts),   CASE(tls_is_needed),  CASE(not_reading), CASE(stun),               CASE(refused_starts),
         CASE(two_in_one_process), cmocka_unit_test_setup_teardown(ends_with_connections, setup, teardown_open)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
