@@ -1,5 +1,5 @@
-/* Map responses: lines of JSON merged one after the other into a netmap that begins with two peers. A line that begins
- * with '!' starts a new session first, one with '?' lets an hour pass. */
+/* Map responses: lines of JSON merged one after the other into a netmap that begins with two peers. A line that
+ * begins with '!' starts a new session first, one with '?' lets an hour pass. */
 #include "control/cjson.h"
 #include "control/netmap_merge.h"
 
@@ -37,8 +37,10 @@ static void read_all(const struct tn_netmap *m)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char first[] = "{\"Node\":{\"ID\":1,\"Key\":\"" KEY("1") "\"},\"Peers\":[{\"ID\":2,\"Key\":\"" KEY("2")
-                                "\"},{\"ID\":3,\"Key\":\"" KEY("3") "\",\"Endpoints\":[\"1.2.3.4:5\"],\"HomeDERP\":4}]}";
+    static const char first[] = "{\"Node\":{\"ID\":1,\"Key\":\"" KEY("1") "\"},\"Peers\":[{\"ID\":2,"
+        "\"Key\":\"" KEY("2")
+                                "\"},{\"ID\":3,\"Key\":\"" KEY("3") "\",\"Endpoints\":[\"1.2.3.4:5\"],"
+                                    "\"HomeDERP\":4}]}";
     struct tn_hashkey hash = {{1, 2}};
     struct tn_netmap *m = tn_netmap_new(&hash);
     struct tn_netmap_sink sink = {on_peer, on_gone, m};

@@ -1,5 +1,5 @@
-/* The ts2021 transport: the first byte picks what the rest is: bytes for a handshake that waits, for an open connection
- * (cut in pieces of that size), an initiation for a responder, or plaintext for the early payload. */
+/* The ts2021 transport: the first byte picks what the rest is: bytes for a handshake that waits, for an open
+ * connection (cut in pieces of that size), an initiation for a responder, or plaintext for the early payload. */
 #include "control/early.h"
 #include "control/noise_conn.h"
 
@@ -19,8 +19,10 @@ static void feed(struct tn_noise_conn *c, const uint8_t *data, size_t size, size
     }
 }
 
-/* What the server would say, so that a good part of the inputs gets past the tags: records of the fuzzer's plaintext. */
-static void feed_sealed(struct tn_noise_conn *c, struct tn_noise_conn *server, const uint8_t *data, size_t size, size_t piece)
+/* What the server would say, so that a good part of the inputs gets past the tags: records of the fuzzer's
+ * plaintext. */
+static void feed_sealed(struct tn_noise_conn *c, struct tn_noise_conn *server, const uint8_t *data, size_t size,
+    size_t piece)
 {
     struct tn_buf out;
     tn_buf_init(&out, 1 << 20);

@@ -2,7 +2,8 @@
  * body. Whatever comes, only an answer without Error, expiry, signature and URL may count as a login. */
 #include "control/login.c"
 
-static int no_dial(void *ctx, const struct tn_dial_spec *spec, const struct tn_stream_events *e, void *arg, struct tn_stream **out)
+static int no_dial(void *ctx, const struct tn_dial_spec *spec, const struct tn_stream_events *e, void *arg,
+    struct tn_stream **out)
 {
     return TN_E_REFUSED;
 }

@@ -17,8 +17,9 @@ enum {
 /* Gives up to cap bytes; 0 at the end, (size_t)-1 to stop with an error. */
 typedef size_t tn_cjson_read(void *arg, void *out, size_t cap);
 
-/* One JSON value and nothing after it. max_cost bounds an estimate of the parsed value's memory, in bytes (about the text
- * plus 80 per string, 128 per array, 256 per object). 0 and *out owned by the caller; TN_E_MALFORMED, TN_E_TOOBIG. */
+/* One JSON value and nothing after it. max_cost bounds an estimate of the parsed value's memory, in bytes (about
+ * the text plus 80 per string, 128 per array, 256 per object). 0 and *out owned by the caller; TN_E_MALFORMED,
+ * TN_E_TOOBIG. */
 int tn_cjson_load(tn_cjson_read *read, void *arg, size_t max_cost, json_t **out);
 int tn_cjson_parse(const void *bytes, size_t len, size_t max_cost, json_t **out);
 
@@ -33,8 +34,8 @@ bool tn_cjson_bool(const json_t *obj, const char *key);          /* false unless
 int tn_cjson_tristate(const json_t *obj, const char *key);       /* 1, 0, or -1 when it is no boolean */
 const char *tn_cjson_text(const json_t *value);                  /* the string itself, same rule; NULL */
 
-/* Compact text with a NUL behind it, in one allocation that never moved: a caller with secrets in it can wipe them all.
- * Freed by the caller. NULL when memory is short. */
+/* Compact text with a NUL behind it, in one allocation that never moved: a caller with secrets in it can wipe them
+ * all. Freed by the caller. NULL when memory is short. */
 char *tn_cjson_dump(const json_t *value, size_t *len);
 
 #endif

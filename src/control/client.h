@@ -1,10 +1,10 @@
-/* The inside of the control client, shared by its parts: control.c (the public calls and the order of things), login.c
- * (register), poll.c (map stream), update.c (lite updates), ping.c (pings and c2n).
+/* The inside of the control client, shared by its parts: control.c (the public calls and the order of things),
+ * login.c (register), poll.c (map stream), update.c (lite updates), ping.c (pings and c2n).
  *
- * Three loops, each with its own backoff, share one link: login until there is a usable node key, then the map poll, and
- * beside it updates. Every way in (public calls, timeouts, events of requests and of the link) is bracketed by
- * tn_client_enter and tn_client_leave; the outermost leave starts whatever is due and then tells the owner what changed,
- * so that callbacks never see a half-made step and may call back in. */
+ * Three loops, each with its own backoff, share one link: login until there is a usable node key, then the map
+ * poll, and beside it updates. Every way in (public calls, timeouts, events of requests and of the link) is
+ * bracketed by tn_client_enter and tn_client_leave; the outermost leave starts whatever is due and then tells the
+ * owner what changed, so that callbacks never see a half-made step and may call back in. */
 #ifndef TN_CONTROL_CLIENT_H
 #define TN_CONTROL_CLIENT_H
 
@@ -122,7 +122,8 @@ struct tn_control {
 /* control.c */
 void tn_client_enter(struct tn_control *c, uint64_t now_us);
 void tn_client_leave(struct tn_control *c);
-void tn_client_say(struct tn_control *c, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* the state's text */
+/* the state's text */
+void tn_client_say(struct tn_control *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int64_t tn_client_wallclock(const struct tn_control *c);
 int64_t tn_client_control_time(const struct tn_control *c);
 /* Saves {node, old_node}; 0 or the owner's code. Nothing is called when it is already saved so. */
@@ -130,7 +131,8 @@ int tn_client_save(struct tn_control *c, const struct tn_node_private *node, con
 /* POSTs JSON over the link; takes the reference. lb: up to two node keys as hints. */
 int tn_client_post(struct tn_control *c, const char *path, json_t *body_owned, const struct tn_node_private *lb0,
                    const struct tn_node_private *lb1, const struct tn_h2_events *events, struct tn_h2_req **out);
-void tn_client_set_key(json_t *o, const char *name, const struct tn_node_private *key); /* its public half, or zeros */
+/* its public half, or zeros */
+void tn_client_set_key(json_t *o, const char *name, const struct tn_node_private *key);
 struct tn_netmap_sink tn_client_sink(struct tn_control *c);
 
 /* login.c */

@@ -11,7 +11,8 @@
 
 #define EXPIRY_LOOK_MAX_US TN_CLIENT_SECONDS(600) /* clocks get set: never trust a far deadline on the wall clock */
 
-static const char *const state_names[] = {"stopped", "connecting", "needs login", "needs approval", "running", "failed"};
+static const char *const state_names[] = {"stopped",        "connecting", "needs login",
+                                          "needs approval", "running",    "failed"};
 _Static_assert(sizeof state_names / sizeof *state_names == TN_CONTROL_FAILED + 1, "a name per state");
 
 /* --- small services for the parts --- */
@@ -91,7 +92,10 @@ static void sink_gone(void *ctx, const struct tn_netnode *peer)
     if (c->config.cb.peer_gone) c->config.cb.peer_gone(c->config.ctx, peer, c->now_us);
 }
 
-struct tn_netmap_sink tn_client_sink(struct tn_control *c) { return (struct tn_netmap_sink){sink_peer, sink_gone, c}; }
+struct tn_netmap_sink tn_client_sink(struct tn_control *c)
+{
+    return (struct tn_netmap_sink){sink_peer, sink_gone, c};
+}
 
 /* --- the order of things --- */
 
@@ -142,8 +146,12 @@ static void look_at_expiry(struct tn_control *c)
     if (c->now_us < c->expiry_us) return;
     int64_t now = tn_client_control_time(c), next = tn_netmap_next_expiry(c->netmap, now);
     uint64_t wait = EXPIRY_LOOK_MAX_US;
-    if (next != INT64_MAX && (uint64_t)(next - now) < EXPIRY_LOOK_MAX_US / 1000000) wait = TN_CLIENT_SECONDS(next - now);
-    c->expiry_us = next == INT64_MAX ? TN_NEVER : c->now_us + (wait ? wait : 1);
+    if (next == INT64_MAX) {
+        c->expiry_us = TN_NEVER;
+        return;
+    }
+    if ((uint64_t)(next - now) < EXPIRY_LOOK_MAX_US / 1000000) wait = TN_CLIENT_SECONDS(next - now);
+    c->expiry_us = c->now_us + (wait ? wait : 1);
 }
 
 static void run(struct tn_control *c)

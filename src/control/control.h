@@ -1,7 +1,8 @@
 /* The control client (ts2021): key fetch, Noise, HTTP/2, register, map poll, lite updates, pings and c2n.
  *
- * An engine: connections come from the injected dialer, time is passed in, results go to callbacks. Knows nothing of
- * how packets move and nothing of egress. PROTOCOL: control/controlclient/{direct,auto,map}.go, control/controlhttp. */
+ * An engine: connections come from the injected dialer, time is passed in, results go to callbacks. Knows nothing
+ * of how packets move and nothing of egress. PROTOCOL: control/controlclient/{direct,auto,map}.go,
+ * control/controlhttp. */
 #ifndef TN_CONTROL_CONTROL_H
 #define TN_CONTROL_CONTROL_H
 
@@ -19,16 +20,23 @@ enum tn_control_state {
     TN_CONTROL_CONNECTING,      /* reaching the server, or registering */
     TN_CONTROL_NEEDS_LOGIN,     /* no usable key and no auth key: waiting at an auth URL, or for tn_control_login */
     TN_CONTROL_NEEDS_APPROVAL,  /* registered, Node.MachineAuthorized is still false */
-    TN_CONTROL_RUNNING,         /* a netmap with ourselves in it has arrived */
+    TN_CONTROL_RUNNING,         /* a netmap with ourselves in it has arrived; stays through lost connections */
     TN_CONTROL_FAILED,          /* the server said no for good (Error in a register response): see error text */
 };
 
-/* What survives a restart; the node stores it. */
+/* What survives a restart; the node stores it. node is set from the first attempt to register on, since that
+ * attempt may use up an auth key. */
 struct tn_control_identity {
     struct tn_machine_private machine;
-    struct tn_node_private node;     /* zero: not registered yet */
-    struct tn_node_private old_node; /* zero but during a rotation */
+    struct tn_node_private node;     /* zero: never tried to register */
+    /* zero but during a rotation: then it is the key still in use, node the one to come */
+    struct tn_node_private old_node;
 };
+/* The key that the data plane runs on (WireGuard, DERP): a rotation counts when the server has taken the new key. */
+static inline const struct tn_node_private *tn_control_identity_key(const struct tn_control_identity *id)
+{
+    return tn_key_is_zero(id->old_node.b) ? &id->node : &id->old_node;
+}
 
 /* What we tell of ourselves. Strings and arrays are copied by tn_control_set_host. */
 struct tn_control_host {
@@ -54,18 +62,25 @@ struct tn_control_endpoint {
 };
 
 struct tn_control_callbacks {
-    void (*state)(void *ctx, enum tn_control_state state, const char *text); /* text: error or hint, never NULL */
-    void (*auth_url)(void *ctx, const char *url); /* to be shown to a person */
-    /* Keys changed and must be on disk before they are used: returns 0 or a code, which fails the login. */
+    /* Callbacks may call back into the client (but not free it). state: also when only the text changed; text is
+     * an error or a hint, never NULL. auth_url: to be shown to a person; also for other pages the server wants
+     * seen. */
+    void (*state)(void *ctx, enum tn_control_state state, const char *text);
+    void (*auth_url)(void *ctx, const char *url);
+    /* Keys changed and must be on disk before they are used: returns 0 or a code, which fails the login. Called
+     * before a new key is sent, again when it has become the one in use (or was given up), and with zero keys
+     * after a logout. */
     int (*save)(void *ctx, const struct tn_control_identity *id);
-    /* Per peer, as deltas come: first time or changed (old may be NULL), gone. */
+    /* Per peer, as deltas come: new or changed (one callback after the whole response), gone (readable in the call). */
     void (*peer)(void *ctx, const struct tn_netnode *peer, uint64_t now_us);
     void (*peer_gone)(void *ctx, const struct tn_netnode *peer, uint64_t now_us);
     /* After all of one response was merged: bits of enum tn_netmap_change. */
     void (*netmap)(void *ctx, const struct tn_netmap *m, unsigned changes, uint64_t now_us);
-    /* PingRequest with Types (disco, TSMP, ICMP, peerapi): the node pings and answers with tn_control_ping_result. May be NULL. */
+    /* PingRequest with Types (disco, TSMP, ICMP, peerapi): the node pings and answers with tn_control_ping_result.
+     * May be NULL. */
     void (*ping)(void *ctx, const char *types, const struct tn_ip *ip, uint64_t token);
-    /* c2n beyond /echo: raw HTTP request in, full HTTP response appended to out; return false for "not handled" (400). */
+    /* c2n beyond /echo: raw HTTP request in, full HTTP response appended to out; return false for "not handled"
+     * (400). */
     bool (*c2n)(void *ctx, const char *method, const char *path, const void *body, size_t len, struct tn_buf *out);
     int64_t (*wallclock)(void *ctx); /* Unix seconds */
 };
@@ -87,14 +102,16 @@ struct tn_control;
 
 /* TN_E_INVAL for a URL that is none. */
 int tn_control_new(const struct tn_control_config *config, struct tn_control **out);
-void tn_control_free(struct tn_control *c); /* closes its streams at once */
+void tn_control_free(struct tn_control *c); /* closes its streams at once; not from a callback */
 int tn_control_set_host(struct tn_control *c, const struct tn_control_host *host, uint64_t now_us);
 void tn_control_set_netinfo(struct tn_control *c, const struct tn_control_netinfo *ni, uint64_t now_us);
 void tn_control_set_endpoints(struct tn_control *c, const struct tn_control_endpoint *eps, size_t n, uint64_t now_us);
 void tn_control_start(struct tn_control *c, uint64_t now_us);
-/* Start (or force) an interactive login: a fresh auth URL will come. */
+/* Start (or force) an interactive login: a fresh auth URL will come. With a key in use this is a renewal: the old
+ * key works until a person has finished, and on if it fails. */
 void tn_control_login(struct tn_control *c, uint64_t now_us);
-/* Registers with Expiry in the past; done(ctx, err) once answered or after 5 s. The identity's node key is dropped and saved. */
+/* Registers with Expiry in the past; done(ctx, err) once answered or after 5 s, from inside the client (free it
+ * later). The identity's node key is dropped and saved whatever the answer; the netmap is empty then. */
 void tn_control_logout(struct tn_control *c, void (*done)(void *ctx, int err), void *ctx, uint64_t now_us);
 /* The network changed or came back: drop the connection and try now. */
 void tn_control_reconnect(struct tn_control *c, uint64_t now_us);

@@ -2,8 +2,8 @@
  *
  *   ff ff ff 'T' 'S' | length u32 BE | JSON {"nodeKeyChallenge": "chalpub:..."}
  *
- * The first nine bytes decide: anything else is already HTTP/2. The node ignores the content, so it is skipped without
- * being kept; it may be cut by records and reads anywhere. */
+ * The first nine bytes decide: anything else is already HTTP/2. The node ignores the content, so it is skipped
+ * without being kept; it may be cut by records and reads anywhere. */
 #ifndef TN_CONTROL_EARLY_H
 #define TN_CONTROL_EARLY_H
 

@@ -48,7 +48,10 @@ static void finish(struct tn_fetch *f, int err, uint64_t now_us)
     f->done(f->arg, err, err ? 0 : f->status, tn_buf_data(&f->response), err ? 0 : tn_buf_len(&f->response), now_us);
 }
 
-static int take_body(struct tn_fetch *f, const uint8_t *bytes, size_t len) { return tn_buf_append(&f->response, bytes, len); }
+static int take_body(struct tn_fetch *f, const uint8_t *bytes, size_t len)
+{
+    return tn_buf_append(&f->response, bytes, len);
+}
 
 /* 1 when the body is complete, 0 when more is to come, or an error. */
 static int body_input(struct tn_fetch *f, const uint8_t *bytes, size_t len)
@@ -165,8 +168,8 @@ static int send_request(struct tn_fetch *f)
                      f->spec.url.path, f->spec.url.authority);
     size_t used = (size_t)n;
     if (f->spec.body_len)
-        used += (size_t)snprintf(head + used, sizeof head - used, "Content-Type: application/json\r\nContent-Length: %zu\r\n",
-                                 f->spec.body_len);
+        used += (size_t)snprintf(head + used, sizeof head - used,
+                                 "Content-Type: application/json\r\nContent-Length: %zu\r\n", f->spec.body_len);
     used += (size_t)snprintf(head + used, sizeof head - used, "\r\n");
     int err = tn_stream_write(f->stream, head, used);
     if (err >= 0 && f->spec.body_len) err = tn_stream_write(f->stream, f->body, f->spec.body_len);
@@ -203,7 +206,8 @@ static int dial(struct tn_fetch *f, uint64_t now_us)
     return tn_dialer_dial(f->spec.dialer, &spec, &stream_events, f, &f->stream);
 }
 
-int tn_fetch_start(const struct tn_fetch_spec *spec, tn_fetch_done *done, void *arg, uint64_t now_us, struct tn_fetch **out)
+int tn_fetch_start(const struct tn_fetch_spec *spec, tn_fetch_done *done, void *arg, uint64_t now_us,
+                   struct tn_fetch **out)
 {
     struct tn_fetch *f = calloc(1, sizeof *f);
     if (!f) return TN_E_NOMEM;

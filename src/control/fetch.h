@@ -19,11 +19,12 @@ struct tn_fetch_spec {
     uint64_t timeout_us;     /* for all of it */
 };
 
-/* Exactly once, last, unless freed before: err 0 and the final response, or why there is none. The fetch is dead but still
- * to be freed by its owner, inside the callback or later. */
+/* Exactly once, last, unless freed before: err 0 and the final response, or why there is none. The fetch is dead
+ * but still to be freed by its owner, inside the callback or later. */
 typedef void tn_fetch_done(void *arg, int err, int status, const uint8_t *body, size_t len, uint64_t now_us);
 
-int tn_fetch_start(const struct tn_fetch_spec *spec, tn_fetch_done *done, void *arg, uint64_t now_us, struct tn_fetch **out);
+int tn_fetch_start(const struct tn_fetch_spec *spec, tn_fetch_done *done, void *arg, uint64_t now_us,
+                   struct tn_fetch **out);
 void tn_fetch_free(struct tn_fetch *f); /* NULL is fine */
 void tn_fetch_timeout(struct tn_fetch *f, uint64_t now_us);
 uint64_t tn_fetch_next_deadline(const struct tn_fetch *f);

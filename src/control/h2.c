@@ -101,7 +101,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     return 0;
 }
 
-static int on_chunk(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *data, size_t len, void *user)
+static int on_chunk(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *data, size_t len,
+                    void *user)
 {
     struct tn_h2_req *r = nghttp2_session_get_stream_user_data(session, stream);
     if (!r || r->cancelled || r->failed || !r->events->data || len == 0) return 0;
@@ -157,8 +158,8 @@ static int submit_settings(struct tn_h2 *h)
     };
     if (nghttp2_submit_settings(h->session, NGHTTP2_FLAG_NONE, settings, sizeof settings / sizeof *settings) != 0)
         return TN_E_NOMEM;
-    return nghttp2_session_set_local_window_size(h->session, NGHTTP2_FLAG_NONE, 0, TN_H2_CONNECTION_WINDOW) ? TN_E_NOMEM
-                                                                                                           : 0;
+    int err = nghttp2_session_set_local_window_size(h->session, NGHTTP2_FLAG_NONE, 0, TN_H2_CONNECTION_WINDOW);
+    return err ? TN_E_NOMEM : 0;
 }
 
 int tn_h2_new(tn_h2_output *output, void *arg, struct tn_h2 **out)

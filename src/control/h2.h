@@ -1,8 +1,10 @@
-/* The node's end of HTTP/2 inside the Noise connection: requests out, responses streamed in (nghttp2 does the protocol).
+/* The node's end of HTTP/2 inside the Noise connection: requests out, responses streamed in (nghttp2 does the
+ * protocol).
  *
- * One connection carries the map poll, lite updates and everything else at once. Both windows stay open: the stream's is
- * large and the connection's is refilled as bytes arrive, because a netmap of many MB on one stream would otherwise
- * stall and starve the others. An engine: bytes in through tn_h2_input, bytes out through the output function. */
+ * One connection carries the map poll, lite updates and everything else at once. Both windows stay open: the
+ * stream's is large and the connection's is refilled as bytes arrive, because a netmap of many MB on one stream
+ * would otherwise stall and starve the others. An engine: bytes in through tn_h2_input, bytes out through the
+ * output function. */
 #ifndef TN_CONTROL_H2_H
 #define TN_CONTROL_H2_H
 
@@ -24,8 +26,8 @@ struct tn_h2_events {
     void (*head)(void *arg, int status, const char *retry_after);
     /* Body bytes, borrowed. Non-zero resets the stream; done comes with that value. NULL drains the body. */
     int (*data)(void *arg, const uint8_t *bytes, size_t len);
-    /* Once, last, unless cancelled: 0 after a complete response, TN_E_RESET (RST_STREAM or refused), TN_E_PROTO, or why the
-     * connection ended. The request is gone when it is called. */
+    /* Once, last, unless cancelled: 0 after a complete response, TN_E_RESET (RST_STREAM or refused), TN_E_PROTO,
+     * or why the connection ended. The request is gone when it is called. */
     void (*done)(void *arg, int err);
 };
 
@@ -56,7 +58,8 @@ void tn_h2_cancel(struct tn_h2 *h, struct tn_h2_req *req);
 
 /* 0, or the connection is unusable: TN_E_PROTO, TN_E_LIMIT (flooded), TN_E_NOMEM. Not from callbacks. */
 int tn_h2_input(struct tn_h2 *h, const uint8_t *bytes, size_t len);
-/* Sends what is queued. 0, what output returned, or TN_E_PROTO. A no-op while inside tn_h2_input, whose caller flushes. */
+/* Sends what is queued. 0, what output returned, or TN_E_PROTO. A no-op while inside tn_h2_input, whose caller
+ * flushes. */
 int tn_h2_flush(struct tn_h2 *h);
 /* Queues a PING; its answer is input like any other. */
 void tn_h2_ping(struct tn_h2 *h);

@@ -221,7 +221,10 @@ static uint16_t lane_port(const struct tn_link *l, enum lane lane)
 }
 
 /* http:// to a private host never tries TLS: no certificate is issued for such a name. */
-static bool tls_lane_exists(const struct tn_link *l) { return l->config.url.tls || !tn_weburl_private_host(&l->config.url); }
+static bool tls_lane_exists(const struct tn_link *l)
+{
+    return l->config.url.tls || !tn_weburl_private_host(&l->config.url);
+}
 
 static void start_lane(struct tn_link *l, enum lane lane, uint64_t now_us)
 {
@@ -247,8 +250,8 @@ static void start_lane(struct tn_link *l, enum lane lane, uint64_t now_us)
     if (err) lane_failed(l, lane, err, tn_err_text(err), now_us);
 }
 
-/* After a recent dial the plain port waits behind TLS: some networks break port 80 only after the upgrade (#13597). Unlike
- * in the Go client it still gets its turn, since a server may have no TLS at all. */
+/* After a recent dial the plain port waits behind TLS: some networks break port 80 only after the upgrade
+ * (#13597). Unlike in the Go client it still gets its turn, since a server may have no TLS at all. */
 static void start_race(struct tn_link *l, uint64_t now_us)
 {
     bool recent = l->dialed_us != 0 && now_us - l->dialed_us < RECENT_US, tls = tls_lane_exists(l);
@@ -315,7 +318,8 @@ static void start_key(struct tn_link *l, uint64_t now_us)
     while (base > 0 && spec.url.path[base - 1] == '/') base--;
     l->state = LINK_KEY;
     int n = snprintf(spec.url.path + base, sizeof spec.url.path - base, "/key?v=%u", l->config.version);
-    int err = (size_t)n < sizeof spec.url.path - base ? tn_fetch_start(&spec, key_done, l, now_us, &l->fetch) : TN_E_TOOBIG;
+    int err = (size_t)n < sizeof spec.url.path - base ? 0 : TN_E_TOOBIG;
+    if (!err) err = tn_fetch_start(&spec, key_done, l, now_us, &l->fetch);
     if (err) tn_link_close(l, err, tn_err_text(err), now_us);
 }
 

@@ -36,11 +36,13 @@ struct tn_link_config {
 
 int tn_link_new(const struct tn_link_config *config, struct tn_link **out);
 void tn_link_free(struct tn_link *l); /* no callbacks */
-/* Starts to connect unless it is connected or connecting. Failures come through down, from tn_link_timeout at the latest. */
+/* Starts to connect unless it is connected or connecting. Failures come through down, from tn_link_timeout at the
+ * latest. */
 void tn_link_connect(struct tn_link *l, uint64_t now_us);
 bool tn_link_up(const struct tn_link *l);
 bool tn_link_idle(const struct tn_link *l); /* neither up nor connecting */
-/* Ends the connection or the attempt with this reason: down comes (later, when called from inside a request's callback). */
+/* Ends the connection or the attempt with this reason: down comes (later, when called from inside a request's
+ * callback). */
 void tn_link_close(struct tn_link *l, int err, const char *text, uint64_t now_us);
 /* As tn_h2_request, with our authority; TN_E_NOTCONN while not up. Sent with the next tn_link_flush. */
 int tn_link_request(struct tn_link *l, struct tn_h2_spec *spec, const struct tn_h2_events *events, void *arg,

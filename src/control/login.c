@@ -1,12 +1,14 @@
 /* Registering a node key (controlclient/direct.go doLogin and TryLogout, auto.go authRoutine).
  *
- * An attempt sends one register request with the trial key. Its answer is judged in this order: HTTP 429 (wait as told),
- * other statuses, Error (the server said no), NodeKeySignature, NodeKeyExpired (make a new key, once), AuthURL (show it,
- * then ask again with Followup, same key; the server answers when the person is done), and what is left is success.
+ * An attempt sends one register request with the trial key. Its answer is judged in this order: HTTP 429 (wait as
+ * told), other statuses, Error (the server said no), NodeKeySignature, NodeKeyExpired (make a new key, once),
+ * AuthURL (show it, then ask again with Followup, same key; the server answers when the person is done), and what
+ * is left is success.
  *
- * The auth key is only sent when the server demands a login: with a first key at once, with a saved key after the server
- * answered with a URL, an expired key or an error. A key is on disk before it is sent, because the request may consume a
- * single-use auth key. During a rotation (a new key while another is in use) the map poll goes on with the old one. */
+ * The auth key is only sent when the server demands a login: with a first key at once, with a saved key after the
+ * server answered with a URL, an expired key or an error. A key is on disk before it is sent, because the request
+ * may consume a single-use auth key. During a rotation (a new key while another is in use) the map poll goes on
+ * with the old one. */
 #include "control/cjson.h"
 #include "control/client.h"
 #include "control/when.h"
@@ -25,7 +27,10 @@ enum {
 #define LOGOUT_TIMEOUT_US TN_CLIENT_SECONDS(5)
 
 static bool is_zero(const struct tn_node_private *k) { return tn_key_is_zero(k->b); }
-static bool same_key(const struct tn_node_private *a, const struct tn_node_private *b) { return memcmp(a, b, sizeof *a) == 0; }
+static bool same_key(const struct tn_node_private *a, const struct tn_node_private *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
 
 static void set_string(char **slot, const char *text)
 {
@@ -372,7 +377,8 @@ static void send_request(struct tn_control *c)
     l->status = 0;
     tn_logf(c->config.log, TN_LOG_INFO, "control", "registering%s%s", rotation ? " a new node key" : "",
             l->followup ? ", waiting for the person" : "");
-    err = post(c, request, l->with_auth, rotation ? &c->current : &l->trial, rotation ? &l->trial : NULL, &events, &l->req);
+    err = post(c, request, l->with_auth, rotation ? &c->current : &l->trial, rotation ? &l->trial : NULL, &events,
+               &l->req);
     l->deadline_us = err || l->followup ? TN_NEVER : c->now_us + REQUEST_TIMEOUT_US;
     if (err) {
         l->req = NULL;
@@ -473,7 +479,8 @@ static void logout_finish(struct tn_control *c)
     tn_netmap_clear(c->netmap, &sink);
     c->netmap_changes |= TN_NETMAP_SELF | TN_NETMAP_PEERS | TN_NETMAP_DERP | TN_NETMAP_FILTER | TN_NETMAP_DNS;
     tn_link_close(c->link, TN_E_CANCELED, "logged out", c->now_us);
-    tn_logf(c->config.log, TN_LOG_INFO, "control", "logged out%s%s", o->err ? ": " : "", o->err ? tn_err_text(o->err) : "");
+    tn_logf(c->config.log, TN_LOG_INFO, "control", "logged out%s%s", o->err ? ": " : "",
+            o->err ? tn_err_text(o->err) : "");
     tn_client_say(c, "logged out");
     if (o->done) o->done(o->ctx, o->err);
 }

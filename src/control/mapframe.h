@@ -1,5 +1,6 @@
-/* The framing of a map stream's body: u32 little-endian size, then that many bytes, each a zstd frame (or several) of one
- * JSON message. Incremental; caps on the wire size, on the decompressed size and on what the JSON costs in memory. */
+/* The framing of a map stream's body: u32 little-endian size, then that many bytes, each a zstd frame (or several)
+ * of one JSON message. Incremental; caps on the wire size, on the decompressed size and on what the JSON costs in
+ * memory. */
 #ifndef TN_CONTROL_MAPFRAME_H
 #define TN_CONTROL_MAPFRAME_H
 

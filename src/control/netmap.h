@@ -52,10 +52,12 @@ struct tn_netmap;
 
 const struct tn_netnode *tn_netmap_self(const struct tn_netmap *m);         /* NULL before the first full response */
 size_t tn_netmap_npeers(const struct tn_netmap *m);
-const struct tn_netnode *tn_netmap_peer_at(const struct tn_netmap *m, size_t i); /* any order, stable between changes */
+/* any order, stable between changes */
+const struct tn_netnode *tn_netmap_peer_at(const struct tn_netmap *m, size_t i);
 const struct tn_netnode *tn_netmap_peer_by_id(const struct tn_netmap *m, int64_t id);
 const json_t *tn_netmap_derp_map(const struct tn_netmap *m);  /* {"Regions": {...}} with patches applied, or NULL */
-const json_t *tn_netmap_filter_rules(const struct tn_netmap *m); /* effective array of FilterRule; never NULL, may be empty */
+/* effective array of FilterRule; never NULL, may be empty */
+const json_t *tn_netmap_filter_rules(const struct tn_netmap *m);
 const json_t *tn_netmap_dns_config(const struct tn_netmap *m); /* object or NULL */
 const char *tn_netmap_domain(const struct tn_netmap *m);       /* never NULL */
 const struct tn_user_profile *tn_netmap_user(const struct tn_netmap *m, int64_t id);

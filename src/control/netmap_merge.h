@@ -22,15 +22,16 @@ struct tn_netmap_sink {
 
 struct tn_netmap *tn_netmap_new(const struct tn_hashkey *hash);
 void tn_netmap_free(struct tn_netmap *m);
-/* A new stream begins: its first response is the whole truth, except for the DERP map and user profiles, which are kept
- * when it leaves them out. */
+/* A new stream begins: its first response is the whole truth, except for the DERP map and user profiles, which are
+ * kept when it leaves them out. */
 void tn_netmap_new_session(struct tn_netmap *m);
 /* Forgets everything; gone for each peer. */
 void tn_netmap_clear(struct tn_netmap *m, const struct tn_netmap_sink *sink);
 
-/* Merges one MapResponse (keepalives excluded). wall_now and control_now in Unix seconds. 0 and the bits of what changed;
- * TN_E_PROTO when the first response of a session lacks Node, TN_E_MALFORMED, TN_E_LIMIT, TN_E_NOMEM: the session is to be
- * ended. Nodes are validated before anything is changed; the callbacks come last, when all is merged. */
+/* Merges one MapResponse (keepalives excluded). wall_now and control_now in Unix seconds. 0 and the bits of what
+ * changed; TN_E_PROTO when the first response of a session lacks Node, TN_E_MALFORMED, TN_E_LIMIT, TN_E_NOMEM: the
+ * session is to be ended. Nodes are validated before anything is changed; the callbacks come last, when all is
+ * merged. */
 int tn_netmap_merge(struct tn_netmap *m, const json_t *response, int64_t wall_now, int64_t control_now,
                     const struct tn_netmap_sink *sink, unsigned *changes);
 

@@ -247,8 +247,9 @@ bool tn_netnode_same(const struct tn_netnode_entry *ea, const struct tn_netnode_
            same_endpoints(a->endpoints, ea->nendpoints, b->endpoints, eb->nendpoints) &&
            same_prefixes(a->addresses, a->naddresses, b->addresses, b->naddresses) &&
            same_prefixes(a->allowed_ips, a->nallowed_ips, b->allowed_ips, b->nallowed_ips) &&
-           same_text(a->stable_id, b->stable_id) && same_text(a->name, b->name) && same_text(a->hostname, b->hostname) &&
-           same_text(a->os, b->os) && same_json(a->tags, b->tags) && same_json(a->cap_map, b->cap_map) &&
+           same_text(a->stable_id, b->stable_id) && same_text(a->name, b->name) &&
+           same_text(a->hostname, b->hostname) && same_text(a->os, b->os) &&
+           same_json(a->tags, b->tags) && same_json(a->cap_map, b->cap_map) &&
            same_json(a->primary_routes, b->primary_routes);
 }
 

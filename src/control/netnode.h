@@ -1,4 +1,5 @@
-/* One tailcfg.Node: from JSON to struct tn_netnode, normalised (controlclient/map.go upgradeNode), and its patches. */
+/* One tailcfg.Node: from JSON to struct tn_netnode, normalised (controlclient/map.go upgradeNode), and its
+ * patches. */
 #ifndef TN_CONTROL_NETNODE_H
 #define TN_CONTROL_NETNODE_H
 
@@ -27,7 +28,8 @@ struct tn_netnode_patch {
     int64_t last_seen, key_expiry;
 };
 
-/* TN_E_MALFORMED for a node without ID, node key or well-formed addresses, TN_E_NOMEM. Unusable endpoints are skipped. */
+/* TN_E_MALFORMED for a node without ID, node key or well-formed addresses, TN_E_NOMEM. Unusable endpoints are
+ * skipped. */
 int tn_netnode_parse(const json_t *json, struct tn_netnode_entry **out);
 void tn_netnode_free(struct tn_netnode_entry *e);
 /* Do both say the same of a node (bookkeeping aside)? */

@@ -209,8 +209,8 @@ static int write_response(struct tn_noise_conn *c, const struct tn_machine_publi
     return err ? err : split(c, false);
 }
 
-int tn_noise_conn_respond(const struct tn_machine_private *server, const struct tn_rng *rng, const void *init, size_t len,
-                          uint8_t resp[TN_NOISE_RESP_LEN], struct tn_noise_conn **out)
+int tn_noise_conn_respond(const struct tn_machine_private *server, const struct tn_rng *rng, const void *init,
+                          size_t len, uint8_t resp[TN_NOISE_RESP_LEN], struct tn_noise_conn **out)
 {
     struct tn_rd r = tn_rd_init(init, len);
     uint16_t version = tn_rd_be16(&r);
@@ -295,7 +295,8 @@ static int message_len(const struct tn_noise_conn *c, const uint8_t *bytes, size
     return check_header(c, bytes[0], payload);
 }
 
-/* Completes the message begun in c->partial. Sets *used; 1 when it is complete, 0 when more is needed, or an error. */
+/* Completes the message begun in c->partial. Sets *used; 1 when it is complete, 0 when more is needed, or an
+ * error. */
 static int fill_partial(struct tn_noise_conn *c, const uint8_t *bytes, size_t len, size_t *used)
 {
     *used = 0;
@@ -312,8 +313,8 @@ static int fill_partial(struct tn_noise_conn *c, const uint8_t *bytes, size_t le
     }
 }
 
-static int next_message(struct tn_noise_conn *c, const uint8_t *bytes, size_t len, size_t *used, tn_noise_plain *plain,
-                        void *arg)
+static int next_message(struct tn_noise_conn *c, const uint8_t *bytes, size_t len, size_t *used,
+                        tn_noise_plain *plain, void *arg)
 {
     size_t need;
     if (tn_buf_len(&c->partial) == 0) {

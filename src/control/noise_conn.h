@@ -23,29 +23,29 @@ enum {
 
 struct tn_noise_conn;
 
-/* Fresh ephemeral each time; init is what X-Tailscale-Handshake carries (in standard base64). version is the capability
- * version. TN_E_CRYPTO for a low-order server key, TN_E_NOMEM. */
+/* Fresh ephemeral each time; init is what X-Tailscale-Handshake carries (in standard base64). version is the
+ * capability version. TN_E_CRYPTO for a low-order server key, TN_E_NOMEM. */
 int tn_noise_conn_initiate(const struct tn_machine_private *machine, const struct tn_machine_public *server,
                            uint16_t version, const struct tn_rng *rng, uint8_t init[TN_NOISE_INIT_LEN],
                            struct tn_noise_conn **out);
 
-/* The server's side: reads a whole initiation and gives the response to send right behind the 101. Established at once.
- * TN_E_MALFORMED for another length or type, TN_E_CRYPTO when it was not made for this key, TN_E_NOMEM. */
-int tn_noise_conn_respond(const struct tn_machine_private *server, const struct tn_rng *rng, const void *init, size_t len,
-                          uint8_t resp[TN_NOISE_RESP_LEN], struct tn_noise_conn **out);
+/* The server's side: reads a whole initiation and gives the response to send right behind the 101. Established at
+ * once. TN_E_MALFORMED for another length or type, TN_E_CRYPTO when it was not made for this key, TN_E_NOMEM. */
+int tn_noise_conn_respond(const struct tn_machine_private *server, const struct tn_rng *rng, const void *init,
+                          size_t len, uint8_t resp[TN_NOISE_RESP_LEN], struct tn_noise_conn **out);
 void tn_noise_conn_free(struct tn_noise_conn *c); /* wipes; NULL is fine */
 
 /* Decrypted bytes, borrowed for the call, at most TN_NOISE_PLAIN_MAX at a time and never none. A non-zero return ends
  * the input at once with that value. Must not free the connection nor call its input. */
 typedef int tn_noise_plain(void *arg, const uint8_t *bytes, size_t len);
 
-/* Bytes from the network, from the first one after the 101. 0, or the connection is dead: TN_E_REFUSED (the server sent
- * an error message: tn_noise_conn_refusal), TN_E_PROTO (unexpected type or length), TN_E_TOOBIG, TN_E_CRYPTO,
+/* Bytes from the network, from the first one after the 101. 0, or the connection is dead: TN_E_REFUSED (the server
+ * sent an error message: tn_noise_conn_refusal), TN_E_PROTO (unexpected type or length), TN_E_TOOBIG, TN_E_CRYPTO,
  * TN_E_LIMIT (nonces used up), TN_E_NOMEM, what plain returned, and TN_E_CLOSED ever after. */
 int tn_noise_conn_input(struct tn_noise_conn *c, const void *bytes, size_t len, tn_noise_plain *plain, void *arg);
 
-/* Appends len bytes as records to out. 0, or the connection is dead (TN_E_TOOBIG: out is full). len 0 appends nothing.
- * TN_E_NOTCONN before the handshake is done. */
+/* Appends len bytes as records to out. 0, or the connection is dead (TN_E_TOOBIG: out is full). len 0 appends
+ * nothing. TN_E_NOTCONN before the handshake is done. */
 int tn_noise_conn_seal(struct tn_noise_conn *c, const void *bytes, size_t len, struct tn_buf *out);
 
 bool tn_noise_conn_established(const struct tn_noise_conn *c);

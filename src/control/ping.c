@@ -1,5 +1,5 @@
-/* What the server asks of us in a map response: pings and control-to-node requests (controlclient/direct.go answerPing,
- * feature/c2n).
+/* What the server asks of us in a map response: pings and control-to-node requests (controlclient/direct.go
+ * answerPing, feature/c2n).
  *
  *   Types ""            HEAD the URL: it proves that we hear the stream (headscale picks primary routers by it)
  *   "c2n"               run the HTTP request in Payload, POST the raw response to the URL, always over Noise
@@ -46,7 +46,13 @@ static void over_noise(struct tn_control *c, const char *method, const char *url
     struct tn_h2_req *req;
     if (tn_weburl_parse(url, &u) != 0) return;
     struct tn_h2_spec spec = {
-        .method = method, .path = u.path, .authority = u.authority, .content_type = type, .body = body, .body_len = len};
+        .method = method,
+        .path = u.path,
+        .authority = u.authority,
+        .content_type = type,
+        .body = body,
+        .body_len = len,
+    };
     int err = tn_link_request(c->link, &spec, &ignore_events, c, &req);
     if (err) tn_logf(c->config.log, TN_LOG_DEBUG, "control", "ping not answered: %s", tn_err_text(err));
 }
@@ -80,8 +86,9 @@ static void over_http(struct tn_control *c, const char *method, const char *url,
 
 static int respond(struct tn_buf *out, int status, const char *reason, const void *body, size_t len)
 {
-    int err = tn_buf_printf(out, "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %zu\r\n\r\n",
-                            status, reason, len);
+    static const char type[] = "text/plain; charset=utf-8";
+    int err = tn_buf_printf(out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n", status, reason,
+                            type, len);
     return err ? err : tn_buf_append(out, body, len);
 }
 
@@ -159,7 +166,8 @@ static void release(struct tn_ping_slot *slot)
     *slot = (struct tn_ping_slot){0};
 }
 
-static void handle_peer_ping(struct tn_control *c, const char *url, const char *types, bool noise, const json_t *request)
+static void handle_peer_ping(struct tn_control *c, const char *url, const char *types, bool noise,
+                             const json_t *request)
 {
     struct tn_ip ip;
     const char *text = tn_cjson_string(request, "IP");

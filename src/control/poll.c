@@ -1,8 +1,9 @@
-/* The map poll: one long request whose answer is a stream of map responses (controlclient/direct.go sendMapRequest).
+/* The map poll: one long request whose answer is a stream of map responses (controlclient/direct.go
+ * sendMapRequest).
  *
- * Ends of a stream are all alike: wait by the backoff and ask again; only a real response (not a keepalive) resets the
- * backoff, so a server that accepts and then fails is not hammered. A 404 means that the server does not know our key:
- * log in again. Nothing heard for 120 s ends the stream too; servers send keepalives each minute. */
+ * Ends of a stream are all alike: wait by the backoff and ask again; only a real response (not a keepalive) resets
+ * the backoff, so a server that accepts and then fails is not hammered. A 404 means that the server does not know
+ * our key: log in again. Nothing heard for 120 s ends the stream too; servers send keepalives each minute. */
 #include "control/cjson.h"
 #include "control/client.h"
 #include "control/when.h"
@@ -39,7 +40,10 @@ void tn_poll_cancel(struct tn_control *c)
     reset(c);
 }
 
-static void failed(struct tn_control *c) { c->poll.at_us = c->now_us + tn_backoff_next(&c->poll.backoff, &c->config.rng); }
+static void failed(struct tn_control *c)
+{
+    c->poll.at_us = c->now_us + tn_backoff_next(&c->poll.backoff, &c->config.rng);
+}
 
 /* --- one response --- */
 
@@ -76,8 +80,8 @@ static void take_debug(struct tn_control *c, const json_t *response)
     c->poll.sleep_us = c->now_us + (uint64_t)(seconds * 1e6);
 }
 
-/* Our own key ran out: a new one is needed, whatever is under way already. A server that calls the new one expired too
- * gets ever fewer of them. */
+/* Our own key ran out: a new one is needed, whatever is under way already. A server that calls the new one expired
+ * too gets ever fewer of them. */
 static void check_self(struct tn_control *c)
 {
     const struct tn_netnode *self = tn_netmap_self(c->netmap);
@@ -102,12 +106,14 @@ static void check_self(struct tn_control *c)
 static int merge(struct tn_control *c, const json_t *response)
 {
     struct tn_netmap_sink sink = tn_client_sink(c);
+    int64_t wall = tn_client_wallclock(c), control = tn_client_control_time(c);
     unsigned changes;
-    int err = tn_netmap_merge(c->netmap, response, tn_client_wallclock(c), tn_client_control_time(c), &sink, &changes);
+    int err = tn_netmap_merge(c->netmap, response, wall, control, &sink, &changes);
     c->netmap_changes |= changes;
     if (err) return err;
     if ((changes & TN_NETMAP_OTHER) && tn_netmap_tailnet_lock(c->netmap))
-        tn_logf(c->config.log, TN_LOG_WARN, "control", "tailnet lock is on: signatures of peers' keys are not checked here");
+        tn_logf(c->config.log, TN_LOG_WARN, "control",
+                "tailnet lock is on: signatures of peers' keys are not checked here");
     if (!c->poll.merged) tn_client_say(c, "%s", "");
     c->poll.merged = true;
     c->expiry_us = c->now_us; /* looked at again on the way out */
@@ -175,7 +181,8 @@ static int on_data(void *arg, const uint8_t *bytes, size_t len)
     return err;
 }
 
-/* The server forgot us. The register request that follows finds out what it wants; it waits as long as the poll would. */
+/* The server forgot us. The register request that follows finds out what it wants; it waits as long as the poll
+ * would. */
 static void unknown_key(struct tn_control *c)
 {
     tn_logf(c->config.log, TN_LOG_WARN, "control", "the server does not know this node's key: logging in again");
@@ -214,7 +221,8 @@ void tn_poll_run(struct tn_control *c)
     p->merged = false;
     tn_netmap_new_session(c->netmap);
     p->watchdog_us = c->now_us + WATCHDOG_US;
-    if (tn_client_post(c, "/machine/map", tn_update_request(c, true), &c->current, NULL, &events, &p->req) == 0) return;
+    int err = tn_client_post(c, "/machine/map", tn_update_request(c, true), &c->current, NULL, &events, &p->req);
+    if (!err) return;
     reset(c);
     failed(c);
 }

@@ -64,7 +64,7 @@ static json_t *make_services(const struct tn_control_host *h)
     json_t *services = json_array();
     add_service(services, "peerapi4", h->peerapi4);
     add_service(services, "peerapi6", h->peerapi6);
-    if (h->peerapi_dns_proxy) add_service(services, "peerapi-dns-proxy", 1); /* the port is always 1: it means "yes" */
+    if (h->peerapi_dns_proxy) add_service(services, "peerapi-dns-proxy", 1); /* always port 1: it means "yes" */
     return services;
 }
 

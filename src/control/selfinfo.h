@@ -1,6 +1,7 @@
 /* What we tell the server of ourselves: Hostinfo with its NetInfo, and endpoints (tailcfg.Hostinfo, NetInfo).
  *
- * Kept as the JSON that is sent, in full every time: a side request with a thinner Hostinfo would replace the real one. */
+ * Kept as the JSON that is sent, in full every time: a side request with a thinner Hostinfo would replace the real
+ * one. */
 #ifndef TN_CONTROL_SELFINFO_H
 #define TN_CONTROL_SELFINFO_H
 

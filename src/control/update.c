@@ -1,8 +1,8 @@
 /* Lite updates: a MapRequest that only tells (Stream false, OmitPeers true); the answer's body is drained.
  *
- * From capability version 68 on servers take Hostinfo and endpoints from here and not from the stream, so one follows
- * each login, each new connection and each change. Changes only count a generation up; one request is under way at a time
- * and says everything, so an older state can't arrive after a newer one. */
+ * From capability version 68 on servers take Hostinfo and endpoints from here and not from the stream, so one
+ * follows each login, each new connection and each change. Changes only count a generation up; one request is
+ * under way at a time and says everything, so an older state can't arrive after a newer one. */
 #include "control/client.h"
 #include "util/err.h"
 
@@ -68,7 +68,10 @@ static void on_done(void *arg, int err)
 
 static const struct tn_h2_events events = {on_head, NULL, on_done};
 
-static bool due(const struct tn_control *c) { return c->logged_in && !c->update.req && c->update.acked != c->update.wanted; }
+static bool due(const struct tn_control *c)
+{
+    return c->logged_in && !c->update.req && c->update.acked != c->update.wanted;
+}
 
 void tn_update_run(struct tn_control *c)
 {
@@ -77,7 +80,8 @@ void tn_update_run(struct tn_control *c)
     u->sent = u->wanted;
     u->status = 0;
     u->deadline_us = c->now_us + REQUEST_TIMEOUT_US;
-    if (tn_client_post(c, "/machine/map", tn_update_request(c, false), &c->current, NULL, &events, &u->req) == 0) return;
+    int err = tn_client_post(c, "/machine/map", tn_update_request(c, false), &c->current, NULL, &events, &u->req);
+    if (!err) return;
     drop_request(c);
     failed(c);
 }

@@ -1,7 +1,8 @@
-/* One attempt to reach the control server at one port: dial, HTTP/1.1 upgrade to ts2021, Noise handshake; and, if it was
- * the one that won, the encrypted connection from then on (controlhttp/client.go tryURLUpgrade).
+/* One attempt to reach the control server at one port: dial, HTTP/1.1 upgrade to ts2021, Noise handshake; and, if
+ * it was the one that won, the encrypted connection from then on (controlhttp/client.go tryURLUpgrade).
  *
- * TLS here is only a way through middleboxes: its certificate is not checked, since Noise authenticates the server. */
+ * TLS here is only a way through middleboxes: its certificate is not checked, since Noise authenticates the
+ * server. */
 #ifndef TN_CONTROL_UPGRADE_H
 #define TN_CONTROL_UPGRADE_H
 

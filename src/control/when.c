@@ -35,8 +35,8 @@ static bool skip(const char **p, char c)
 
 static bool in_range(int y, int mon, int d, int h, int min, int s)
 {
-    return y >= 0 && mon >= 1 && mon <= 12 && d >= 1 && d <= 31 && h >= 0 && h <= 23 && min >= 0 && min <= 59 && s >= 0 &&
-           s <= 60;
+    return y >= 0 && mon >= 1 && mon <= 12 && d >= 1 && d <= 31 && h >= 0 && h <= 23 && min >= 0 && min <= 59 &&
+           s >= 0 && s <= 60;
 }
 
 /* "Z", "+hh:mm" or "-hh:mm": seconds east of UTC. */
@@ -109,7 +109,7 @@ static int month(const char *p)
 
 int tn_when_parse_http(const char *text, int64_t *out)
 {
-    if (strlen(text) != 29 || strcmp(text + 25, " GMT") != 0 || text[3] != ',' || text[4] != ' ') return TN_E_MALFORMED;
+    if (strlen(text) != 29 || strcmp(text + 25, " GMT") != 0 || memcmp(text + 3, ", ", 2) != 0) return TN_E_MALFORMED;
     const char *p = text + 5;
     int d = digits(&p, 2);
     if (d < 0 || !skip(&p, ' ')) return TN_E_MALFORMED;

@@ -1,8 +1,8 @@
 /* A control server in memory, and the network to reach it: what the client's tests are scripted against.
  *
- * The network is a dialer whose streams live in a list; fake_run moves bytes between client and server until nothing
- * moves, in pieces of at most net.piece bytes. The server speaks HTTP/1 for /key and the upgrade, Noise as responder, and
- * HTTP/2 with nghttp2; each request it gets is recorded and waits for the test's answer. */
+ * The network is a dialer whose streams live in a list; fake_run moves bytes between client and server until
+ * nothing moves, in pieces of at most net.piece bytes. The server speaks HTTP/1 for /key and the upgrade, Noise as
+ * responder, and HTTP/2 with nghttp2; each request it gets is recorded and waits for the test's answer. */
 #ifndef TN_TEST_FAKE_SERVER_H
 #define TN_TEST_FAKE_SERVER_H
 
@@ -171,7 +171,8 @@ static void fake_fini(struct fake_net *n)
 
 /* --- the server's HTTP/2 --- */
 
-static struct fake_req *fake_stream(nghttp2_session *s, int32_t id) { return nghttp2_session_get_stream_user_data(s, id); }
+static struct fake_req *fake_stream(nghttp2_session *s, int32_t id) { return nghttp2_session_get_stream_user_data(s,
+    id); }
 
 static int srv_begin(nghttp2_session *s, const nghttp2_frame *f, void *user)
 {
@@ -187,7 +188,8 @@ static int srv_begin(nghttp2_session *s, const nghttp2_frame *f, void *user)
     return 0;
 }
 
-static int srv_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *name, size_t nlen, const uint8_t *value,
+static int srv_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *name, size_t nlen,
+    const uint8_t *value,
                       size_t vlen, uint8_t flags, void *user)
 {
     struct fake_req *r = fake_stream(s, f->hd.stream_id);
@@ -269,7 +271,8 @@ static void fake_head(struct fake_req *r, int status, const char *retry)
     char text[8];
     snprintf(text, sizeof text, "%d", status);
     nghttp2_nv nv[2] = {{(uint8_t *)":status", (uint8_t *)text, 7, 3, 0},
-                        {(uint8_t *)"retry-after", (uint8_t *)(retry ? retry : ""), 11, retry ? strlen(retry) : 0, 0}};
+                        {(uint8_t *)"retry-after", (uint8_t *)(retry ? retry : ""), 11, retry ? strlen(retry) : 0,
+                            0}};
     nghttp2_data_provider body = {.source.ptr = r, .read_callback = srv_read};
     assert_non_null(r->conn);
     r->answered = true;

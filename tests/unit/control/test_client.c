@@ -6,9 +6,10 @@
 
 #define SECOND 1000000ull
 #define SELF_KEY "nodekey:1111111111111111111111111111111111111111111111111111111111111111"
+#define HEX62 "00000000000000000000000000000000000000000000000000000000000000"
 #define NODE(id, name, extra)                                                                                     \
-    "{\"ID\":" #id ",\"StableID\":\"n" #id "\",\"Name\":\"" name ".example.\",\"User\":7,\"Key\":\"nodekey:" #id #id         \
-    "00000000000000000000000000000000000000000000000000000000000000\",\"Addresses\":[\"100.64.0." #id "/32\"],"           \
+    "{\"ID\":" #id ",\"StableID\":\"n" #id "\",\"Name\":\"" name ".example.\",\"User\":7,"                          \
+    "\"Key\":\"nodekey:" #id #id HEX62 "\",\"Addresses\":[\"100.64.0." #id "/32\"],"                                \
     "\"MachineAuthorized\":true" extra "}"
 #define FIRST_MAP "{\"Node\":" NODE(1, "me", "") ",\"Domain\":\"example\",\"Peers\":[" NODE(2, "peer", "") "]}"
 #define OK_REGISTER "{\"User\":{\"ID\":7},\"MachineAuthorized\":true,\"AuthURL\":\"\"}"
@@ -74,7 +75,11 @@ static bool on_c2n(void *ctx, const char *method, const char *path, const void *
     tn_buf_printf(out, "HTTP/1.1 204 No Content\r\n\r\n");
     return true;
 }
-static int64_t on_clock(void *ctx) { return ((struct env *)ctx)->wall + (int64_t)(((struct env *)ctx)->net.now / SECOND); }
+static int64_t on_clock(void *ctx)
+{
+    const struct env *e = ctx;
+    return e->wall + (int64_t)(e->net.now / SECOND);
+}
 
 /* Lets everything happen that happens without time passing. */
 static void settle(struct env *e)
@@ -593,7 +598,8 @@ static void test_self_expiry_logs_in_again(void **state)
     begin(&e, "k");
     struct fake_req *stream = join(&e);
     /* In two hours by the server's clock, which is one hour ahead of ours. */
-    fake_map(stream, "{\"ControlTime\":\"2027-01-15T09:00:01Z\",\"Node\":" NODE(1, "me", ",\"KeyExpiry\":\"2027-01-15T11:00:00Z\"")
+    fake_map(stream, "{\"ControlTime\":\"2027-01-15T09:00:01Z\",\"Node\":" NODE(1, "me",
+        ",\"KeyExpiry\":\"2027-01-15T11:00:00Z\"")
                      "}");
     for (int i = 0; i < 119; i++) {
         pass(&e, 60 * SECOND);
@@ -658,7 +664,8 @@ static void test_insane_control_time(void **state)
     struct env e;
     begin(&e, "k");
     struct fake_req *stream = join(&e);
-    fake_map(stream, "{\"ControlTime\":\"2020-08-03T00:00:00Z\",\"Node\":" NODE(1, "me", ",\"KeyExpiry\":\"2027-01-15T08:00:10Z\"") "}");
+    fake_map(stream, "{\"ControlTime\":\"2020-08-03T00:00:00Z\",\"Node\":" NODE(1, "me",
+        ",\"KeyExpiry\":\"2027-01-15T08:00:10Z\"") "}");
     pass(&e, 5 * SECOND);
     none(&e, "/machine/register");
     pass(&e, 6 * SECOND);
@@ -849,7 +856,8 @@ static void test_reconnect_inside_a_callback(void **state)
 
 static void netinfo(struct env *e, int derp, double latency)
 {
-    struct tn_control_netinfo ni = {.preferred_derp = derp, .mapping_varies_by_dest = -1, .working_udp = 1, .upnp = -1,
+    struct tn_control_netinfo ni = {.preferred_derp = derp, .mapping_varies_by_dest = -1, .working_udp = 1,
+        .upnp = -1,
                                     .pmp = -1, .pcp = -1, .nlatency = 1};
     snprintf(ni.latency[0].name, sizeof ni.latency[0].name, "%d-v4", derp);
     ni.latency[0].seconds = latency;
@@ -878,7 +886,8 @@ static void test_updates(void **state)
     assert_null(take_map(&e, false));
     fake_answer(r, 200, "drained");
     r = take_map(&e, false);
-    assert_string_equal(json_string_value(json_array_get(json_object_get(r->json, "Endpoints"), 0)), "192.0.2.1:41641");
+    assert_string_equal(json_string_value(json_array_get(json_object_get(r->json, "Endpoints"), 0)),
+        "192.0.2.1:41641");
     assert_int_equal(json_integer_value(json_array_get(json_object_get(r->json, "EndpointTypes"), 0)), 2);
     ni = json_object_get(json_object_get(r->json, "Hostinfo"), "NetInfo");
     assert_int_equal(json_integer_value(json_object_get(ni, "PreferredDERP")), 4);
@@ -897,7 +906,8 @@ static void test_updates(void **state)
     assert_null(take_map(&e, false));
     pass(&e, SECOND);
     r = take_map(&e, false);
-    assert_string_equal(json_string_value(json_object_get(json_object_get(r->json, "Hostinfo"), "Hostname")), "crate");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(r->json, "Hostinfo"), "Hostname")),
+        "crate");
     finish(&e);
 }
 
@@ -918,12 +928,14 @@ static void test_head_pings(void **state)
     struct env e;
     begin(&e, "k");
     struct fake_req *stream = join(&e);
-    fake_map(stream, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/machine/ping-response?id=1\",\"URLIsNoise\":true}}");
+    fake_map(stream, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/machine/ping-response?id=1\","
+        "\"URLIsNoise\":true}}");
     struct fake_req *r = take(&e, "/machine/ping-response?id=1");
     assert_string_equal(r->method, "HEAD");
     assert_string_equal(r->authority, "h");
     assert_non_null(r->conn); /* inside Noise */
-    fake_map(stream, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/machine/ping-response?id=1\",\"URLIsNoise\":true}}");
+    fake_map(stream, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/machine/ping-response?id=1\","
+        "\"URLIsNoise\":true}}");
     none(&e, "/machine/ping-response");
     fake_map(stream, "{\"PingRequest\":{\"URL\":\"http://127.0.0.1:8080/out?id=2\"}}");
     r = take(&e, "/out?id=2");
@@ -940,7 +952,8 @@ static void c2n(struct env *e, struct fake_req *stream, const char *id, const ch
 {
     char json[2048], b64[1024];
     tn_base64_encode(TN_BASE64_STD, request, strlen(request), b64);
-    snprintf(json, sizeof json, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/c2n/%s\",\"Types\":\"c2n\",\"Payload\":\"%s\"}}",
+    snprintf(json, sizeof json, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/c2n/%s\","
+        "\"Types\":\"c2n\",\"Payload\":\"%s\"}}",
              id, b64);
     fake_map(stream, json);
 }
@@ -978,7 +991,8 @@ static void test_peer_pings(void **state)
     struct env e;
     begin(&e, "k");
     struct fake_req *stream = join(&e);
-    fake_map(stream, "{\"PingRequest\":{\"URL\":\"https://h/p/1\",\"URLIsNoise\":true,\"Types\":\"disco,TSMP\",\"IP\":\"100.64.0.2\"}}");
+    fake_map(stream, "{\"PingRequest\":{\"URL\":\"https://h/p/1\",\"URLIsNoise\":true,\"Types\":\"disco,TSMP\","
+        "\"IP\":\"100.64.0.2\"}}");
     settle(&e);
     assert_int_equal(e.pings, 1);
     assert_string_equal(e.ping_types, "disco,TSMP");
@@ -1006,7 +1020,8 @@ static void test_ping_flood(void **state)
     struct fake_req *stream = join(&e);
     for (int i = 0; i < 500; i++) {
         char json[160];
-        snprintf(json, sizeof json, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/f/%d\",\"URLIsNoise\":true}}", i);
+        snprintf(json, sizeof json, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"https://h/f/%d\","
+            "\"URLIsNoise\":true}}", i);
         fake_map(stream, json);
         snprintf(json, sizeof json, "{\"KeepAlive\":true,\"PingRequest\":{\"URL\":\"http://10.0.0.1/f/%d\"}}", i);
         fake_map(stream, json);
@@ -1214,7 +1229,8 @@ static void test_port_80_is_something_else(void **state)
 
 static void test_private_http_never_tries_tls(void **state)
 {
-    static const char *const urls[] = {"http://127.0.0.1:8080", "http://10.1.2.3:8080", "http://localhost:8080", "http://[::1]:8080"};
+    static const char *const urls[] = {"http://127.0.0.1:8080", "http://10.1.2.3:8080", "http://localhost:8080",
+        "http://[::1]:8080"};
     for (size_t i = 0; i < 4; i++) {
         struct env e;
         start_url(&e, urls[i]);
@@ -1355,7 +1371,8 @@ static void test_key_outlives_a_server_that_is_away(void **state)
 static void test_bad_upgrades(void **state)
 {
     static const char *const answers[] = {
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n", "\x16\x03\x01\x02",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n",
+            "\x16\x03\x01\x02",
         "HTTP/1.1 101 X\r\nUpgrade: tailscale-control-protocol\r\n\r\n\x04\x10\x00zzzz",
     };
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
@@ -1529,10 +1546,14 @@ static void test_large_netmap(void **state)
         char key[TN_KEY_STRLEN], noise[800];
         uint64_t a = (uint64_t)i * 0x9e3779b97f4a7c15;
         snprintf(key, sizeof key, "nodekey:%016llx%016llx%016llx%016llx", (unsigned long long)a, 1ull, 2ull, 3ull);
-        for (size_t j = 0; j < sizeof noise - 1; j++) noise[j] = (char)('a' + (a = a * 6364136223846793005ull + 1) / (1ull << 59) % 26);
+        for (size_t j = 0; j < sizeof noise - 1; j++) {
+            a = a * 6364136223846793005ull + 1;
+            noise[j] = (char)('a' + (a >> 59) % 26);
+        }
         noise[sizeof noise - 1] = '\0';
         json_array_append_new(json_object_get(map, "Peers"),
-                              json_pack("{s:i,s:s,s:s,s:[s]}", "ID", i, "Name", noise, "Key", key, "Addresses", "100.64.0.2/32"));
+                              json_pack("{s:i,s:s,s:s,s:[s]}", "ID", i, "Name", noise, "Key", key, "Addresses",
+                                  "100.64.0.2/32"));
     }
     char *text = json_dumps(map, JSON_COMPACT);
     assert_true(strlen(text) > 9 << 20);
@@ -1568,7 +1589,8 @@ static void test_free_at_any_time(void **state)
 
 static void test_new_rejects(void **state)
 {
-    static const char *const urls[] = {"", "ctl.example", "ftp://x", "http://", "http://a:0", "http://a:99999", "http://u@a",
+    static const char *const urls[] = {"", "ctl.example", "ftp://x", "http://", "http://a:0", "http://a:99999",
+        "http://u@a",
                                        "http://a b", "http://[::1", "https://a/?x=1", "http://a\n"};
     struct env e;
     init(&e, NULL);

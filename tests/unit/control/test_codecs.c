@@ -10,7 +10,8 @@
 
 static void test_urls(void **state)
 {
-    static const struct { const char *text; bool tls; const char *host; uint16_t port; const char *authority, *path; } good[] = {
+    static const struct { const char *text; bool tls; const char *host; uint16_t port; const char *authority,
+        *path; } good[] = {
         {"http://h", false, "h", 80, "h", "/"},
         {"https://H.Example/", true, "h.example", 443, "h.example", "/"},
         {"HTTPS://h:8443/a?b=c#d", true, "h", 8443, "h:8443", "/a?b=c"},
@@ -21,8 +22,10 @@ static void test_urls(void **state)
         {"https://[2001:DB8::1]", true, "2001:db8::1", 443, "[2001:db8::1]", "/"},
         {"http://1.2.3.4:65535", false, "1.2.3.4", 65535, "1.2.3.4:65535", "/"},
     };
-    static const char *const bad[] = {"", "h", "http:/h", "http://", "http:///x", "ftp://h", "http://h:x", "http://h:0", "http://h:65536",
-        "http://h:000080", "http://a@h", "http://h\r\nX: y", "http://h/\x80", "http://h x", "http://[::1", "http://[::1]x", "http://[1.2.3.4]",
+    static const char *const bad[] = {"", "h", "http:/h", "http://", "http:///x", "ftp://h", "http://h:x",
+        "http://h:0", "http://h:65536",
+        "http://h:000080", "http://a@h", "http://h\r\nX: y", "http://h/\x80", "http://h x", "http://[::1",
+            "http://[::1]x", "http://[1.2.3.4]",
         "http://[h]", "http://h%41", "http://a,b", "http://:80"};
     struct tn_weburl u;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
@@ -70,7 +73,8 @@ static void test_redirects(void **state)
 static void test_private_hosts(void **state)
 {
     static const struct { const char *url; bool private; } rows[] = {
-        {"http://localhost", true}, {"http://127.9.9.9", true}, {"http://10.0.0.1", true}, {"http://192.168.1.1", true},
+        {"http://localhost", true}, {"http://127.9.9.9", true}, {"http://10.0.0.1", true}, {"http://192.168.1.1",
+            true},
         {"http://172.16.0.1", true}, {"http://172.32.0.1", false}, {"http://[::1]", true}, {"http://[fd00::1]", true},
         {"http://8.8.8.8", false}, {"http://localhost.example", false}, {"http://[2001:db8::1]", false},
     };
@@ -84,12 +88,16 @@ static void test_private_hosts(void **state)
 static void test_times(void **state)
 {
     static const struct { const char *text; int64_t at; } good[] = {
-        {"1970-01-01T00:00:00Z", 0}, {"2024-02-29T12:34:56Z", 1709210096}, {"2024-02-29T12:34:56.789012345Z", 1709210096},
-        {"2024-02-29T13:34:56+01:00", 1709210096}, {"2024-02-29T04:04:56-08:30", 1709210096}, {"0001-01-01T00:00:00Z", 0},
+        {"1970-01-01T00:00:00Z", 0}, {"2024-02-29T12:34:56Z", 1709210096}, {"2024-02-29T12:34:56.789012345Z",
+            1709210096},
+        {"2024-02-29T13:34:56+01:00", 1709210096}, {"2024-02-29T04:04:56-08:30", 1709210096},
+            {"0001-01-01T00:00:00Z", 0},
         {"1969-12-31T23:59:59Z", -1}, {"9999-12-31T23:59:59Z", 253402300799},
     };
-    static const char *const bad[] = {"", "2024", "2024-02-29", "2024-02-29T12:34:56", "2024-02-29 12:34:56Z", "2024-13-29T12:34:56Z",
-        "2024-02-29T24:34:56Z", "2024-02-29T12:34:56Zx", "2024-02-29T12:34:56.Z", "2024-02-29T12:34:56+1:00", "2024-02-29T12:34:56+01:00x",
+    static const char *const bad[] = {"", "2024", "2024-02-29", "2024-02-29T12:34:56", "2024-02-29 12:34:56Z",
+        "2024-13-29T12:34:56Z",
+        "2024-02-29T24:34:56Z", "2024-02-29T12:34:56Zx", "2024-02-29T12:34:56.Z", "2024-02-29T12:34:56+1:00",
+            "2024-02-29T12:34:56+01:00x",
         "20x4-02-29T12:34:56Z", "-024-02-29T12:34:56Z", "2024-00-29T12:34:56Z", "2024-02-29T12:34:56+24:00"};
     int64_t at;
     char text[TN_WHEN_STRLEN];
@@ -97,7 +105,8 @@ static void test_times(void **state)
         assert_int_equal(tn_when_parse(good[i].text, &at), 0);
         assert_int_equal(at, good[i].at);
     }
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(tn_when_parse(bad[i], &at), TN_E_MALFORMED);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(tn_when_parse(bad[i], &at),
+        TN_E_MALFORMED);
     assert_string_equal(tn_when_format(1709210096, text), "2024-02-29T12:34:56Z");
     assert_string_equal(tn_when_format(123, text), "1970-01-01T00:02:03Z");
     assert_string_equal(tn_when_format(0, text), "0001-01-01T00:00:00Z");
@@ -108,7 +117,8 @@ static void test_times(void **state)
     }
     assert_int_equal(tn_when_parse_http("Sun, 06 Nov 1994 08:49:37 GMT", &at), 0);
     assert_int_equal(at, 784111777);
-    static const char *const bad_http[] = {"", "Sun, 06 Nov 1994 08:49:37", "Sun, 06 Xxx 1994 08:49:37 GMT", "06 Nov 1994 08:49:37 GMT",
+    static const char *const bad_http[] = {"", "Sun, 06 Nov 1994 08:49:37", "Sun, 06 Xxx 1994 08:49:37 GMT",
+        "06 Nov 1994 08:49:37 GMT",
         "Sun, 6 Nov 1994 08:49:37 GMT ", "Sun, 06 Nov 1994 08:49:37 UTC"};
     for (size_t i = 0; i < sizeof bad_http / sizeof *bad_http; i++)
         assert_int_equal(tn_when_parse_http(bad_http[i], &at), TN_E_MALFORMED);
@@ -149,7 +159,8 @@ static void test_json_bounds(void **state)
 
 static void test_json_accessors(void **state)
 {
-    static const char text[] = "{\"n\":null,\"s\":\"x\",\"nul\":\"a\\u0000b\",\"i\":9007199254740993,\"t\":true,\"f\":false,\"a\":[],\"o\":{}}";
+    static const char text[] = "{\"n\":null,\"s\":\"x\",\"nul\":\"a\\u0000b\",\"i\":9007199254740993,\"t\":true,"
+        "\"f\":false,\"a\":[],\"o\":{}}";
     json_t *j;
     assert_int_equal(tn_cjson_parse(text, sizeof text - 1, 1 << 16, &j), 0);
     assert_null(tn_cjson_get(j, "n"));
@@ -214,7 +225,8 @@ static void test_frame_caps(void **state)
     struct tn_mapframe f;
     struct heard h = {.fail = -5};
     tn_mapframe_init(&f);
-    assert_int_equal(tn_mapframe_input(&f, (const uint8_t *)"\1\0\0\4", 4, hear, &h), TN_E_TOOBIG); /* 64 MiB and one */
+    /* 64 MiB and one */
+    assert_int_equal(tn_mapframe_input(&f, (const uint8_t *)"\1\0\0\4", 4, hear, &h), TN_E_TOOBIG);
     tn_mapframe_fini(&f);
     assert_int_equal(tn_mapframe_input(&f, (const uint8_t *)"\0\0\0\4", 4, hear, &h), 0);
     tn_mapframe_fini(&f);
@@ -250,7 +262,8 @@ static void test_decode(void **state)
         z[i] ^= 0x40;
     }
     /* Two frames are one text. */
-    size_t one = ZSTD_compress(z, sizeof z, "{\"a\":", 5, 1), two = ZSTD_compress(z + one, sizeof z - one, "1}", 2, 1);
+    size_t one = ZSTD_compress(z, sizeof z, "{\"a\":", 5, 1), two = ZSTD_compress(z + one, sizeof z - one, "1}", 2,
+        1);
     assert_int_equal(decode(z, one + two, &j), 0);
     assert_int_equal(json_integer_value(json_object_get(j, "a")), 1);
     json_decref(j);

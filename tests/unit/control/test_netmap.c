@@ -9,8 +9,8 @@
 #define WALL 1800000000 /* 2027-01-15T08:00:00Z */
 #define HEX62 "00000000000000000000000000000000000000000000000000000000000000"
 #define NODE(id, extra)                                                                                           \
-    "{\"ID\":" #id ",\"StableID\":\"n" #id "\",\"Name\":\"p" #id ".\",\"User\":7,\"Key\":\"nodekey:" #id #id HEX62           \
-    "\",\"Addresses\":[\"100.64.0." #id "/32\"]" extra "}"
+    "{\"ID\":" #id ",\"StableID\":\"n" #id "\",\"Name\":\"p" #id ".\",\"User\":7,"                                \
+    "\"Key\":\"nodekey:" #id #id HEX62 "\",\"Addresses\":[\"100.64.0." #id "/32\"]" extra "}"
 #define FIRST "{\"Node\":" NODE(1, "") ",\"Peers\":[" NODE(2, "") "," NODE(3, "") "]}"
 
 static struct tn_netmap *map;
@@ -64,10 +64,13 @@ static void nothing(const char *text)
 
 static void test_absent_null_and_empty_change_nothing(void **state)
 {
-    static const char *const keys[] = {"Node", "DERPMap", "Peers", "PeersChanged", "PeersRemoved", "PeersChangedPatch",
-        "PeerSeenChange", "OnlineChange", "DNSConfig", "Domain", "PacketFilter", "PacketFilters", "UserProfiles", "Health",
+    static const char *const keys[] = {"Node", "DERPMap", "Peers", "PeersChanged", "PeersRemoved",
+        "PeersChangedPatch",
+        "PeerSeenChange", "OnlineChange", "DNSConfig", "Domain", "PacketFilter", "PacketFilters", "UserProfiles",
+            "Health",
         "DisplayMessages", "SSHPolicy", "TKAInfo", "Debug", "ControlDialPlan", "ClientVersion", "CollectServices"};
-    ok("{\"Domain\":\"d\",\"DNSConfig\":{\"Proxied\":true},\"PacketFilter\":[{\"SrcIPs\":[\"*\"]}],\"Health\":[\"bad\"]}");
+    ok("{\"Domain\":\"d\",\"DNSConfig\":{\"Proxied\":true},\"PacketFilter\":[{\"SrcIPs\":[\"*\"]}],"
+        "\"Health\":[\"bad\"]}");
     nothing("{}");
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         char text[64];
@@ -76,7 +79,8 @@ static void test_absent_null_and_empty_change_nothing(void **state)
     }
     nothing("{\"Peers\":[]}"); /* not "no peers" */
     nothing("{\"PeersChanged\":[],\"PeersRemoved\":[],\"PeersChangedPatch\":[]}");
-    nothing("{\"PeerSeenChange\":{},\"OnlineChange\":{},\"UserProfiles\":[],\"DisplayMessages\":{},\"PacketFilters\":{}}");
+    nothing("{\"PeerSeenChange\":{},\"OnlineChange\":{},\"UserProfiles\":[],\"DisplayMessages\":{},"
+        "\"PacketFilters\":{}}");
     nothing("{\"Domain\":\"\"}");
     assert_int_equal(tn_netmap_npeers(map), 2);
     assert_string_equal(tn_netmap_domain(map), "d");
@@ -86,7 +90,8 @@ static void test_absent_null_and_empty_change_nothing(void **state)
 
 static void test_full_list(void **state)
 {
-    ok("{\"Peers\":[" NODE(3, "") "," NODE(4, "") "],\"PeersRemoved\":[4],\"PeersChangedPatch\":[{\"NodeID\":3,\"Cap\":9}],"
+    ok("{\"Peers\":[" NODE(3, "") "," NODE(4, "") "],\"PeersRemoved\":[4],\"PeersChangedPatch\":[{\"NodeID\":3,"
+        "\"Cap\":9}],"
        "\"OnlineChange\":{\"3\":true}}");
     assert_string_equal(told, "-2 +4 "); /* 3 is as it was; deltas beside a full list don't count */
     assert_null(peer(2));
@@ -118,9 +123,11 @@ static void test_removed_and_changed(void **state)
 
 static void test_patch(void **state)
 {
-    ok("{\"PeersChanged\":[" NODE(2, ",\"HomeDERP\":4,\"Cap\":100,\"Endpoints\":[\"192.0.2.1:1\"],\"CapMap\":{\"a\":null},"
+    ok("{\"PeersChanged\":[" NODE(2, ",\"HomeDERP\":4,\"Cap\":100,\"Endpoints\":[\"192.0.2.1:1\"],"
+        "\"CapMap\":{\"a\":null},"
        "\"LastSeen\":\"2024-01-01T00:00:00Z\",\"Online\":false") "]}");
-    nothing("{\"PeersChangedPatch\":[{\"NodeID\":2,\"DERPRegion\":0,\"Cap\":0,\"CapMap\":null,\"Endpoints\":null,\"Key\":null,"
+    nothing("{\"PeersChangedPatch\":[{\"NodeID\":2,\"DERPRegion\":0,\"Cap\":0,\"CapMap\":null,\"Endpoints\":null,"
+        "\"Key\":null,"
             "\"DiscoKey\":null,\"Online\":null,\"LastSeen\":null,\"KeyExpiry\":null,\"KeySignature\":null}]}");
     assert_int_equal(peer(2)->home_derp, 4);
     assert_int_equal(peer(2)->cap, 100);
@@ -131,12 +138,14 @@ static void test_patch(void **state)
     assert_string_equal(told, "+2 "); /* once, after both */
     assert_int_equal(peer(2)->home_derp, 7);
     assert_int_equal(peer(2)->cap, 101);
-    ok("{\"PeersChangedPatch\":[{\"NodeID\":2,\"Endpoints\":[\"192.0.2.2:2\",\"[2001:db8::1]:3\",\"bad\",\"[fe80::1%eth0]:4\"]}]}");
+    ok("{\"PeersChangedPatch\":[{\"NodeID\":2,\"Endpoints\":[\"192.0.2.2:2\",\"[2001:db8::1]:3\",\"bad\","
+        "\"[fe80::1%eth0]:4\"]}]}");
     assert_int_equal(peer(2)->nendpoints, 2);
     assert_int_equal(peer(2)->endpoints[1].port, 3);
     ok("{\"PeersChangedPatch\":[{\"NodeID\":2,\"Endpoints\":[]}]}"); /* empty is none */
     assert_int_equal(peer(2)->nendpoints, 0);
-    ok("{\"PeersChangedPatch\":[{\"NodeID\":2,\"Key\":\"nodekey:ff" HEX62 "\",\"DiscoKey\":\"discokey:ee" HEX62 "\"}]}");
+    ok("{\"PeersChangedPatch\":[{\"NodeID\":2,\"Key\":\"nodekey:ff" HEX62 "\","
+        "\"DiscoKey\":\"discokey:ee" HEX62 "\"}]}");
     assert_int_equal(peer(2)->key.b[0], 0xff);
     assert_int_equal(peer(2)->disco.b[0], 0xee);
     ok("{\"PeersChangedPatch\":[{\"NodeID\":2,\"Online\":true,\"LastSeen\":\"2024-01-02T00:00:00Z\"}]}");
@@ -166,7 +175,8 @@ static void test_seen_and_online(void **state)
 static void test_order_of_deltas(void **state)
 {
     /* A patch of a peer that the same message adds, and the last word of several on Online. */
-    ok("{\"PeersChangedPatch\":[{\"NodeID\":6,\"Online\":true}],\"OnlineChange\":{\"6\":false},\"PeersChanged\":[" NODE(6, "") "]}");
+    ok("{\"PeersChangedPatch\":[{\"NodeID\":6,\"Online\":true}],\"OnlineChange\":{\"6\":false},"
+        "\"PeersChanged\":[" NODE(6, "") "]}");
     assert_int_equal(peer(6)->online, 1);
     assert_string_equal(told, "+6 ");
 }
@@ -198,7 +208,8 @@ static const char *rules(void)
     text[0] = '\0';
     for (size_t i = 0; i < json_array_size(tn_netmap_filter_rules(map)); i++)
         used += (size_t)snprintf(text + used, sizeof text - used, "%s ",
-                                 json_string_value(json_object_get(json_array_get(tn_netmap_filter_rules(map), i), "r")));
+                                 json_string_value(json_object_get(json_array_get(tn_netmap_filter_rules(map), i),
+                                     "r")));
     return text;
 }
 
@@ -215,7 +226,8 @@ static void test_packet_filters(void **state)
     nothing("{\"PacketFilters\":{\"gone\":null}}");
     ok("{\"PacketFilters\":{\"z\":[]}}");
     assert_string_equal(rules(), "m ");
-    ok("{\"PacketFilter\":[{\"r\":\"n\"}],\"PacketFilters\":{\"base\":[{\"r\":\"o\"}]}}"); /* first one, then the other */
+    /* first one, then the other */
+    ok("{\"PacketFilter\":[{\"r\":\"n\"}],\"PacketFilters\":{\"base\":[{\"r\":\"o\"}]}}");
     assert_string_equal(rules(), "o ");
     ok("{\"PacketFilter\":[{\"r\":\"p\"}],\"PacketFilters\":{\"k\":[{\"r\":\"k\"}],\"*\":null}}");
     assert_string_equal(rules(), "k "); /* "*" clears all before, wherever it stands */
@@ -242,7 +254,8 @@ static void test_values_that_replace(void **state)
 static void test_user_profiles(void **state)
 {
     assert_null(tn_netmap_user(map, 7));
-    ok("{\"UserProfiles\":[{\"ID\":7,\"LoginName\":\"a@b\",\"DisplayName\":\"A\",\"ProfilePicURL\":\"u\"},{\"ID\":0},{}]}");
+    ok("{\"UserProfiles\":[{\"ID\":7,\"LoginName\":\"a@b\",\"DisplayName\":\"A\",\"ProfilePicURL\":\"u\"},"
+        "{\"ID\":0},{}]}");
     assert_int_equal(bits, TN_NETMAP_USERS);
     assert_string_equal(tn_netmap_user(map, 7)->login_name, "a@b");
     nothing("{\"UserProfiles\":[{\"ID\":7,\"LoginName\":\"a@b\",\"DisplayName\":\"A\",\"ProfilePicURL\":\"u\"}]}");
@@ -283,7 +296,8 @@ static void test_tailnet_lock(void **state)
 
 static void test_normalisation(void **state)
 {
-    ok("{\"PeersChanged\":[" NODE(4, ",\"AllowedIPs\":null,\"DERP\":\"127.3.3.40:12\",\"Capabilities\":[\"x\",\"y\"],\"CapMap\":{\"y\":[1]}")
+    ok("{\"PeersChanged\":[" NODE(4, ",\"AllowedIPs\":null,\"DERP\":\"127.3.3.40:12\",\"Capabilities\":[\"x\","
+        "\"y\"],\"CapMap\":{\"y\":[1]}")
        "," NODE(5, ",\"AllowedIPs\":[],\"HomeDERP\":3,\"DERP\":\"127.3.3.40:12\"")
        "," NODE(6, ",\"AllowedIPs\":[\"0.0.0.0/0\",\"10.1.2.3/8\"],\"DERP\":\"10.0.0.1:12\"")
        "," NODE(8, ",\"AllowedIPs\":[\"0.0.0.0/0\"],\"UnsignedPeerAPIOnly\":true") "]}");
@@ -303,13 +317,18 @@ static void test_normalisation(void **state)
 
 static void test_all_fields(void **state)
 {
-    ok("{\"PeersChanged\":[{\"ID\":9007199254740993,\"StableID\":\"s\",\"Name\":\"n.x.\",\"User\":-5,\"Key\":\"nodekey:AA" HEX62 "\","
-       "\"DiscoKey\":\"discokey:bb" HEX62 "\",\"KeyExpiry\":\"2030-01-01T00:00:00+01:00\",\"Created\":\"2020-01-01T00:00:00.5Z\","
-       "\"LastSeen\":\"0001-01-01T00:00:00Z\",\"Online\":true,\"Addresses\":[\"100.64.0.9/32\",\"fd7a:115c:a1e0::9/128\"],"
-       "\"Endpoints\":[\"192.0.2.1:41641\"],\"HomeDERP\":2,\"Cap\":119,\"MachineAuthorized\":true,\"IsWireGuardOnly\":true,"
+    ok("{\"PeersChanged\":[{\"ID\":9007199254740993,\"StableID\":\"s\",\"Name\":\"n.x.\",\"User\":-5,"
+        "\"Key\":\"nodekey:AA" HEX62 "\","
+       "\"DiscoKey\":\"discokey:bb" HEX62 "\",\"KeyExpiry\":\"2030-01-01T00:00:00+01:00\","
+           "\"Created\":\"2020-01-01T00:00:00.5Z\","
+       "\"LastSeen\":\"0001-01-01T00:00:00Z\",\"Online\":true,\"Addresses\":[\"100.64.0.9/32\","
+           "\"fd7a:115c:a1e0::9/128\"],"
+       "\"Endpoints\":[\"192.0.2.1:41641\"],\"HomeDERP\":2,\"Cap\":119,\"MachineAuthorized\":true,"
+           "\"IsWireGuardOnly\":true,"
        "\"IsJailed\":true,\"Tags\":[\"tag:a\"],\"PrimaryRoutes\":[\"10.0.0.0/8\"],\"Future\":{\"x\":[1]},"
        "\"Hostinfo\":{\"Hostname\":\"h\",\"OS\":\"linux\",\"Services\":[{\"Proto\":\"peerapi4\",\"Port\":1234},"
-       "{\"Proto\":\"peerapi6\",\"Port\":1235},{\"Proto\":\"peerapi-dns-proxy\",\"Port\":1},{\"Proto\":\"tcp\",\"Port\":80},"
+       "{\"Proto\":\"peerapi6\",\"Port\":1235},{\"Proto\":\"peerapi-dns-proxy\",\"Port\":1},{\"Proto\":\"tcp\","
+           "\"Port\":80},"
        "{\"Proto\":\"peerapi4\",\"Port\":70000},null]}}]}");
     const struct tn_netnode *n = peer(9007199254740993); /* beyond what a double can tell apart */
     assert_non_null(n);
@@ -364,7 +383,8 @@ static void test_malformed_changes_nothing(void **state)
 
 static void test_expiry(void **state)
 {
-    ok("{\"PeersChanged\":[" NODE(4, ",\"KeyExpiry\":\"2027-01-15T09:00:00Z\",\"HomeDERP\":3,\"Endpoints\":[\"192.0.2.1:1\"]") ","
+    ok("{\"PeersChanged\":[" NODE(4, ",\"KeyExpiry\":\"2027-01-15T09:00:00Z\",\"HomeDERP\":3,"
+        "\"Endpoints\":[\"192.0.2.1:1\"]") ","
        NODE(5, ",\"Expired\":true,\"HomeDERP\":3,\"Endpoints\":[\"192.0.2.1:1\"]") "]}");
     assert_false(peer(4)->expired);
     assert_int_equal(peer(4)->home_derp, 3);
@@ -398,7 +418,8 @@ static void test_expiry(void **state)
 static void test_new_session(void **state)
 {
     ok("{\"Domain\":\"d\",\"DNSConfig\":{\"Proxied\":true},\"PacketFilter\":[{\"r\":\"m\"}],\"Health\":[\"bad\"],"
-       "\"DERPMap\":{\"Regions\":{\"1\":{}}},\"UserProfiles\":[{\"ID\":7,\"LoginName\":\"a\"}],\"TKAInfo\":{\"Head\":\"x\"}}");
+       "\"DERPMap\":{\"Regions\":{\"1\":{}}},\"UserProfiles\":[{\"ID\":7,\"LoginName\":\"a\"}],"
+           "\"TKAInfo\":{\"Head\":\"x\"}}");
     tn_netmap_new_session(map);
     assert_int_equal(merge("{\"Peers\":[" NODE(2, "") "]}"), TN_E_PROTO);
     assert_string_equal(rules(), "m "); /* the old state until there is a new one */
@@ -441,7 +462,8 @@ static void test_limits(void **state)
 
 static void test_clear(void **state)
 {
-    ok("{\"Domain\":\"d\",\"PacketFilter\":[{\"r\":\"m\"}],\"UserProfiles\":[{\"ID\":7}],\"DERPMap\":{\"Regions\":{}}}");
+    ok("{\"Domain\":\"d\",\"PacketFilter\":[{\"r\":\"m\"}],\"UserProfiles\":[{\"ID\":7}],"
+        "\"DERPMap\":{\"Regions\":{}}}");
     told[0] = '\0';
     tn_netmap_clear(map, &sink);
     assert_int_equal(strlen(told), 6);
@@ -465,7 +487,8 @@ static void test_against_a_model(void **state)
         char text[20000], *at = text;
         uint64_t r = seed = seed * 6364136223846793005u + 1442695040888963407u;
         int kind = (int)(r >> 33) % 4, count = 1 + (int)(r >> 40) % 5;
-        static const char *const heads[] = {"{\"Peers\":[", "{\"PeersChanged\":[", "{\"PeersRemoved\":[", "{\"OnlineChange\":{"};
+        static const char *const heads[] = {"{\"Peers\":[", "{\"PeersChanged\":[", "{\"PeersRemoved\":[",
+            "{\"OnlineChange\":{"};
         static const char *const tails[] = {"]}", "]}", "]}", "}}"};
         at += sprintf(at, "%s", heads[kind]);
         if (kind == 0) memset(model, 0, sizeof model);
@@ -494,7 +517,8 @@ static void test_against_a_model(void **state)
             assert_int_equal(p->online, model[id] - 2);
         }
         assert_int_equal(tn_netmap_npeers(map), n);
-        for (size_t i = 0; i < n; i++) assert_ptr_equal(peer(tn_netmap_peer_at(map, i)->id), tn_netmap_peer_at(map, i));
+        for (size_t i = 0; i < n; i++) assert_ptr_equal(peer(tn_netmap_peer_at(map, i)->id), tn_netmap_peer_at(map,
+            i));
     }
 }
 

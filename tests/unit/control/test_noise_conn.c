@@ -8,11 +8,13 @@
 #include "util/text.h"
 
 /* Recorded from Go: machine key 22.., server key 11.., random bytes counting up from 40, version 119. */
-static const char go_init[] = "007701006079a631eede1bf9c98f12032cdeadd0e7a079398fc786b88cc846ec89af85a51abfa9c9058b51313d17d6a5ef33"
-                              "410a0fb6818dba223a8899a1599951c39494228b8b0467df62b5cfff139bc389b3c7916f640b801e3f0daf320e698f55504c"
-                              "78";
-static const char go_resp[] = "020030675dd574ed7789310b3d2e7681f3790b466c773b1521fecf36577958371ea52fb04bb326b8488e4f9464029a8bb6a4"
-                              "5e";
+static const char go_init[] =
+    "007701006079a631eede1bf9c98f12032cdeadd0e7a079398fc786b88cc846ec89af85a51abfa9c9058b51313d17d6a5ef33"
+    "410a0fb6818dba223a8899a1599951c39494228b8b0467df62b5cfff139bc389b3c7916f640b801e3f0daf320e698f55504c"
+    "78";
+static const char go_resp[] =
+    "020030675dd574ed7789310b3d2e7681f3790b466c773b1521fecf36577958371ea52fb04bb326b8488e4f9464029a8bb6a4"
+    "5e";
 static const char go_client_1[] = "04002363b30bf4f4f9a65d391391ba2def078cb93a354f5bee270ed346828b6b7e92245d14d4";
 static const char go_client_2[] = "040016b906e4fa14f978a0499876e3509b0d2a63bfa113e486";
 static const char go_server_1[] = "040025f379c8b06743d0825bc3289bd4eee29ad877dc99d8168bb1218871cfa938fbd063e10e5c9d";
@@ -200,8 +202,10 @@ static void test_every_bit_counts(void **state)
         start(&p);
         p.resp[i / 8] ^= (uint8_t)(1 << i % 8);
         int err = tn_noise_conn_input(p.c, p.resp, sizeof p.resp, take, NULL);
-        /* A changed type may make it an error message that is still incomplete: no error yet, but no connection either. */
-        assert_true(err == TN_E_CRYPTO || err == TN_E_PROTO || err == TN_E_TOOBIG || err == TN_E_REFUSED || (err == 0 && i < 24));
+        /* A changed type may make it an error message that is still incomplete: no error yet, but no connection
+         * either. */
+        assert_true(err == TN_E_CRYPTO || err == TN_E_PROTO || err == TN_E_TOOBIG || err == TN_E_REFUSED ||
+                    (err == 0 && i < 24));
         assert_false(tn_noise_conn_established(p.c));
         stop(&p);
     }
