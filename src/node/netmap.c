@@ -383,13 +383,16 @@ static void node_auth_url(void *ctx, const char *url)
 static int node_save(void *ctx, const struct tn_control_identity *id)
 {
     struct tn_node *n = ctx;
-    bool rekeyed = memcmp(id->node.b, n->state.identity.node.b, sizeof id->node.b) != 0;
+    struct tn_node_private used = *tn_control_identity_key(&n->state.identity);
+    const struct tn_node_private *key = tn_control_identity_key(id); /* the old one until the server has taken the new */
+    bool rekeyed = memcmp(key->b, used.b, sizeof used.b) != 0;
+    tn_wipe(&used, sizeof used);
     n->state.identity = *id;
     int err = tn_state_save(&n->state);
     if (err) tn_node_set_error(n, "state: %s", tn_err_text(err));
-    if (err || !rekeyed || tn_key_is_zero(id->node.b)) return err;
-    err = tn_wg_set_key(n->wg, &id->node);
-    return err ? err : tn_path_set_node_key(n->path, &id->node, tn_node_now());
+    if (err || !rekeyed || tn_key_is_zero(key->b)) return err;
+    err = tn_wg_set_key(n->wg, key);
+    return err ? err : tn_path_set_node_key(n->path, key, tn_node_now());
 }
 
 static void node_ping(void *ctx, const char *types, const struct tn_ip *ip, uint64_t token)

@@ -234,8 +234,8 @@ static int make_datapath(struct tn_node *n)
     tn_forward_set_enabled(n->forward, n->config.advertise_exit_node, tn_node_now());
 
     struct tn_wg_config wc = {
-        .key = n->state.identity.node, .rng = n->rng, .log = &n->log, .cb = tn_node_wg_callbacks(), .ctx = n};
-    struct tn_path_config pc = {.node_key = n->state.identity.node,
+        .key = *tn_control_identity_key(&n->state.identity), .rng = n->rng, .log = &n->log, .cb = tn_node_wg_callbacks(), .ctx = n};
+    struct tn_path_config pc = {.node_key = wc.key,
                                 .disco_key = n->disco_key,
                                 .rng = n->rng,
                                 .log = &n->log,

@@ -95,7 +95,8 @@ static json_t *self_object(struct tn_node *n, const struct tn_netnode *self)
     json_t *o = self ? node_object(self) : NULL;
     if (!o) {
         struct tn_node_public key = {{0}};
-        if (!tn_key_is_zero(n->state.identity.node.b)) tn_node_public_of(&n->state.identity.node, &key);
+        const struct tn_node_private *used = tn_control_identity_key(&n->state.identity);
+        if (!tn_key_is_zero(used->b)) tn_node_public_of(used, &key);
         o = json_pack("{s:s s:o s:s s:s s:s s:b}", "ID", "", "PublicKey", key_text(&key), "HostName", n->hostname, "DNSName",
                       "", "OS", "linux", "Online", 0);
         return o;

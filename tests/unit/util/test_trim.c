@@ -8,7 +8,7 @@
 
 static void headers(void **state)
 {
-    struct mapping m;
+    struct mapping m = {0};
     assert_true(parse_header("55d0-66d0 r-xp 00001000 08:01 1234                       /usr/lib/x.so\n", &m));
     assert_true(m.code && m.start == 0x55d0 && m.end == 0x66d0);
     assert_true(parse_header("55d0-66d0 r-xp 00000000 00:00 0                          [vdso]\n", &m));
