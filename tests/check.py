@@ -17,9 +17,10 @@ import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 BUILD = os.path.join(ROOT, os.environ.get("TN_CHECK_BUILD", "build-check"))
-SUITES = ("unit", "fuzz", "sim")
+SUITES = ("unit", "fuzz", "sim", "e2e")
 GO_AT_LEAST = (1, 26)
-E2E_ORDER = ["selftest", "test_join", "test_exit", "test_flows", "test_closed", "test_hostile", "test_dev", "test_headscale"]
+E2E_ORDER = ["selftest", "test_join", "test_exit", "test_flows", "test_closed", "test_hostile", "test_api", "test_devserver",
+             "test_dev", "test_headscale"]
 
 
 class Sums:
@@ -215,7 +216,7 @@ def main():
         return sums.end()
     if what == "all":
         meson_tests(run, sums, SUITES)
-    elif what != "e2e":
+    elif what != "e2e" or not args[1:]:
         meson_tests(run, sums, args)
     if what in ("all", "e2e"):
         build_peers(run, sums)

@@ -165,7 +165,7 @@ def http_honest(ns):
     def script(conn, session):
         scripted.http_head(conn, session)
         conn.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        scripted.relay(ns, conn, session.target)
+        scripted.relay(scripted.dial(ns, session.target), conn)
     return script
 
 

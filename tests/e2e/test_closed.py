@@ -37,7 +37,7 @@ def proxy_down(b):
     p.stop()
 
 
-@case("24: proxy killed in mid-transfer: the flow is reset, nothing leaves while the client retries", seconds=120)
+@case("24: proxy killed in mid-transfer: the flow ends, nothing leaves while the client retries", seconds=120)
 def proxy_killed(b):
     p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)
     b.exit(proxy=p)
@@ -47,7 +47,7 @@ def proxy_killed(b):
             s.sendall(b"GET /slow/104857600 HTTP/1.1\r\nHost: x\r\n\r\n")
             expect(s.recv(65536), "no download")
             p.stop()
-            expect_reset(s)
+            expect_end(s)
         else:
             p.stop()
         end = time.monotonic() + RETRY_SECONDS
@@ -57,17 +57,15 @@ def proxy_killed(b):
             b.expect_no_page("http://four.example/ip")
 
 
-def expect_reset(s):
-    """The flow ends as ECONNRESET once what had already arrived is read."""
+def expect_end(s):
+    """The flow ends soon. A killed proxy's kernel says FIN or RST as it pleases; the exit node can only pass that on."""
     s.settimeout(30)
     try:
         while s.recv(1 << 20):
             pass
     except ConnectionResetError:
-        return
-    finally:
-        s.close()
-    raise Failure("the flow ended as an end of file, not as a reset")
+        pass
+    s.close()
 
 
 @case("25: proxy host vanished: refused at the connect deadline, dials in flight are bounded", seconds=180)

@@ -96,6 +96,16 @@ def derper_restart(b):
     wait_until(lambda: b.client.ping(b.node.ip4, "--tsmp", timeout=3), "a pong over the new derper", timeout=90)
 
 
+@case("its key expires: with the auth key at hand it renews by itself and keeps its addresses", seconds=120)
+def renewal(b):
+    ips, key = b.node.ips(), b.node.status()["Self"]["PublicKey"]
+    node_id = next(n["id"] for n in b.control.nodes() if n.get("given_name") == "exit")
+    b.control.cli("nodes", "expire", "-i", str(node_id))
+    wait_until(lambda: b.node.status()["Self"]["PublicKey"] != key and b.node.running(), "it runs with a new key", timeout=60)
+    expect(b.node.ips() == ips, f"other addresses: {b.node.ips()}, before {ips}")
+    wait_until(lambda: b.client.ping(ips[0], "--tsmp", timeout=3), "the client reaches it", timeout=60)
+
+
 @case("our node restarts with its state and needs no key")
 def node_restart(b):
     ips = b.node.ips()

@@ -1,4 +1,5 @@
 """Our node: `tailnet run` in a namespace, its status and its socket; and `tailnet dev`."""
+import functools
 import glob
 import json
 import os
@@ -14,6 +15,7 @@ SANITIZER_MARKS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime e
 PLACES = ("tailnet", os.path.join("cmd", "tailnet", "tailnet"))  # where in a build directory the binary may be
 
 
+@functools.cache
 def tailnet_binary():
     """The binary in TN_BUILD, else the one that was linked last."""
     dirs = [os.environ["TN_BUILD"]] if os.environ.get("TN_BUILD") else glob.glob(os.path.join(ROOT, "build*"))

@@ -32,7 +32,8 @@ class Scripted:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, credentials=None):
-        return f"{self.scheme}://{credentials + '@' if credentials else ''}{self.ns.ip4}:{self.port}"
+        c = f"{credentials}@" if isinstance(credentials, str) else ""
+        return f"{self.scheme}://{c}{self.ns.ip4}:{self.port}"
 
     def sources(self):
         return {self.ns.ip4, self.ns.ip6}
@@ -146,12 +147,16 @@ def echo(conn):
         conn.sendall(data)
 
 
-def relay(ns, conn, target):
-    """Connects from ns and pumps both ways until both sides have ended; half-close is passed on."""
+def dial(ns, target):
+    """A connection from ns."""
     up = ns.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
     up.settimeout(120)
     up.connect(target)
+    return up
 
+
+def relay(up, conn):
+    """Pumps both ways until both sides have ended; half-close is passed on."""
     def pump(a, b):
         try:
             while data := a.recv(65536):
@@ -167,12 +172,17 @@ def relay(ns, conn, target):
 
 
 def honest(ns):
-    """A script that behaves: SOCKS5 that relays."""
+    """A script that behaves: SOCKS5 that connects, says how that went, and relays."""
     def script(conn, session):
         socks_greeting(conn, session)
         target = socks_request(conn, session)
+        try:
+            up = dial(ns, target)
+        except OSError:
+            conn.sendall(b"\x05\x05" + SUCCESS4[2:])
+            return
         conn.sendall(SUCCESS4)
-        relay(ns, conn, target)
+        relay(up, conn)
     return script
 
 

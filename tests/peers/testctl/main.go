@@ -219,8 +219,12 @@ func (s *server) doNode(req *request, n *tailcfg.Node) (any, error) {
 		s.ctl.SetSubnetRoutes(n.Key, req.Routes)
 		return true, nil
 	case "expire-node":
-		n.KeyExpiry = time.Now().Add(time.Duration(req.InSeconds) * time.Second)
-		s.ctl.UpdateNode(n)
+		for _, same := range s.ctl.AllNodes() { // after a key renewal there is an entry per key
+			if same.ID == n.ID {
+				same.KeyExpiry = time.Now().Add(time.Duration(req.InSeconds) * time.Second)
+				s.ctl.UpdateNode(same)
+			}
+		}
 		return true, nil
 	case "wait-poll":
 		return true, s.ctl.AwaitNodeInMapRequest(ctx, n.Key)
