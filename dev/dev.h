@@ -4,8 +4,9 @@
  * our own nodes. One tailnet, one user; everything it knows lives in one state directory.
  *
  * Embedding: tn_dev_start on a loop of yours, tn_dev_stop and let the loop run until done was called. Everything
- * happens on the loop's thread. Not for the public Internet: control is plain HTTP, as testcontrol and headscale
- * serve it behind a proxy (Noise inside it authenticates all that matters). */
+ * happens on the loop's thread. As everywhere with libuv, the process should ignore SIGPIPE. Not for the public
+ * Internet: control is plain HTTP, as testcontrol and headscale serve it behind a proxy (Noise inside it
+ * authenticates all that matters). */
 #ifndef TN_DEV_DEV_H
 #define TN_DEV_DEV_H
 

@@ -23,7 +23,7 @@ enum {
     TN_DEV_NODES_MAX = 4096,           /* a box, not a fleet; well below the 65,000 addresses */
     TN_DEV_ENDPOINTS_MAX = 64,         /* a host with more addresses than this has them cut */
     TN_DEV_ROUTES_MAX = 256,           /* advertised routes taken from one Hostinfo */
-    TN_DEV_HOSTINFO_MAX = 64 * 1024,   /* bytes of JSON kept per node */
+    TN_DEV_HOSTINFO_MAX = 16 * 1024,   /* bytes of JSON kept per node; official ones have some 2 KB */
     TN_DEV_REMOVED_MAX = 1024,         /* removals remembered for streams that lag */
     TN_DEV_LABEL_MAX = 63,             /* DNS */
 };

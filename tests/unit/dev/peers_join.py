@@ -102,13 +102,16 @@ class Dev:
 
 
 class Tailscaled:
-    def __init__(self, work, name, socks):
+    def __init__(self, work, name, socks, direct=False):
+        env = dict(ENV)
+        if direct:
+            del env["TS_DEBUG_NEVER_DIRECT_UDP"]
         self.name, self.sock, self.socks = name, os.path.join(work, name + ".sock"), socks
         self.log = os.path.join(work, name + ".log")
         self.proc = subprocess.Popen(
             [os.path.join(BIN, "tailscaled"), "--tun=userspace-networking", "--statedir=" + os.path.join(work, name),
              "--socket=" + self.sock, f"--socks5-server=127.0.0.1:{socks}"],
-            stdout=open(self.log, "wb"), stderr=subprocess.STDOUT, env=ENV)
+            stdout=open(self.log, "wb"), stderr=subprocess.STDOUT, env=env)
         wait(lambda: os.path.exists(self.sock), "tailscaled listens")
 
     def cli(self, *args, check=True, seconds=60):
@@ -261,6 +264,21 @@ def logout(t):
     wait(lambda: t.a.peer("c") is None, "a sees c removed")
 
 
+def direct_paths(t):
+    """Endpoints and disco keys reach the peers: two nodes that may find a direct path, and go and come back."""
+    d, e = (Tailscaled(t.work, n, 11090 + i, direct=True) for i, n in enumerate("de"))
+    t.procs += [d.proc, e.proc]
+    for n in (d, e):
+        n.up(t.dev, "--auth-key=" + t.dev.key)
+    expect(" via 127.0.0.1:" in d.cli("ping", "--c=10", "e") or " via 198.51.100.1:" in d.cli("ping", "--c=10", "e"),
+           "a direct path")
+    e.cli("down")
+    wait(lambda: not d.peer("e")["Online"], "d sees e offline")
+    e.cli("up")
+    wait(lambda: d.peer("e")["Online"], "and online again")
+    expect("pong" in d.cli("ping", "--c=5", "--until-direct=false", "e"), "and reaches it")
+
+
 def ephemeral(t):
     p = tsnet(t.dev, t.work, "brief", "-ephemeral")
     wait(lambda: t.a.peer("brief"), "a sees brief")
@@ -297,7 +315,7 @@ def strict(t):
 
 
 CASES = [join_by_key, wrong_key, pings, stun, tsnet_by_name, exit_node, interactive, questions, rename, expiry,
-         logout, ephemeral, strict, restart]
+         logout, direct_paths, ephemeral, strict, restart]
 
 
 class Bed:
