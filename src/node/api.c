@@ -45,7 +45,10 @@ int tailnet_new(tailnet **out)
 int tailnet_set(tailnet *t, const char *option, const char *value)
 {
     char why[200];
-    if (t->node.started) {
+    pthread_mutex_lock(&t->node.mu);
+    bool started = t->node.life != TN_NODE_STOPPED;
+    pthread_mutex_unlock(&t->node.mu);
+    if (started) {
         tn_node_set_error(&t->node, "%.60s: the node is started", option);
         return TN_E_BUSY;
     }
@@ -68,12 +71,7 @@ void tailnet_set_log(tailnet *t, void (*log)(void *ctx, int level, const char *m
     t->node.log.ctx = t;
 }
 
-int tailnet_start(tailnet *t)
-{
-    int err = tn_node_start(&t->node);
-    if (err && !t->node.error[0]) tn_node_set_error(&t->node, "%s", tn_err_text(err));
-    return err;
-}
+int tailnet_start(tailnet *t) { return tn_node_start(&t->node); }
 
 int tailnet_up(tailnet *t, int timeout_ms)
 {
@@ -168,9 +166,10 @@ int tailnet_status(tailnet *t, char **json)
     return err;
 }
 
+/* A caller of tailnet_logout; on the heap, since the answer may come after its thread stopped waiting. */
 struct logout_call {
-    struct tn_node *node;
-    bool done; /* under mu */
+    struct tn_list link; /* in the node's logouts; the loop's */
+    bool done;           /* under mu, as all below */
     int err, refs;
 };
 
@@ -179,26 +178,34 @@ static void logout_drop(struct logout_call *c)
     if (--c->refs == 0) free(c);
 }
 
-static void logout_done(void *ctx, int err)
+void tn_node_logouts_end(struct tn_node *n, int err)
 {
-    struct logout_call *c = ctx;
-    struct tn_node *n = c->node;
     pthread_mutex_lock(&n->mu);
-    c->done = true;
-    c->err = err;
-    logout_drop(c);
+    for (struct tn_list *link; (link = tn_list_pop_front(&n->logouts));) {
+        struct logout_call *c = TN_CONTAINER(link, struct logout_call, link);
+        c->done = true;
+        c->err = err;
+        logout_drop(c);
+    }
     pthread_cond_broadcast(&n->cond);
     pthread_mutex_unlock(&n->mu);
 }
 
-static void begin_logout(struct tn_node *n, void *arg) { tn_control_logout(n->control, logout_done, arg, tn_node_now()); }
+static void logout_done(void *ctx, int err) { tn_node_logouts_end(ctx, err); }
+
+/* The control client knows one logout at a time: a second caller waits for the first one's answer. */
+static void begin_logout(struct tn_node *n, void *arg)
+{
+    bool first = tn_list_empty(&n->logouts);
+    tn_list_push_back(&n->logouts, &((struct logout_call *)arg)->link);
+    if (first) tn_control_logout(n->control, logout_done, n, tn_node_now());
+}
 
 int tailnet_logout(tailnet *t, int timeout_ms)
 {
     struct tn_node *n = &t->node;
-    struct logout_call *c = calloc(1, sizeof *c); /* on the heap: the answer may come after this thread stopped waiting */
+    struct logout_call *c = calloc(1, sizeof *c);
     if (!c) return TN_E_NOMEM;
-    c->node = n;
     c->refs = 2;
     struct tn_wait w = tn_wait_begin(n, timeout_ms);
     int err = tn_node_call(n, begin_logout, c);
@@ -217,7 +224,7 @@ int tailnet_logout(tailnet *t, int timeout_ms)
 void tailnet_cancel(tailnet *t)
 {
     atomic_fetch_add(&t->node.cancels, 1);
-    if (t->node.started) uv_async_send(&t->node.wake);
+    tn_node_wake(&t->node);
 }
 
 void tailnet_error(tailnet *t, char *buf, size_t len)

@@ -189,12 +189,28 @@ static int set_hostname(struct tn_config *c, const char *value, char why[200])
     return set_string(&c->hostname, value);
 }
 
+/* A word that ends up in logs, status and the state file: printable ASCII without blanks. */
+static bool is_word(const char *value)
+{
+    for (; *value; value++)
+        if (*value <= ' ' || *value > '~') return false;
+    return true;
+}
+
 static int set_login_server(struct tn_config *c, const char *value, char why[200])
 {
-    if (*value && strncmp(value, "http://", 7) != 0 && strncmp(value, "https://", 8) != 0)
+    bool scheme = strncmp(value, "http://", 7) == 0 || strncmp(value, "https://", 8) == 0;
+    if (*value && (!scheme || !is_word(value)))
         return bad(why, "login_server", "a URL that starts with https:// or http://");
     c->said |= TN_SAID_LOGIN_SERVER;
     return set_string(&c->login_server, value);
+}
+
+static int set_exit_node(struct tn_config *c, const char *value, char why[200])
+{
+    if (!is_word(value)) return bad(why, "exit_node", "a name, an IP address or a stable ID");
+    c->said |= TN_SAID_EXIT_NODE;
+    return set_string(&c->exit_node, value);
 }
 
 static int set_exit_dns(struct tn_config *c, const char *value, char why[200])
@@ -236,14 +252,10 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
                   {"log_level", set_log_level},
                   {"port", set_port},                 {"hostname", set_hostname},
                   {"login_server", set_login_server}, {"exit_dns", set_exit_dns},
-                  {"socks5_server", set_socks5_server}};
+                  {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(option, others[i].name)) return others[i].set(c, value, why);
     if (!strcmp(option, "state_dir")) return set_string(&c->state_dir, value);
-    if (!strcmp(option, "exit_node")) {
-        c->said |= TN_SAID_EXIT_NODE;
-        return set_string(&c->exit_node, value);
-    }
     if (!strcmp(option, "socket")) return set_string(&c->socket, value);
     if (!strcmp(option, "tcp_buffer_size"))
         return parse_size(value, &c->tcp_buffer_size) == 0
@@ -251,6 +263,20 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
                    : bad(why, option, "auto, or 4K to 64M in bytes or with K or M");
     snprintf(why, 200, "%.60s: no such option", option);
     return TN_E_NOENT;
+}
+
+static struct tn_secret *copy_secret(const struct tn_secret *s) { return tn_secret_new(tn_secret_bytes(s), tn_secret_len(s)); }
+
+struct tn_proxy *tn_config_copy_proxy(const struct tn_config *c)
+{
+    struct tn_proxy *copy = c->proxy ? malloc(sizeof *copy) : NULL;
+    if (!copy) return NULL;
+    *copy = *c->proxy;
+    copy->user = c->proxy->user ? copy_secret(c->proxy->user) : NULL;
+    copy->pass = c->proxy->pass ? copy_secret(c->proxy->pass) : NULL;
+    if (!copy->user == !c->proxy->user && !copy->pass == !c->proxy->pass) return copy;
+    tn_proxy_free(copy);
+    return NULL;
 }
 
 enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing)

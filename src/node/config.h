@@ -38,6 +38,8 @@ void tn_config_fini(struct tn_config *c);
 /* why gets one line on failure (never a secret). TN_E_NOENT: unknown option, TN_E_INVAL: bad value, or a file error for file:
  * forms. A bad exit_proxy is an error and also leaves the egress OFF. */
 int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200]);
+/* A copy of the proxy, the caller's; NULL: none is set, or no memory. */
+struct tn_proxy *tn_config_copy_proxy(const struct tn_config *c);
 /* The mode these settings amount to; missing (may be NULL) names the setting that is lacking when it is OFF. */
 enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing);
 

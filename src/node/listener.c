@@ -27,8 +27,10 @@ struct tailnet_listener {
     struct tn_tcp_listener *tcp;
     struct tn_addrport local;
     int event_fd;
-    struct waiting queue[QUEUE_MAX]; /* under mu: a ring */
+    struct waiting queue[QUEUE_MAX]; /* under mu, as all below: a ring */
     unsigned first, count;
+    unsigned waiters; /* threads inside tailnet_accept */
+    bool closing;
 };
 
 static int accepted(void *arg, struct tn_tcp *tcp, uint64_t now_us)
@@ -44,11 +46,11 @@ static int accepted(void *arg, struct tn_tcp *tcp, uint64_t now_us)
     if (err) return err;
     pthread_mutex_lock(&l->node->mu); /* only this thread adds: there is still room */
     l->queue[(l->first + l->count++) % QUEUE_MAX] = (struct waiting){.fd = fd, .remote = remote};
-    pthread_cond_broadcast(&l->node->cond);
-    pthread_mutex_unlock(&l->node->mu);
-    uint64_t one = 1;
+    uint64_t one = 1; /* under mu too, so that the counter is never behind the queue */
     ssize_t ignored = write(l->event_fd, &one, sizeof one);
     (void)ignored;
+    pthread_cond_broadcast(&l->node->cond);
+    pthread_mutex_unlock(&l->node->mu);
     return 0;
 }
 
@@ -99,18 +101,21 @@ int tailnet_accept(tailnet_listener *l, int timeout_ms, int *fd, char *remote, s
     struct tn_wait w = tn_wait_begin(n, timeout_ms);
     int err = 0;
     pthread_mutex_lock(&n->mu);
-    while (l->count == 0 && !err) err = timeout_ms == 0 ? TN_E_AGAIN : tn_wait_more(n, &w);
+    l->waiters++;
+    while (l->count == 0 && !l->closing && !err) err = timeout_ms == 0 ? TN_E_AGAIN : tn_wait_more(n, &w);
     struct waiting taken = {.fd = -1};
-    if (l->count > 0) {
+    if (l->closing) err = TN_E_CLOSED;
+    else if (l->count > 0) {
+        uint64_t one;
+        ssize_t ignored = read(l->event_fd, &one, sizeof one);
+        (void)ignored;
         taken = l->queue[l->first];
         l->first = (l->first + 1) % QUEUE_MAX;
         l->count--;
     }
+    if (--l->waiters == 0 && l->closing) pthread_cond_broadcast(&n->cond); /* tailnet_listener_close waits for it */
     pthread_mutex_unlock(&n->mu);
     if (taken.fd < 0) return err;
-    uint64_t one;
-    ssize_t ignored = read(l->event_fd, &one, sizeof one);
-    (void)ignored;
     char text[TN_ADDRPORT_STRLEN];
     if (remote && remote_len > 0) snprintf(remote, remote_len, "%s", tn_addrport_format(&taken.remote, text));
     *fd = taken.fd;
@@ -123,6 +128,11 @@ void tailnet_listener_close(tailnet_listener *l)
 {
     if (!l) return;
     (void)tn_node_call(l->node, end, l); /* when the node is gone already, so is its listener */
+    pthread_mutex_lock(&l->node->mu);
+    l->closing = true;
+    pthread_cond_broadcast(&l->node->cond);
+    while (l->waiters > 0) pthread_cond_wait(&l->node->cond, &l->node->mu);
+    pthread_mutex_unlock(&l->node->mu);
     for (; l->count > 0; l->count--) {
         close(l->queue[l->first].fd);
         l->first = (l->first + 1) % QUEUE_MAX;

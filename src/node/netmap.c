@@ -137,19 +137,26 @@ static int learn_addresses(struct tn_node *n, struct tn_npeer *p, const struct t
     return 0;
 }
 
+/* Ends what goes over the peer's connection and the connection itself. */
 static void disconnect_peer(struct tn_node *n, struct tn_npeer *p)
 {
+    tn_pings_peer_gone(n, p);
     if (p->wg) tn_wg_peer_remove(n->wg, p->wg);
     if (p->path) tn_path_peer_remove(n->path, p->path);
     p->wg = NULL;
     p->path = NULL;
 }
 
-static void drop_peer(struct tn_node *n, struct tn_npeer *p, uint64_t now_us)
+/* Nothing comes from the peer or goes to it any more, and what it holds of ours ends now. */
+static void shut_out_peer(struct tn_node *n, struct tn_npeer *p, uint64_t now_us)
 {
     tn_forward_peer_gone(n->forward, (uint64_t)p->id, now_us);
-    tn_pings_peer_gone(n, p);
     disconnect_peer(n, p);
+}
+
+static void drop_peer(struct tn_node *n, struct tn_npeer *p, uint64_t now_us)
+{
+    shut_out_peer(n, p, now_us);
     forget_addresses(n, p);
     tn_htable_remove(&n->peers, &p->by_id);
     free(p);
@@ -167,6 +174,14 @@ static struct tn_npeer *new_peer(struct tn_node *n, const struct tn_netnode *nod
     return p;
 }
 
+/* A key that moved to another node (registered anew, and the old record not gone yet) follows the latest word. */
+static void take_key(struct tn_node *n, struct tn_npeer *p, const struct tn_node_public *key)
+{
+    struct tn_wg_peer *wg = tn_wg_peer_find(n->wg, key);
+    struct tn_npeer *holder = wg ? tn_wg_peer_arg(wg) : NULL;
+    if (holder && holder != p) disconnect_peer(n, holder);
+}
+
 static int connect_peer(struct tn_node *n, struct tn_npeer *p, const struct tn_netnode *node, uint64_t now_us)
 {
     int err = 0;
@@ -175,6 +190,7 @@ static int connect_peer(struct tn_node *n, struct tn_npeer *p, const struct tn_n
     if (restarted) tn_wg_peer_reset(n->wg, p->wg); /* its old sessions died with its process */
     p->key = node->key;
     p->disco = node->disco;
+    if (!p->wg) take_key(n, p, &node->key);
     if (!p->wg) err = tn_wg_peer_add(n->wg, &node->key, p, &p->wg);
     if (!err && !p->path) err = tn_path_peer_add(n->path, &node->key, p, &p->path);
     if (!err)
@@ -188,8 +204,10 @@ static void node_peer(void *ctx, const struct tn_netnode *node, uint64_t now_us)
     struct tn_npeer *p = tn_node_peer_by_id(n, node->id);
     if (!p) p = new_peer(n, node);
     int err = p ? learn_addresses(n, p, node) : TN_E_NOMEM;
-    if (!err && (node->expired || tn_key_is_zero(node->key.b))) disconnect_peer(n, p);
+    bool shut_out = node->expired || tn_key_is_zero(node->key.b);
+    if (p && shut_out) shut_out_peer(n, p, now_us);
     else if (!err) err = connect_peer(n, p, node, now_us);
+    if (err && p) disconnect_peer(n, p); /* not half of it */
     if (err) tn_logf(&n->log, TN_LOG_WARN, "node", "peer %lld: %s", (long long)node->id, tn_err_text(err));
 }
 
@@ -383,13 +401,16 @@ static void node_auth_url(void *ctx, const char *url)
 static int node_save(void *ctx, const struct tn_control_identity *id)
 {
     struct tn_node *n = ctx;
-    struct tn_node_private used = *tn_control_identity_key(&n->state.identity);
+    struct tn_control_identity before = n->state.identity;
     const struct tn_node_private *key = tn_control_identity_key(id); /* the old one until the server has taken the new */
-    bool rekeyed = memcmp(key->b, used.b, sizeof used.b) != 0;
-    tn_wipe(&used, sizeof used);
+    bool rekeyed = memcmp(key->b, tn_control_identity_key(&before)->b, sizeof key->b) != 0;
     n->state.identity = *id;
     int err = tn_state_save(&n->state);
-    if (err) tn_node_set_error(n, "state: %s", tn_err_text(err));
+    if (err) { /* what is not on disk was not taken: the next attempt is judged against what is */
+        n->state.identity = before;
+        tn_node_set_error(n, "state: %s", tn_err_text(err));
+    }
+    tn_wipe(&before, sizeof before);
     if (err || !rekeyed || tn_key_is_zero(key->b)) return err;
     err = tn_wg_set_key(n->wg, key);
     return err ? err : tn_path_set_node_key(n->path, key, tn_node_now());

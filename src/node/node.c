@@ -17,6 +17,7 @@
 
 #include <ifaddrs.h>
 #include <net/if.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -37,6 +38,7 @@ struct call {
     struct tn_list link;
     void (*fn)(struct tn_node *n, void *arg);
     void *arg;
+    int err;
     bool done;
 };
 
@@ -62,7 +64,35 @@ int tn_node_call(struct tn_node *n, void (*fn)(struct tn_node *n, void *arg), vo
     uv_async_send(&n->wake);
     while (!call.done) pthread_cond_wait(&n->cond, &n->mu);
     pthread_mutex_unlock(&n->mu);
-    return 0;
+    return call.err;
+}
+
+/* From here on no call is taken; those that still wait in line are told so. */
+static void refuse_calls(struct tn_node *n)
+{
+    pthread_mutex_lock(&n->mu);
+    n->running_thread = false;
+    for (struct tn_list *link; (link = tn_list_pop_front(&n->calls));) {
+        struct call *call = TN_CONTAINER(link, struct call, link);
+        call->err = TN_E_CLOSED;
+        call->done = true;
+    }
+    pthread_cond_broadcast(&n->cond);
+    pthread_mutex_unlock(&n->mu);
+}
+
+void tn_node_wake(struct tn_node *n)
+{
+    atomic_fetch_add(&n->wakers, 1);
+    if (atomic_load(&n->wakeable)) uv_async_send(&n->wake);
+    atomic_fetch_sub(&n->wakers, 1);
+}
+
+/* After this nobody touches the async handle. A waker is a few instructions long, or a signal handler above ourselves. */
+static void forbid_waking(struct tn_node *n)
+{
+    atomic_store(&n->wakeable, false);
+    while (atomic_load(&n->wakers) > 0) sched_yield();
 }
 
 static void run_calls(uv_async_t *a)
@@ -121,7 +151,7 @@ static void on_prepare(uv_prepare_t *p)
     struct tn_node *n = p->data;
     if (n->closing) return;
     tn_node_deliver_loopback(n);
-    uint64_t next = earliest(n);
+    uint64_t next = tn_list_empty(&n->loopback) ? earliest(n) : 0; /* more than a turn's worth: go on in the next */
     if (next == TN_NEVER) {
         uv_timer_stop(&n->tick);
         return;
@@ -197,12 +227,8 @@ static int make_egress(struct tn_node *n)
     int err = tn_egress_new(&ec, &n->egress);
     if (err) return err;
     enum tn_egress_mode mode = tn_config_egress(&n->config, &n->egress_missing);
-    struct tn_proxy *proxy = n->config.proxy;
-    n->config.proxy = NULL; /* the egress owns it from here */
-    if (mode != TN_EGRESS_PROXY) {
-        tn_proxy_free(proxy);
-        proxy = NULL;
-    }
+    struct tn_proxy *proxy = NULL; /* a copy, which the egress owns: after a failed start there may be another */
+    if (mode == TN_EGRESS_PROXY && !(proxy = tn_config_copy_proxy(&n->config))) return TN_E_NOMEM;
     err = tn_egress_set_policy(n->egress, mode, proxy);
     if (err) return err;
     struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of, .ctx = n};
@@ -215,7 +241,7 @@ static int make_egress(struct tn_node *n)
                                .log = &n->log,
                                .rng = n->rng};
     err = tn_doh_new(&dc, &n->doh);
-    if (err) tn_node_set_error(n, "exit_dns: %s", "expected https://ADDRESS[:port]/path with an IP address as host");
+    if (err == TN_E_INVAL) tn_node_set_error(n, "exit_dns: expected https://ADDRESS[:port]/path with an IP address as host");
     return err;
 }
 
@@ -268,7 +294,7 @@ static int make_control(struct tn_node *n)
     tn_disco_public_of(&n->disco_key, &cc.disco);
     int err = tn_control_new(&cc, &n->control);
     tn_wipe(&cc.identity, sizeof cc.identity);
-    if (err) tn_node_set_error(n, "login_server: not a usable URL");
+    if (err == TN_E_INVAL) tn_node_set_error(n, "login_server: not a usable URL");
     return err ? err : tn_node_push_host(n);
 }
 
@@ -333,6 +359,9 @@ static void egress_gone(void *arg)
 static void tear_down(struct tn_node *n)
 {
     n->closing = true;
+    refuse_calls(n);
+    forbid_waking(n);
+    tn_node_logouts_end(n, TN_E_CLOSED);
     tn_socks5d_free(n);
     tn_localapi_free(n);
     tn_exitdns_free(n);
@@ -433,24 +462,38 @@ static int open_loop(struct tn_node *n)
     uv_timer_init(&n->loop, &n->tick);
     n->wake.data = n->prepare.data = n->tick.data = n;
     uv_prepare_start(&n->prepare, on_prepare);
+    atomic_store(&n->wakeable, true);
     return 0;
+}
+
+/* What a start that failed may have left. */
+static void forget_last_run(struct tn_node *n)
+{
+    n->path_started = n->exit_missing = n->closing = n->egress_freed = false;
+    n->exit_peer = 0;
+    n->nown = 0;
+    pthread_mutex_lock(&n->mu);
+    n->error[0] = '\0';
+    n->control_state = TN_CONTROL_STOPPED;
+    pthread_mutex_unlock(&n->mu);
 }
 
 static int start_locked_out(struct tn_node *n)
 {
     char why[200];
+    forget_last_run(n);
     int err = tn_state_open(&n->state, n->config.state_dir, &n->rng, why);
     if (err) {
         tn_node_set_error(n, "%s", why);
         return err;
     }
     err = tn_state_merge_prefs(&n->state, &n->config);
+    if (err) tn_node_set_error(n, "%.120s: %s", n->config.state_dir, tn_err_text(err));
     if (!err) err = open_loop(n);
     if (err) {
         tn_state_close(&n->state);
         return err;
     }
-    n->closing = n->egress_freed = false;
     err = make_all(n);
     if (!err) {
         n->log.max = n->config.log_level;
@@ -461,9 +504,6 @@ static int start_locked_out(struct tn_node *n)
         err = spawn(n);
     }
     if (!err) return 0;
-    pthread_mutex_lock(&n->mu);
-    n->running_thread = false;
-    pthread_mutex_unlock(&n->mu);
     tear_down(n);
     uv_run(&n->loop, UV_RUN_DEFAULT);
     free_engine_shells(n);
@@ -475,30 +515,29 @@ static int start_locked_out(struct tn_node *n)
 int tn_node_start(struct tn_node *n)
 {
     pthread_mutex_lock(&n->mu);
-    bool already = n->started;
-    n->started = true;
+    while (n->life == TN_NODE_STARTING) pthread_cond_wait(&n->cond, &n->mu);
+    bool already = n->life == TN_NODE_STARTED;
+    if (!already) n->life = TN_NODE_STARTING;
     pthread_mutex_unlock(&n->mu);
     if (already) return 0;
     int err = start_locked_out(n);
-    if (!err) return 0;
     pthread_mutex_lock(&n->mu);
-    n->started = false;
+    if (err && !n->error[0]) snprintf(n->error, sizeof n->error, "%s", tn_err_text(err));
+    n->life = err ? TN_NODE_STOPPED : TN_NODE_STARTED;
+    pthread_cond_broadcast(&n->cond);
     pthread_mutex_unlock(&n->mu);
     return err;
 }
 
 void tn_node_stop(struct tn_node *n)
 {
-    if (!n->started) return;
+    if (n->life != TN_NODE_STARTED) return;
     (void)tn_node_call(n, begin_stop, NULL);
-    pthread_mutex_lock(&n->mu);
-    n->running_thread = false;
-    pthread_mutex_unlock(&n->mu);
     pthread_join(n->thread, NULL);
     free_engine_shells(n);
     uv_loop_close(&n->loop);
     tn_state_close(&n->state);
-    n->started = false;
+    n->life = TN_NODE_STOPPED;
 }
 
 void tn_node_check_usable(struct tn_node *n)
@@ -525,6 +564,7 @@ int tn_node_init(struct tn_node *n)
     tn_list_init(&n->bridges);
     tn_list_init(&n->loopback);
     tn_list_init(&n->calls);
+    tn_list_init(&n->logouts);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -32,6 +32,9 @@ struct tn_peerapi_server;
 struct tn_pings;
 struct tn_exitdns;
 
+/* STARTING: another thread is at it; the node's fields are its own until it is done. */
+enum tn_node_life { TN_NODE_STOPPED, TN_NODE_STARTING, TN_NODE_STARTED };
+
 /* A tailnet peer as the node sees it: the joint of netmap, WireGuard and path. */
 struct tn_npeer {
     struct tn_hnode by_id;
@@ -86,6 +89,7 @@ struct tn_node {
 
     struct tn_list bridges; /* application and SOCKS flows, for the end of the node */
     struct tn_list loopback; /* packets to ourselves, delivered at the end of the turn */
+    struct tn_list logouts;  /* callers of tailnet_logout, answered together (api.c) */
     size_t loopback_count;
     bool closing, egress_freed;
 
@@ -94,7 +98,8 @@ struct tn_node {
     pthread_mutex_t mu;
     pthread_cond_t cond; /* state changes and finished calls; CLOCK_MONOTONIC */
     struct tn_list calls;
-    bool started, running_thread;
+    enum tn_node_life life;
+    bool running_thread; /* calls are taken */
     enum tn_control_state control_state;
     bool usable;       /* running, addressed, home DERP up */
     bool ever_usable;
@@ -103,6 +108,8 @@ struct tn_node {
     struct tn_ip shared_own[2];
     size_t nshared_own;
     atomic_uint cancels; /* bumped by tailnet_cancel; a wait ends when it differs from what it began with */
+    atomic_bool wakeable; /* the loop's async handle may be used */
+    atomic_int wakers;    /* threads that are using it outside of mu */
 };
 
 static inline uint64_t tn_node_now(void) { return uv_hrtime() / 1000; }
@@ -115,7 +122,11 @@ void tn_node_stop(struct tn_node *n);
 void tn_node_set_error(struct tn_node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Runs fn(node, arg) on the loop thread and waits for it. TN_E_CLOSED when the node is not running. */
 int tn_node_call(struct tn_node *n, void (*fn)(struct tn_node *n, void *arg), void *arg);
+/* Makes the loop look around, if there is one. Async-signal-safe. */
+void tn_node_wake(struct tn_node *n);
 void tn_node_check_usable(struct tn_node *n);
+/* api.c: ends the waiting of all callers of tailnet_logout. On the loop thread. */
+void tn_node_logouts_end(struct tn_node *n, int err);
 
 /* netmap.c: the control client's callbacks */
 struct tn_control_callbacks tn_node_control_callbacks(void);
@@ -130,6 +141,8 @@ void tn_node_peers_free(struct tn_node *n);
 uint64_t tn_node_peer_of(void *node, const struct tn_ip *src);
 
 /* packets.c: the way of a packet */
+/* Are we an exit node that this peer's address may use? As Go asks for PeerAPI's DNS: may it reach port 53 of the internet? */
+bool tn_node_may_use_exit(const struct tn_node *n, const struct tn_ip *src);
 struct tn_wg_callbacks tn_node_wg_callbacks(void);
 struct tn_path_callbacks tn_node_path_callbacks(void);
 struct tn_stack_callbacks tn_node_stack_callbacks(void);

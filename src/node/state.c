@@ -167,27 +167,32 @@ int tn_state_save(const struct tn_state *s)
 }
 
 /* kept: what the state has; given: the configuration's. The explicit one wins and becomes the kept one. */
-static int merge_string(char **kept, char **given, bool said)
+static int merge_string(char **kept, char **given, bool said, bool *changed)
 {
     char **from = said ? given : kept, **to = said ? kept : given;
+    bool same = *from && *to ? strcmp(*from, *to) == 0 : *from == *to;
+    if (same) return 0;
     char *copy = *from ? strdup(*from) : NULL;
     if (*from && !copy) return TN_E_NOMEM;
+    *changed |= said;
     free(*to);
     *to = copy;
     return 0;
 }
 
-static void merge_bool(bool *kept, bool *given, bool said)
+static void merge_bool(bool *kept, bool *given, bool said, bool *changed)
 {
+    *changed |= said && *kept != *given;
     if (said) *kept = *given;
     else *given = *kept;
 }
 
 int tn_state_merge_prefs(struct tn_state *s, struct tn_config *c)
 {
-    int err = merge_string(&s->login_server, &c->login_server, c->said & TN_SAID_LOGIN_SERVER);
-    if (!err) err = merge_string(&s->hostname, &c->hostname, c->said & TN_SAID_HOSTNAME);
-    if (!err) err = merge_string(&s->exit_node, &c->exit_node, c->said & TN_SAID_EXIT_NODE);
-    merge_bool(&s->accept_routes, &c->accept_routes, c->said & TN_SAID_ACCEPT_ROUTES);
-    return err ? err : tn_state_save(s);
+    bool changed = false;
+    int err = merge_string(&s->login_server, &c->login_server, c->said & TN_SAID_LOGIN_SERVER, &changed);
+    if (!err) err = merge_string(&s->hostname, &c->hostname, c->said & TN_SAID_HOSTNAME, &changed);
+    if (!err) err = merge_string(&s->exit_node, &c->exit_node, c->said & TN_SAID_EXIT_NODE, &changed);
+    merge_bool(&s->accept_routes, &c->accept_routes, c->said & TN_SAID_ACCEPT_ROUTES, &changed);
+    return err || !changed ? err : tn_state_save(s); /* a full disk does not keep a node from starting as before */
 }
