@@ -4,6 +4,7 @@
 
 #include "crypto/box.h"
 #include "path/derp_set.h"
+#include "path/early.h"
 #include "path/home.h"
 #include "path/netcheck.h"
 #include "path/path.h"
@@ -93,6 +94,7 @@ struct tn_path {
     struct tn_htable by_key, by_disco;
     struct tn_list pings;
     size_t npings;
+    struct tn_early *early; /* packets from nodes that are no peers yet */
 
     struct tn_ip local[TN_PATH_LOCAL_MAX];
     size_t nlocal;

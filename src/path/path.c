@@ -33,7 +33,10 @@ static void on_derp_packet(void *ctx, struct tn_derp_route route, const struct t
     struct tn_path *p = ctx;
     struct tn_path_source source = {.derp_region = route.region, .derp_key = *from};
     struct tn_path_peer *peer = tn_path_peer_by_key(p, from);
-    if (!peer) return; /* strangers have no business here: peers are in the netmap */
+    if (!peer) { /* strangers have no business here: peers are in the netmap, or about to be */
+        tn_early_keep(&p->early, from, route, packet, len, now_us);
+        return;
+    }
     peer->route = route;
     if (tn_disco_looks_like(packet, len)) {
         tn_path_disco_input(p, &source, packet, len, now_us);
@@ -41,6 +44,13 @@ static void on_derp_packet(void *ctx, struct tn_derp_route route, const struct t
     }
     tn_path_check_active(p, now_us);
     p->config.cb.receive(p->config.ctx, peer, &source, packet, len, now_us);
+}
+
+/* From the loop, not from tn_path_peer_add: its caller has more to say about the peer first. */
+static void deliver_early(struct tn_path *p, uint64_t now_us)
+{
+    struct tn_early_packet e;
+    while (tn_early_take(p->early, &e, now_us)) on_derp_packet(p, e.route, &e.from, e.bytes, e.len, now_us);
 }
 
 static void on_derp_gone(void *ctx, int region, const struct tn_node_public *key)
@@ -100,6 +110,7 @@ void tn_path_free(struct tn_path *p)
     tn_path_check_free(p);
     tn_path_peers_free(p);
     tn_derp_map_free(p->map);
+    tn_early_free(p->early);
     tn_wipe(&p->config.node_key, sizeof p->config.node_key);
     tn_wipe(&p->config.disco_key, sizeof p->config.disco_key);
     free(p);
@@ -185,10 +196,12 @@ void tn_path_timeout(struct tn_path *p, uint64_t now_us)
     tn_derp_set_timeout(p->derp, now_us);
     tn_path_check_timeout(p, now_us);
     tn_path_pings_timeout(p, now_us);
+    deliver_early(p, now_us);
 }
 
 uint64_t tn_path_next_deadline(const struct tn_path *p)
 {
+    if (tn_early_ready(p->early)) return 0;
     uint64_t derp_us = tn_derp_set_next_deadline(p->derp), check_us = tn_path_check_deadline(p);
     uint64_t ping_us = tn_path_pings_deadline(p);
     uint64_t at_us = derp_us < check_us ? derp_us : check_us;

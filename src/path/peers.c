@@ -68,6 +68,7 @@ int tn_path_peer_add(struct tn_path *p, const struct tn_node_public *key, void *
         return err;
     }
     tn_list_push_back(&p->peers, &peer->link);
+    tn_early_known(p->early, key);
     *out = peer;
     return 0;
 }
