@@ -7,9 +7,11 @@
  *   multicast and broadcast      silence
  * The stack limits the rate and knows which packets must not be answered. */
 #include "forward/private.h"
+#include "util/cursor.h"
 #include "wire/ip.h"
 
 enum { ICMP4_ECHO = 8, ICMP6_ECHO = 128 };
+enum { TCP_HEADER = 20, FLAG_SYN = 0x02, FLAG_RST = 0x04, FLAG_ACK = 0x10 };
 
 static bool is_group(const struct tn_ip *ip)
 {
@@ -46,5 +48,32 @@ void tn_forward_other(void *forward, uint8_t ipproto, const uint8_t *packet, siz
         (void)tn_stack_unreach(f->stack, TN_UNREACH_ADMIN, packet, len, now_us);
         return;
     default: (void)tn_stack_unreach(f->stack, TN_UNREACH_PROTO, packet, len, now_us);
+    }
+}
+
+/* What a RST in answer needs to know. */
+static bool read_syn(const struct tn_ippkt *p, struct tn_syn *out)
+{
+    if (p->l4_len < TCP_HEADER || (p->l4[13] & (FLAG_SYN | FLAG_RST | FLAG_ACK)) != FLAG_SYN) return false;
+    *out = (struct tn_syn){.src = {.ip = p->src, .port = tn_get_be16(p->l4)},
+                           .dst = {.ip = p->dst, .port = tn_get_be16(p->l4 + 2)},
+                           .seq = tn_get_be32(p->l4 + 4)};
+    return true;
+}
+
+void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us)
+{
+    struct tn_ippkt p;
+    struct tn_syn syn;
+    if (!f->enabled || tn_ippkt_parse(packet, len, &p) != 0 || p.has_frag || is_group(&p.dst)) return;
+    if (!tn_ippkt_cksum_ok(&p)) return;
+    if (p.proto == TN_IPPROTO_TCP && read_syn(&p, &syn)) {
+        f->stats.refused++;
+        tn_stack_reset_syn(f->stack, &syn, now_us);
+    } else if (p.proto == TN_IPPROTO_UDP) {
+        f->stats.udp_refused++;
+        (void)tn_stack_unreach(f->stack, TN_UNREACH_PORT, packet, len, now_us);
+    } else {
+        tn_forward_other(f, p.proto, packet, len, now_us);
     }
 }

@@ -38,6 +38,10 @@ void tn_forward_udp(void *forward, const struct tn_addrport *src, const struct t
                     size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us);
 void tn_forward_other(void *forward, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us);
 
+/* A packet that the filter kept out because its destination is none that an exit reaches, from a peer that may use the exit:
+ * refused like any other, never dialed, whatever the guard would say. Nothing while we are no exit node. */
+void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us);
+
 void tn_forward_peer_gone(struct tn_forward *f, uint64_t peer, uint64_t now_us); /* reset its flows */
 void tn_forward_timeout(struct tn_forward *f, uint64_t now_us);
 uint64_t tn_forward_next_deadline(const struct tn_forward *f);

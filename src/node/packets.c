@@ -74,6 +74,16 @@ static bool is_own(const struct tn_node *n, const struct tn_ip *ip)
     return false;
 }
 
+/* WireGuard lets the exit node we use, and subnet routers, send from any address of their prefixes that no other peer holds
+ * now. Ours, and those of a peer that is cut off (its key expired), are never among what they may say they are: an answer to
+ * ourselves would come back in, and who is let in somewhere is told by the address. */
+static bool is_forged(const struct tn_node *n, const struct tn_npeer *peer, const struct tn_ip *src)
+{
+    if (is_own(n, src)) return true;
+    if (peer->id != n->exit_peer && !n->config.accept_routes) return false; /* WireGuard has seen to it */
+    const struct tn_npeer *owner = tn_node_peer_by_addr(n, src);
+    return owner && owner != peer;
+}
 
 static bool peer_has_cap(void *ctx, const char *cap)
 {
@@ -81,21 +91,47 @@ static bool peer_has_cap(void *ctx, const char *cap)
     return node && tn_netnode_has_cap(node, cap);
 }
 
+static struct tn_filter_peer filter_peer(const struct tn_netnode *node)
+{
+    return (struct tn_filter_peer){
+        .has_cap = peer_has_cap, .ctx = (void *)(uintptr_t)node, .jailed = node && node->jailed};
+}
+
+bool tn_node_may_use_exit(const struct tn_node *n, const struct tn_ip *src)
+{
+    const struct tn_npeer *peer = tn_node_peer_by_addr(n, src);
+    const struct tn_netnode *node = peer ? tn_node_netnode(n, peer) : NULL;
+    if (!node || !n->config.advertise_exit_node) return false;
+    struct tn_filter_peer who = filter_peer(node);
+    struct tn_ip internet = {.family = src->family};
+    if (src->family == 6) internet.b[0] = 0x20; /* 2000:: */
+    return tn_filter_would_accept(n->filter, src, &internet, 53, TN_IPPROTO_TCP, &who);
+}
+
+/* Dropped by the filter. An exit client that asks for what no exit reaches (private, attached, link-local addresses) is told so
+ * at once; everybody else gets silence, as from Go's filter. */
+static void dropped(struct tn_node *n, const struct tn_ippkt *k, const uint8_t *packet, enum tn_filter_reason why,
+                    uint64_t now_us)
+{
+    if (why != TN_FILTER_NOT_OURS && why != TN_FILTER_LINK_LOCAL) return;
+    if (tn_node_may_use_exit(n, &k->src)) tn_forward_refuse(n->forward, packet, k->total_len, now_us);
+}
+
 static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us)
 {
     struct tn_node *n = ctx;
     struct tn_npeer *peer = peer_arg;
     struct tn_ippkt k;
-    if (tn_ippkt_parse(packet, len, &k) != 0) return;
+    if (tn_ippkt_parse(packet, len, &k) != 0 || is_forged(n, peer, &k.src)) return;
     if (k.proto == TN_IPPROTO_TSMP) {
         if (!k.has_frag && is_own(n, &k.dst)) tn_pings_tsmp(n, peer, &k, now_us);
         return;
     }
     const struct tn_netnode *node = tn_node_netnode(n, peer);
-    struct tn_filter_peer who = {.has_cap = peer_has_cap, .ctx = (void *)(uintptr_t)node, .jailed = node && node->jailed};
+    struct tn_filter_peer who = filter_peer(node);
     enum tn_filter_reason why;
-    if (tn_filter_in(n->filter, packet, k.total_len, &who, &why) != TN_ACCEPT) return;
-    tn_stack_input(n->stack, packet, k.total_len, now_us);
+    if (tn_filter_in(n->filter, packet, k.total_len, &who, &why) != TN_ACCEPT) dropped(n, &k, packet, why, now_us);
+    else tn_stack_input(n->stack, packet, k.total_len, now_us);
 }
 
 /* ---- out ---- */

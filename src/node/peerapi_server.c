@@ -271,19 +271,7 @@ static bool is_own(void *ctx, const struct tn_ip *ip)
     return false;
 }
 
-static bool has_cap(void *ctx, const char *cap) { return tn_netnode_has_cap(ctx, cap); }
-
-static bool may_reach_internet(void *ctx, const struct tn_ip *src)
-{
-    struct tn_node *n = ctx;
-    struct tn_npeer *peer = tn_node_peer_by_addr(n, src);
-    const struct tn_netnode *node = peer ? tn_node_netnode(n, peer) : NULL;
-    if (!node || !n->config.advertise_exit_node) return false;
-    struct tn_filter_peer who = {.has_cap = has_cap, .ctx = (void *)(uintptr_t)node, .jailed = node->jailed};
-    struct tn_ip internet = {.family = src->family};
-    if (src->family == 6) internet.b[0] = 0x20; /* 2000:: */
-    return tn_filter_would_accept(n->filter, src, &internet, 53, 6, &who);
-}
+static bool may_reach_internet(void *ctx, const struct tn_ip *src) { return tn_node_may_use_exit(ctx, src); }
 
 static const char *const *filtered(void *ctx, size_t *count)
 {

@@ -44,6 +44,7 @@ static void finish(struct ping *p, const struct tn_ping_answer *a)
 static void describe_path(struct tn_node *n, const struct tn_npeer *peer, struct tn_ping_answer *a)
 {
     struct tn_path_peer_status ps;
+    if (!peer->path) return;
     tn_path_peer_status(n->path, peer->path, &ps);
     if (ps.direct.ip.family) tn_addrport_format(&ps.direct, a->endpoint);
     else a->derp_region = ps.derp_region;

@@ -114,7 +114,7 @@ static json_t *peer_object(struct tn_node *n, const struct tn_netnode *node, uin
     enum { ACTIVE_US = 120 * 1000 * 1000 };
     json_t *o = node_object(node);
     struct tn_npeer *p = tn_node_peer_by_id(n, node->id);
-    if (!o || !p || !p->wg) return o;
+    if (!o || !p || !p->wg || !p->path) return o;
     struct tn_wg_peer_stats ws;
     struct tn_path_peer_status ps;
     tn_wg_peer_stats(p->wg, &ws);

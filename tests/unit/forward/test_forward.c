@@ -679,6 +679,59 @@ static void test_answers6(void **state)
     tn_forward_free(f);
 }
 
+/* A TCP packet of a peer, as the filter would hand it on. */
+static size_t tcp4(uint8_t *out, struct tn_ip dst, uint8_t flags)
+{
+    struct tn_ip src = tn_ip4(100, 64, 0, 7);
+    size_t h = tn_ip_header_put(out, &src, &dst, TN_IPPROTO_TCP, 20, 64, 0);
+    memset(out + h, 0, 20);
+    tn_put_be16(out + h, 1000);
+    tn_put_be16(out + h + 2, 22);
+    tn_put_be32(out + h + 4, 77);
+    out[h + 12] = 0x50;
+    out[h + 13] = flags;
+    uint32_t sum = tn_cksum_pseudo(&src, &dst, TN_IPPROTO_TCP, 20);
+    tn_put_be16(out + h + 16, tn_cksum_fold(tn_cksum_add(sum, out + h, 20)));
+    return h + 20;
+}
+
+/* What no exit reaches is refused as fast as what it does, and not dialed even if the guard would allow it. */
+static void test_refuse(void **state)
+{
+    uint8_t p[128];
+    struct tn_forward *f = setup(true);
+    struct tn_ip dst = tn_ip4(192, 168, 1, 1), group = tn_ip4(224, 0, 0, 1);
+    size_t n = tcp4(p, dst, 0x02);
+    tn_forward_refuse(f, p, n, 1);
+    assert_int_equal(fake.resets, 1);
+    assert_int_equal(fake.last_reset.seq, 77);
+    assert_int_equal(fake.last_reset.src.port, 1000);
+    assert_int_equal(fake.last_reset.dst.port, 22);
+    assert_true(tn_ip_eq(&fake.last_reset.dst.ip, &dst));
+    for (size_t cut = 0; cut < n; cut++) tn_forward_refuse(f, p, cut, 1);
+    p[n - 1] ^= 1; /* the checksum is wrong now */
+    tn_forward_refuse(f, p, n, 1);
+    static const uint8_t others[] = {0x12, 0x10, 0x04, 0x06, 0x11, 0}; /* SYN-ACK, ACK, RST, SYN-RST, FIN-ACK, none */
+    for (size_t i = 0; i < sizeof others; i++) tn_forward_refuse(f, p, tcp4(p, dst, others[i]), 1);
+    tn_forward_refuse(f, p, tcp4(p, group, 0x02), 1);
+    assert_int_equal(fake.resets, 1);
+    n = packet4(p, TN_IPPROTO_UDP, dst, 0);
+    p[20 + 5] = 8; /* its length; checksum 0: none */
+    tn_forward_refuse(f, p, n, 1);
+    assert_int_equal(fake.unreach[TN_UNREACH_PORT], 1);
+    n = packet4(p, TN_IPPROTO_ICMP, dst, 8);
+    tn_put_be16(p + 22, 0xf7ff);
+    tn_forward_refuse(f, p, n, 1);
+    assert_int_equal(fake.unreach[TN_UNREACH_ADMIN], 1);
+    tn_forward_set_enabled(f, false, 1);
+    tn_forward_refuse(f, p, n, 1);
+    tn_forward_refuse(f, p, tcp4(p, dst, 0x02), 1);
+    assert_int_equal(fake.unreach[TN_UNREACH_ADMIN], 1);
+    assert_int_equal(fake.resets, 1); /* no exit node: silence */
+    assert_int_equal(fake.dials, 0);
+    tn_forward_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -708,6 +761,7 @@ int main(void)
         cmocka_unit_test(test_flow_is_small),
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_answers6),
+        cmocka_unit_test(test_refuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
