@@ -18,7 +18,7 @@ static int parse(const void *bytes, size_t len, struct tn_dnsmsg *m)
     free(kept);
     kept = malloc(len ? len : 1);
     assert_non_null(kept);
-    memcpy(kept, bytes, len);
+    if (len) memcpy(kept, bytes, len);
     int err = tn_dnsmsg_parse(kept, len, m);
     if (err) {
         free(kept);
