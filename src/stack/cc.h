@@ -25,7 +25,7 @@ struct tn_cc {
 /* What one ACK told. */
 struct tn_cc_ack {
     uint64_t now_us;
-    uint32_t acked;     /* bytes newly acknowledged, cumulatively or selectively */
+    uint32_t acked;     /* bytes newly known to have arrived; there is such an ACK only if snd_una moved */
     uint32_t rtt_us;    /* of this ACK, 0: none */
     uint32_t srtt_us, min_rtt_us;
     uint32_t una, nxt;  /* after the ACK: sequence numbers, to count rounds by */

@@ -1,10 +1,11 @@
 /* Chunks of TCP bytes: fixed pieces of memory from slabs that go back to the kernel when they are empty.
  *
  * One pool per stack. The budget is a hard limit on bytes handed out (chunks, and the bookkeeping that grows with bytes
- * in flight). Fairness needs no list of flows: what one queue may hold is limited by what is still free
- * (tn_pool_share; dynamic thresholds, Choudhury and Hahne 1998). Among n greedy queues each ends up with budget/(n+1), the
- * largest ones stop growing first, and a part stays free for newcomers. The last sixteenth is kept for queues that hold
- * nothing yet, so that a stalled crowd can't silence the others. */
+ * in flight). Fairness needs no list of flows: what one queue may hold depends on what is still free (after the dynamic
+ * thresholds of Choudhury and Hahne, 1998). The allowance falls with the square of it, because what a queue holds already,
+ * and the window it has announced, can't be taken back: after n greedy queues in a row 1/(1 + n/4) of the budget is still free,
+ * the largest stop growing first, and newcomers get less and less but something. The last sixteenth is kept for queues that
+ * hold nothing yet, so that a stalled crowd can't silence the others. */
 #ifndef TN_STACK_POOL_H
 #define TN_STACK_POOL_H
 
@@ -35,7 +36,12 @@ void tn_pool_put(struct tn_pool *p, uint8_t *chunk);
  * small part of the bytes it describes. */
 static inline void tn_pool_charge(struct tn_pool *p, size_t bytes) { p->used += bytes; }
 static inline void tn_pool_uncharge(struct tn_pool *p, size_t bytes) { p->used -= bytes; }
-/* How many bytes one queue may hold at most, as things are. */
-static inline size_t tn_pool_share(const struct tn_pool *p) { return p->used < p->budget ? p->budget - p->used : 0; }
+static inline size_t tn_pool_free(const struct tn_pool *p) { return p->used < p->budget ? p->budget - p->used : 0; }
+/* How many bytes one queue may hold at most, as things are; a chunk in any case. */
+static inline size_t tn_pool_share(const struct tn_pool *p)
+{
+    double free = (double)tn_pool_free(p), share = free * free / (4.0 * (double)p->budget);
+    return share > TN_CHUNK ? (size_t)share : TN_CHUNK;
+}
 
 #endif

@@ -47,8 +47,10 @@ static void prr(struct tn_tcp *c, uint32_t delivered, bool safe)
         count = ssthresh - pipe < limit ? ssthresh - pipe : limit;
     }
     if (count < 0) count = 0;
-    /* The fast retransmit goes out whatever the arithmetic says, and an empty network must not stay empty. */
-    if ((!fl->rexmitted || pipe == 0) && count < mss) count = mss;
+    /* The fast retransmit goes out whatever the arithmetic says, so does what NewReno's partial ACK asks for, and an empty
+     * network must not stay empty. */
+    bool must = !fl->rexmitted || pipe == 0 || (!c->has_sack && fl->recs.unsent_lost);
+    if (must && count < mss) count = mss;
     c->cc.cwnd = pipe + (uint32_t)count;
 }
 
@@ -92,12 +94,14 @@ static void grow(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_u
     struct tn_flight *fl = c->flight;
     bool limited = fl->cwnd_limited || fl->ca == TN_CA_LOSS;
     if (tn_cc_in_slow_start(&c->cc) && c->cc.cwnd < 2 * fl->max_inflight) limited = true;
+    /* What was only reported selectively counts when the hole below it has closed: until then it may be the sign of loss. */
+    if (!r->acked) return;
     struct tn_cc_ack ack = {
         .now_us = now_us, .acked = r->delivered, .rtt_us = r->rtt_us, .srtt_us = c->rtt.srtt_us,
         .min_rtt_us = c->rtt.min_us, .una = c->snd_una, .nxt = c->snd_nxt, .inflight = r->inflight_before,
         .cwnd_limited = limited,
     };
-    if (ack.acked) c->cc.ops->on_ack(&c->cc, &ack);
+    c->cc.ops->on_ack(&c->cc, &ack);
 }
 
 static void leave(struct tn_tcp *c)

@@ -58,6 +58,7 @@ struct tn_tcp *tn_tcp_new(struct tn_stack *st, const struct tn_addrport *local, 
     c->heard_us = c->meter_us = now_us;
     c->buf_max = (uint32_t)(st->tcp_buffer_max ? st->tcp_buffer_max : TN_TCP_BUFFER_AUTO);
     c->rcv_buf = c->buf_max < TN_TCP_RCVBUF_START ? c->buf_max : TN_TCP_RCVBUF_START;
+    if (c->rcv_buf > tn_pool_share(&st->pool)) c->rcv_buf = (uint32_t)tn_pool_share(&st->pool);
     while (c->f.rcv_wscale < TN_TCP_WSCALE_MAX && 65535u << c->f.rcv_wscale < c->buf_max) c->f.rcv_wscale++;
     c->iss = tn_flow_isn(st, &c->f, now_us);
     c->snd_una = c->snd_nxt = c->iss;

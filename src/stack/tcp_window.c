@@ -2,7 +2,7 @@
  *
  * rcv_buf is what the window is sized for. It starts small and follows what the owner reads per round trip times four (twice
  * for the sender's next doubling, twice for a hole that is being repaired), so a slow reader keeps a small window. Below that
- * comes the pool: no queue may hold more than what is still free (pool.h).
+ * comes the pool: what a queue may hold depends on what is still free (pool.h).
  *
  * The right edge that was announced never moves back. With window scaling an edge between two multiples can't be expressed
  * once rcv_nxt has moved: it is rounded up, until tiny segments have pushed it a chunk beyond its place; then down (RFC 7323
@@ -18,7 +18,7 @@ static uint32_t receive_limit(struct tn_tcp *c)
     size_t share = tn_pool_share(&c->st->pool);
     if (share >= c->rcv_buf) return c->rcv_buf;
     tn_tcp_wait_memory(c);
-    return share > TN_CHUNK ? (uint32_t)share : min_u32(c->rcv_buf, TN_CHUNK);
+    return (uint32_t)share;
 }
 
 /* Where the edge should be, never behind what was announced, and not moved by crumbs (RFC 9293 section 3.8.6.2.2). */
@@ -93,8 +93,7 @@ uint32_t tn_tcp_send_limit(const struct tn_tcp *c)
     if (limit < TN_TCP_SNDBUF_START) limit = TN_TCP_SNDBUF_START;
     if (limit > c->buf_max) limit = c->buf_max;
     size_t share = tn_pool_share(&c->st->pool);
-    if (limit > share) limit = share > TN_CHUNK ? share : TN_CHUNK;
-    return (uint32_t)limit;
+    return (uint32_t)(limit < share ? limit : share);
 }
 
 /* ---- waiting for memory ---- */
@@ -105,13 +104,13 @@ uint32_t tn_tcp_send_limit(const struct tn_tcp *c)
 void tn_tcp_wait_memory(struct tn_tcp *c)
 {
     struct tn_stack *st = c->st;
-    if (tn_pool_share(&st->pool) >= st->pool.budget / 8) return;
+    if (tn_pool_free(&st->pool) >= st->pool.budget / 8) return;
     if (tn_list_empty(&c->wait_node)) tn_list_push_back(&st->waiting, &c->wait_node);
 }
 
 bool tn_stack_memory_eased(const struct tn_stack *st)
 {
-    return !tn_list_empty(&st->waiting) && tn_pool_share(&st->pool) > st->pool.budget / 4;
+    return !tn_list_empty(&st->waiting) && tn_pool_free(&st->pool) > st->pool.budget / 4;
 }
 
 /* Each waiting flow gets one look, in order; who still has too little queues up again. */

@@ -215,7 +215,10 @@ static inline struct tn_tcp_seg s_expect_(struct script *s, uint8_t flags, int32
 #define s_expect(s, flags, seq, ack, len) s_expect_(s, flags, seq, ack, len, __FILE__, __LINE__)
 #define s_none(s) assert_true(s_empty(s))
 
-static inline void s_discard(struct script *s) { s->tail = s->head; }
+static inline void s_discard(struct script *s)
+{
+    while (!s_empty(s)) s_take(s);
+}
 
 /* Time passes; timers fire at their time. */
 static inline void s_pass(struct script *s, uint64_t us)
@@ -230,6 +233,12 @@ static inline void s_pass(struct script *s, uint64_t us)
     }
     s->tsval += (uint32_t)(until / 1000 - s->now / 1000);
     s->now = until;
+}
+
+/* Until the next segment goes out. */
+static inline void s_until_sent(struct script *s)
+{
+    for (int i = 0; i < 100 && s_empty(s); i++) s_pass(s, tn_stack_next_deadline(s->st) - s->now);
 }
 
 /* ---- beginnings ---- */
