@@ -3,7 +3,8 @@
  * full stops the other.
  *
  * Ends: the peer's FIN becomes shutdown(fd), the application's end of file becomes our FIN. An application that is gone
- * altogether (POLLHUP) releases the flow. A reset of the flow resets the descriptor where that exists (TCP), else closes it. */
+ * altogether (POLLHUP) releases the flow; after its end of file that is watched for by polling for nothing in particular,
+ * since the kernel always reports a hangup. A reset of the flow resets the descriptor where that exists (TCP), else closes it. */
 #include "node/handout.h"
 
 #include "util/err.h"
@@ -15,6 +16,11 @@
 #include <unistd.h>
 
 enum { VIEWS = 16 };
+
+/* Linux's defaults: a flow whose peer vanished ends some day, and a laptop may sleep over lunch. */
+#define KEEPALIVE_IDLE_US (7200 * 1000000ull)
+#define KEEPALIVE_INTERVAL_US (75 * 1000000ull)
+enum { KEEPALIVE_PROBES = 9 };
 
 struct tn_bridge {
     struct tn_list link;
@@ -135,10 +141,18 @@ static void pump(struct tn_bridge *b, uint64_t now_us)
     bool full = pump_out(b, now_us);
     bool reading = pump_in(b, now_us);
     b->in_pump = false;
-    want(b, (full ? UV_WRITABLE : 0) | (reading ? UV_READABLE : 0));
+    bool half = b->app_eof && !b->peer_eof && !b->is_tcp;
+    want(b, (full ? UV_WRITABLE : 0) | (reading ? UV_READABLE : 0) | (half ? UV_PRIORITIZED : 0));
 }
 
-static void on_poll(uv_poll_t *p, int status, int events) { pump(p->data, tn_node_now()); }
+static void on_poll(uv_poll_t *p, int status, int events)
+{
+    struct tn_bridge *b = p->data;
+    uint64_t now_us = tn_node_now();
+    if (status < 0) b->events = 0; /* an error on the descriptor: libuv has stopped polling */
+    if (b->app_eof && !b->peer_eof && !b->is_tcp && app_is_gone(b)) drop_flow(b, false, now_us);
+    else pump(b, now_us);
+}
 
 static void tcp_event(void *arg, struct tn_tcp *c, uint64_t now_us) { pump(arg, now_us); }
 
@@ -170,6 +184,7 @@ int tn_bridge_new(struct tn_node *n, struct tn_tcp *tcp, int fd, bool is_tcp)
     b->is_tcp = is_tcp;
     tn_list_push_back(&n->bridges, &b->link);
     tn_tcp_set_events(tcp, &bridge_events, b);
+    tn_tcp_set_keepalive(tcp, KEEPALIVE_IDLE_US, KEEPALIVE_INTERVAL_US, KEEPALIVE_PROBES, tn_node_now());
     want(b, UV_READABLE);
     pump(b, tn_node_now()); /* bytes may have arrived already */
     return 0;
@@ -180,10 +195,18 @@ void tn_bridges_end(struct tn_node *n)
     TN_LIST_EACH(link, &n->bridges) drop_flow(TN_CONTAINER(link, struct tn_bridge, link), true, tn_node_now());
 }
 
+/* tcp_buffer_size is a promise about memory: the kernel's share of a flow keeps to it too. */
+static void bound_buffers(const struct tn_node *n, const int pair[2])
+{
+    int size = (int)n->config.tcp_buffer_size; /* 64 MiB at most */
+    for (int i = 0; size && i < 2; i++) setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+}
+
 int tn_hand_out(struct tn_node *n, struct tn_tcp *tcp, int *app_fd)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return -errno;
+    bound_buffers(n, pair);
     int err = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0 ? 0 : -errno;
     if (!err) err = tn_bridge_new(n, tcp, pair[0], false);
     if (err) {

@@ -343,6 +343,7 @@ static void read_some(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
     struct conn *c = a->conn;
     if (c->state == DEAD || c->failing || n == 0) return;
     c->busy++;
+    if (n < 0 && c->tls && c->state == OPEN) drive_tls(c); /* a pause may have left plaintext */
     if (n < 0) fail(c, n == UV_EOF ? TN_E_EOF : (int)n);
     else if (!c->tls) got_plain(c, (uint8_t *)buf->base, (size_t)n);
     else if (tn_tls_input(c->tls, buf->base, (size_t)n) != 0) fail(c, TN_E_NOMEM);

@@ -18,6 +18,7 @@
 
 enum {
     CONNS_MAX = 128,
+    OTHERS_MAX = 64, /* for callers without the right to change anything: they can't lock out those who have it */
     READ_MAX = 16 * 1024,
     BACKLOG_MAX = 64 * 1024 * 1024, /* a status with 10,000 peers, twice */
 };
@@ -36,8 +37,7 @@ struct tn_localapi {
     uv_pipe_t pipe;
     struct tn_list conns;
     struct tn_heap timers;
-    unsigned count;
-    bool closing;
+    unsigned count, others;
     int refs; /* the listening pipe and every connection: the last one out frees */
 };
 
@@ -69,6 +69,7 @@ static void end_conn(struct conn *c)
     c->ended = true;
     tn_list_remove(&c->link);
     c->caller.localapi->count--;
+    if (!c->caller.may_write) c->caller.localapi->others--;
     tn_timer_stop(&c->caller.localapi->timers, &c->timer);
     uv_close((uv_handle_t *)&c->pipe, conn_closed);
 }
@@ -191,11 +192,13 @@ static void incoming(uv_stream_t *server, int status)
     l->refs++;
     l->count++;
     tn_list_push_back(&l->conns, &c->link);
-    if (uv_accept(server, (uv_stream_t *)&c->pipe) != 0 || l->count > CONNS_MAX) {
+    bool taken = uv_accept(server, (uv_stream_t *)&c->pipe) == 0;
+    if (taken) identify(c);
+    if (!c->caller.may_write) l->others++;
+    if (!taken || l->count > CONNS_MAX || l->others > OTHERS_MAX) {
         end_conn(c);
         return;
     }
-    identify(c);
     uv_read_start((uv_stream_t *)&c->pipe, alloc_read, read_done);
     rearm(c);
 }

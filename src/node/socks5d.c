@@ -19,6 +19,7 @@ enum {
     REQUEST_MAX = 262,        /* 4 + 1 + 255 + 2 */
     HANDSHAKE_MS = 10 * 1000, /* from accept to request */
     CONNECT_MS = 30 * 1000,   /* from request to an open flow */
+    ACCEPT_PAUSE_MS = 100,    /* out of descriptors: connections wait in the kernel meanwhile */
 };
 
 enum reply { OK = 0, FAILURE = 1, NOT_ALLOWED = 2, NET_UNREACHABLE = 3, HOST_UNREACHABLE = 4, REFUSED = 5, TTL = 6,
@@ -41,8 +42,10 @@ struct client {
 };
 
 struct tn_socks5d {
+    struct tn_node *node;
     uv_poll_t poll;
-    int fd;
+    uv_timer_t again;
+    int fd, handles;
     unsigned nclients;
     struct tn_list clients;
 };
@@ -256,14 +259,27 @@ static void add_client(struct tn_node *n, int fd)
     uv_poll_start(&c->poll, UV_READABLE, client_readable);
 }
 
+static void listen_readable(uv_poll_t *p, int status, int events);
+
+static void listen_again(uv_timer_t *t)
+{
+    struct tn_socks5d *s = t->data;
+    uv_poll_start(&s->poll, UV_READABLE, listen_readable);
+}
+
 static void listen_readable(uv_poll_t *p, int status, int events)
 {
-    struct tn_node *n = p->data;
+    struct tn_socks5d *s = p->data;
     for (int i = 0; i < 64; i++) {
-        int fd = accept4(n->socks5d->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(s->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
+        if (fd < 0 && errno != EAGAIN) { /* what can't be taken would make us spin */
+            uv_poll_stop(&s->poll);
+            uv_timer_start(&s->again, listen_again, ACCEPT_PAUSE_MS, 0);
+        }
         if (fd < 0) return;
-        if (n->socks5d->nclients >= CLIENTS_MAX) close(fd);
-        else add_client(n, fd);
+        if (s->nclients >= CLIENTS_MAX) close(fd);
+        else add_client(s->node, fd);
     }
 }
 
@@ -301,8 +317,11 @@ int tn_socks5d_new(struct tn_node *n)
         free(s);
         return err;
     }
+    uv_timer_init(&n->loop, &s->again);
+    s->node = n;
     s->fd = fd;
-    s->poll.data = n;
+    s->handles = 2;
+    s->poll.data = s->again.data = s;
     tn_list_init(&s->clients);
     n->socks5d = s;
     return uv_poll_start(&s->poll, UV_READABLE, listen_readable);
@@ -310,7 +329,8 @@ int tn_socks5d_new(struct tn_node *n)
 
 static void listener_gone(uv_handle_t *h)
 {
-    struct tn_socks5d *s = TN_CONTAINER(h, struct tn_socks5d, poll);
+    struct tn_socks5d *s = h->data;
+    if (--s->handles > 0) return;
     close(s->fd);
     free(s);
 }
@@ -323,4 +343,5 @@ void tn_socks5d_free(struct tn_node *n)
     n->socks5d = NULL;
     uv_poll_stop(&s->poll);
     uv_close((uv_handle_t *)&s->poll, listener_gone);
+    uv_close((uv_handle_t *)&s->again, listener_gone);
 }
