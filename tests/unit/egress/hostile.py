@@ -278,9 +278,24 @@ def t44_success_then_the_end(bed):
     expect(bed.d.expect("7 end").split()[2] == "RESET", "an RST is not a clean end")
     bed.d.ask("close 7", "7 closed")
 
+    def reset_unread(conn, session):
+        asked(conn, session)
+        conn.sendall(SUCCESS4)
+        take(conn, session, 1000)
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+    bed.act = reset_unread
+    bed.d.tell(f"dial 7 {DST} hold")
+    bed.d.expect("7 open")
+    bed.d.tell("write 7 33554432")
+    bed.d.expect("7 broke RESET")
+    bed.d.tell("read 7")
+    expect(bed.d.expect("7 end").split()[2] == "RESET", "nor does it become one once a write was told")
+    bed.d.ask("close 7", "7 closed")
+
 
 @case
 def t44_stalled_destination(bed):
+    bed.policy(f"proxy {bed.proxies['socks5'].url()}")
     go = threading.Event()
 
     def stall(conn, session):
@@ -308,6 +323,7 @@ def t44_stalled_destination(bed):
 
 @case
 def t46_flood_to_a_reader_that_stalls(bed):
+    bed.policy(f"proxy {bed.proxies['socks5'].url()}")
     payload = bytes(range(256)) * 16384  # 4 MiB
 
     def flood(conn, session):
@@ -327,6 +343,7 @@ def t46_flood_to_a_reader_that_stalls(bed):
 
 @case
 def t10_half_close_both_ways(bed):
+    bed.policy(f"proxy {bed.proxies['socks5'].url()}")
     def server_first(conn, session):
         asked(conn, session)
         conn.sendall(SUCCESS4 + EARLY)
@@ -350,28 +367,31 @@ def t10_half_close_both_ways(bed):
 
 @case
 def t11_reset_after_their_fin_is_noticed(bed):
+    bed.policy(f"proxy {bed.proxies['socks5'].url()}")
     go = threading.Event()
 
     def script(conn, session):
         asked(conn, session)
         conn.sendall(SUCCESS4)
         conn.shutdown(socket.SHUT_WR)
-        go.wait(30)
+        go.wait(SOON_S)
         conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
     bed.act = script
-    bed.d.tell(f"dial 11 {DST} read")
-    expect(bed.d.expect("11 end").split()[2] == "eof", "their end")
-    go.set()
-    # After both sides' FIN states the kernel of the other side sends RST only for new data: give it some.
-    bed.d.tell("write 11 1")
-    first = bed.d.expect("11 ").split()[1]
-    if first == "wrote":
-        bed.d.expect("11 error RESET")
-    bed.d.ask("close 11", "11 closed")
+    for amount, want in ((0, "11 error RESET"), (33554432, "11 broke RESET")):  # nothing to write; a full socket
+        go.clear()
+        bed.d.tell(f"dial 11 {DST} read")
+        expect(bed.d.expect("11 end").split()[2] == "eof", "their end")
+        if amount:
+            bed.d.tell(f"write 11 {amount}")
+            bed.d.stats()
+        go.set()
+        bed.d.expect(want)
+        bed.d.ask("close 11", "11 closed")
 
 
 @case
 def t12_cancel_closes_the_proxy_connection(bed):
+    bed.policy(f"proxy {bed.proxies['socks5'].url()}")
     gone = threading.Event()
 
     def script(conn, session):
@@ -456,7 +476,8 @@ def t8_proxy_by_name_both_families(bed):
     """Names come from /etc/hosts in here; the first address is dead, the second lives: tried in order within one phase."""
     hosts = "/etc/hosts"
     with open(hosts, "w", encoding="ascii") as f:
-        f.write("127.0.0.1 localhost\n2a00:46:1::1 proxy.test\n46.1.1.1 proxy.test\n2a00:46:1::1 six.test\n")
+        f.write("127.0.0.1 localhost\n2a00:46:1::1 proxy.test\n46.1.1.1 proxy.test\n2a00:46:1::1 six.test\n"
+                "45.45.45.45 far.test\n")
     bed.act = answer(SUCCESS4 + EARLY)
     for name, want in (("proxy.test:1070", "end"), ("six.test:1070", "fail proxy_connect"), ("no.such.test:1070", "fail proxy_name")):
         bed.policy(f"proxy socks5://{name}")
@@ -466,6 +487,8 @@ def t8_proxy_by_name_both_families(bed):
             line = bed.d.expect("34 end")
             bed.d.ask("close 34", "34 closed")
         expect(line.split(None, 1)[1].startswith(want), f"{name}: {line}")
+    bed.policy("proxy socks5://far.test:1080")
+    expect(bed.d.ask("dial 34 45.45.45.45:1080 read", "34").endswith("fail guard"), "the proxy's endpoint, once its name is known")
     bed.policy("proxy socks5://proxy.test:1070")
     bed.d.tell("dial 35 45.45.45.45:81 read")  # a second dial uses the kept answer
     bed.d.expect("35 end")
@@ -494,6 +517,7 @@ def t27_guard_keeps_the_proxy_from_being_asked(bed):
     # The proxy's endpoint when it is not on an attached prefix.
     bed.policy("proxy socks5://45.45.45.45:1080")
     expect(bed.d.ask("dial 41 45.45.45.45:1080 read", "41").endswith("fail guard"), "the proxy's own endpoint")
+    expect(bed.d.ask("allowed 45.45.45.45:1080", "allowed") == "allowed 0", "and it is said so beforehand")
 
 
 @case
@@ -607,7 +631,7 @@ def main():
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         bed = Bed(os.path.abspath(sys.argv[1]), folder)
-        only = sys.argv[2:]
+        only, before = sys.argv[2:], bed.d.stats()
         for fn in [f for f in CASES if not only or any(o in f.__name__ for o in only)]:
             began = time.monotonic()
             try:
@@ -622,6 +646,8 @@ def main():
                     break
         if bed.d.proc.poll() is None:
             try:
+                after = bed.d.stats()
+                expect(after["fds"] == before["fds"] and not after["flows"] and not after["dials"], f"left behind: {after}")
                 bed.d.quit()
             except Failed as e:
                 failed += 1
