@@ -54,16 +54,17 @@ void tn_conn_opened(struct tn_egress_conn *c)
     c->ev->on_open(c->arg, c);
 }
 
-static void close_fd(struct tn_egress_conn *c, bool reset)
+void tn_conn_close_fd(struct tn_egress_conn *c, bool reset)
 {
     if (c->fd < 0) return;
+    tn_run_unwatch(c->e, c->fd);
     tn_socket_close(c->fd, reset);
     c->fd = -1;
 }
 
 void tn_conn_fail(struct tn_egress_conn *c, enum tn_egress_fail why)
 {
-    close_fd(c, false);
+    tn_conn_close_fd(c, false);
     tn_dial_dispose(c);
     tn_limits_give(c);
     tn_egress_count_fail(c->e, why);
@@ -75,7 +76,7 @@ void tn_conn_fail(struct tn_egress_conn *c, enum tn_egress_fail why)
 void tn_conn_bury(struct tn_egress_conn *c, bool reset)
 {
     struct tn_egress *e = c->e;
-    close_fd(c, reset);
+    tn_conn_close_fd(c, reset);
     tn_dial_dispose(c);
     tn_limits_give(c);
     free(c->early);

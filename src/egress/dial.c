@@ -31,8 +31,7 @@ int tn_dial_attempt(struct tn_egress_conn *c, int fd, uint64_t deadline_us)
     c->ready = 0;
     c->careful = c->broken = false;
     if (tn_run_watch(c->e, fd, c) != 0 || tn_timer_arm(&c->e->timers, &c->dialing->timer, deadline_us) != 0) {
-        tn_socket_close(fd, false);
-        c->fd = -1;
+        tn_conn_close_fd(c, false);
         return TN_EGRESS_FAIL_FDS;
     }
     tn_conn_set_state(c, TN_CONN_CONNECTING);
@@ -54,8 +53,7 @@ void tn_dial_dispose(struct tn_egress_conn *c)
 /* The address under way is not to be had. err: negative errno. */
 static void attempt_failed(struct tn_egress_conn *c, int err)
 {
-    tn_socket_close(c->fd, false);
-    c->fd = -1;
+    tn_conn_close_fd(c, false);
     int why = c->dialing->addrs ? tn_proxied_next(c) : (int)tn_direct_fail_of(err);
     if (why) tn_conn_fail(c, (enum tn_egress_fail)why);
 }

@@ -102,12 +102,16 @@ int tn_run_init(struct tn_egress *e);
 void tn_run_fini(struct tn_egress *e); /* lets go of the loop; done follows */
 void tn_run_queue(struct tn_egress_conn *c);
 int tn_run_watch(struct tn_egress *e, int fd, void *token); /* token: a connection, or the upstream for its lookup */
+/* Before every close: while a forked child still has the descriptor, closing ours would leave it in the set, and its events would
+ * name a connection that is gone. */
+void tn_run_unwatch(struct tn_egress *e, int fd);
 void tn_run_schedule(struct tn_egress *e); /* after anything that queued a step or armed a timer */
 
 /* conn.c: one connection from the cradle to the grave. */
 struct tn_egress_conn *tn_conn_new(struct tn_egress *e, const struct tn_addrport *dst);
 void tn_conn_set_state(struct tn_egress_conn *c, enum tn_conn_state state);
 void tn_conn_opened(struct tn_egress_conn *c);
+void tn_conn_close_fd(struct tn_egress_conn *c, bool reset); /* if it has one */
 /* Ends a dial: sockets and shares are given back now, on_fail follows from the loop. */
 void tn_conn_fail(struct tn_egress_conn *c, enum tn_egress_fail why);
 /* Gives everything back; the memory goes at once or, inside a step, at its end. */

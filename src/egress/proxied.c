@@ -25,7 +25,7 @@ void tn_upstream_init(struct tn_upstream *u)
 void tn_upstream_set(struct tn_upstream *u, const struct tn_proxy *proxy)
 {
     struct tn_ip ip;
-    tn_resolve_free(u->lookup);
+    tn_resolve_free(u->lookup); /* its descriptor speaks of the upstream, which stays: no event of it can go astray */
     tn_upstream_init(u);
     if (!proxy || tn_ip_parse(proxy->host, &ip) != 0) return;
     u->addrs[0] = (struct tn_addrport){.ip = ip, .port = proxy->port};

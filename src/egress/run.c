@@ -18,6 +18,8 @@ int tn_run_watch(struct tn_egress *e, int fd, void *token)
     return epoll_ctl(e->epfd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
 }
 
+void tn_run_unwatch(struct tn_egress *e, int fd) { (void)epoll_ctl(e->epfd, EPOLL_CTL_DEL, fd, NULL); }
+
 void tn_run_queue(struct tn_egress_conn *c)
 {
     if (tn_list_empty(&c->run)) tn_list_push_back(&c->e->run, &c->run);
