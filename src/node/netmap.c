@@ -9,6 +9,7 @@
 #include "util/err.h"
 
 #include <ifaddrs.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -376,6 +377,7 @@ static void node_state(void *ctx, enum tn_control_state state, const char *text)
     tn_logf(&n->log, TN_LOG_INFO, "control", "%s%s%s", names[state], *text ? ": " : "", text);
     if (*text && state != TN_CONTROL_RUNNING) tn_node_set_error(n, "%s", text);
     if (n->path) tn_path_set_control_up(n->path, state == TN_CONTROL_RUNNING);
+    snprintf(n->control_text, sizeof n->control_text, "%s", state == TN_CONTROL_RUNNING ? "" : text);
     pthread_mutex_lock(&n->mu);
     n->control_state = state;
     if (state == TN_CONTROL_RUNNING) {

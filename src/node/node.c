@@ -226,10 +226,11 @@ static int make_egress(struct tn_node *n)
     struct tn_egress_config ec = {.loop = &n->loop, .log = &n->log};
     int err = tn_egress_new(&ec, &n->egress);
     if (err) return err;
-    enum tn_egress_mode mode = tn_config_egress(&n->config, &n->egress_missing);
+    /* Not an exit node: off, as the egress begins, and not a word about settings nobody needs. */
+    enum tn_egress_mode mode = n->config.advertise_exit_node ? tn_config_egress(&n->config, &n->egress_missing) : TN_EGRESS_OFF;
     struct tn_proxy *proxy = NULL; /* a copy, which the egress owns: after a failed start there may be another */
     if (mode == TN_EGRESS_PROXY && !(proxy = tn_config_copy_proxy(&n->config))) return TN_E_NOMEM;
-    err = tn_egress_set_policy(n->egress, mode, proxy);
+    if (n->config.advertise_exit_node) err = tn_egress_set_policy(n->egress, mode, proxy);
     if (err) return err;
     struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of, .ctx = n};
     n->forward = tn_forward_new(&fc);
@@ -285,7 +286,7 @@ static int make_control(struct tn_node *n)
     struct tn_control_config cc = {.server_url = n->config.login_server ? n->config.login_server : TN_DEFAULT_LOGIN_SERVER,
                                    .identity = n->state.identity,
                                    .auth_key = n->config.auth_key,
-                                   .ephemeral = n->config.ephemeral,
+                                   .ephemeral = n->config.ephemeral || !n->config.state_dir, /* nothing kept: never back */
                                    .rng = n->rng,
                                    .log = &n->log,
                                    .dialer = tn_uvdialer_dialer(n->dialer),

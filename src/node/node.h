@@ -83,6 +83,7 @@ struct tn_node {
     size_t nown;
     int64_t exit_peer; /* node ID of the exit node in use; 0: none (not found, or not asked for) */
     bool path_started, exit_missing;
+    char control_text[200];     /* what the control client said last while not running; "" otherwise */
     const char *egress_missing; /* the setting that is lacking while exit egress is off; NULL otherwise */
     char *hostname;
     char version_os[64], machine[32];

@@ -203,6 +203,7 @@ static json_t *health_array(struct tn_node *n, const struct tn_netmap *m)
         json_array_append_new(list, json_sprintf("exit node %s is not available; internet traffic is blocked",
                                                  n->config.exit_node));
     if (!tn_path_home_connected(n->path)) json_array_append_new(list, json_string("not connected to a home DERP region"));
+    if (n->control_text[0]) json_array_append_new(list, json_sprintf("control: %s", n->control_text));
     if (!tn_control_connected(n->control)) json_array_append_new(list, json_string("not connected to the control server"));
     return list;
 }
