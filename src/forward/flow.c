@@ -22,6 +22,9 @@ enum {
     READ_WANT = 64 * 1024,   /* per read: a few super-segments; more pins chunks that may stay empty */
     PUMP_MAX = 256 * 1024,   /* per callback: about 0.1 ms of copying */
     KEEPALIVE_PROBES = 4,
+    /* Flows of one peer that wait for its last word of the handshake: a quarter of what the stack has room for, so that a peer
+     * that never says it does not shut out the others. In honest hands they wait for one round trip. */
+    OPENING_PER_PEER = 1024,
 };
 /* A peer that vanished is noticed after two minutes; radios sleep through shorter intervals for nothing. */
 #define KEEPALIVE_IDLE_US 60000000ull
@@ -148,7 +151,8 @@ static bool pump_up(struct tn_flow *w, uint64_t now_us)
     return true;
 }
 
-/* Runs one direction. The stack may emit, and so call back into this flow, while it runs: the flow stays until the end. */
+/* Runs one direction. The stack may emit, and so call back into this flow, while it runs: the flow stays until the
+ * end. */
 static void pump(struct tn_flow *w, bool (*direction)(struct tn_flow *w, uint64_t now_us), uint64_t now_us)
 {
     bool outer = !w->pumping;
@@ -164,6 +168,8 @@ static void on_tcp_open(void *arg, struct tn_tcp *c, uint64_t now_us)
 {
     struct tn_flow *w = arg;
     w->open = true;
+    tn_list_remove(&w->all);
+    tn_list_push_back(&w->f->flows, &w->all);
     tn_tcp_set_keepalive(c, KEEPALIVE_IDLE_US, KEEPALIVE_INTERVAL_US, KEEPALIVE_PROBES, now_us);
     update_wants(w);
 }
@@ -205,12 +211,19 @@ static void on_up_fail(void *arg, enum tn_egress_fail why) { (void)arg; } /* onl
 static const struct tn_egress_events up_events = {
     .on_fail = on_up_fail, .on_readable = on_up_readable, .on_writable = on_up_writable, .on_error = on_up_error};
 
+static bool too_many_opening(const struct tn_forward *f, uint64_t peer)
+{
+    unsigned n = 0;
+    TN_LIST_EACH(l, &f->opening) n += TN_CONTAINER(l, struct tn_flow, all)->peer == peer;
+    return n >= OPENING_PER_PEER;
+}
+
 void tn_flow_start(struct tn_forward *f, const struct tn_syn *syn, uint64_t peer, struct tn_egress_conn *up, uint64_t now_us)
 {
-    struct tn_flow *w = calloc(1, sizeof *w);
+    struct tn_flow *w = too_many_opening(f, peer) ? NULL : calloc(1, sizeof *w);
     if (w) {
         *w = (struct tn_flow){.f = f, .up = up, .peer = peer};
-        tn_list_push_back(&f->flows, &w->all);
+        tn_list_push_back(&f->opening, &w->all);
         f->stats.flows++;
         tn_egress_set_events(up, &up_events, w);
         if (tn_tcp_accept_syn(f->stack, syn, &tcp_events, w, now_us, &w->tcp) == 0) {
@@ -224,16 +237,19 @@ void tn_flow_start(struct tn_forward *f, const struct tn_syn *syn, uint64_t peer
     tn_stack_reset_syn(f->stack, syn, now_us);
 }
 
-void tn_flow_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us)
+/* peer 0: all. */
+static void drop(struct tn_list *flows, uint64_t peer, uint64_t now_us)
 {
-    TN_LIST_EACH(n, &f->flows) {
+    TN_LIST_EACH(n, flows) {
         struct tn_flow *w = TN_CONTAINER(n, struct tn_flow, all);
-        if (w->peer == peer) reset(w, now_us);
+        if (peer == 0 || w->peer == peer) reset(w, now_us);
     }
 }
 
-void tn_flow_drop_all(struct tn_forward *f, uint64_t now_us)
+void tn_flow_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us)
 {
-    TN_LIST_EACH(n, &f->flows)
-        reset(TN_CONTAINER(n, struct tn_flow, all), now_us);
+    drop(&f->flows, peer, now_us);
+    drop(&f->opening, peer, now_us);
 }
+
+void tn_flow_drop_all(struct tn_forward *f, uint64_t now_us) { tn_flow_drop_peer(f, 0, now_us); }

@@ -15,6 +15,7 @@ struct tn_forward *tn_forward_new(const struct tn_forward_config *config)
     if (!f) return NULL;
     f->config = *config;
     tn_list_init(&f->flows);
+    tn_list_init(&f->opening);
     tn_gate_init(f, config->rng.fill ? config->rng : tn_rng_system());
     return f;
 }

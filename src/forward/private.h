@@ -15,7 +15,8 @@ struct tn_forward {
     struct tn_htable held;   /* of struct tn_held, by 4-tuple */
     struct tn_hashkey key;   /* peers choose 4-tuples */
     struct tn_heap timers;   /* of struct tn_held */
-    struct tn_list flows;    /* of struct tn_flow */
+    struct tn_list flows;    /* of struct tn_flow, open */
+    struct tn_list opening;  /* of struct tn_flow whose peer has not answered our SYN-ACK yet */
     struct tn_forward_stats stats;
 };
 

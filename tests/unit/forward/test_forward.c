@@ -1,4 +1,5 @@
-/* The forwarder between a scripted stack and a scripted egress: who is dialed, who is refused, how bytes and ends cross. */
+/* The forwarder between a scripted stack and a scripted egress: who is dialed, who is refused, how bytes and ends
+ * cross. */
 #include "forward/answers.c"
 #include "forward/flow.c"
 #include "forward/forward.c"
@@ -606,6 +607,46 @@ static void test_large_transfer_in_turns(void **state)
     free_fakes();
 }
 
+/* One peer that never completes a handshake fills its share and no more; a peer that does frees its places. */
+static void test_opening_share(void **state)
+{
+    struct tn_forward *f = setup(true);
+    struct tn_egress_conn *conns[OPENING_PER_PEER + 2];
+    struct tn_tcp *tcps[OPENING_PER_PEER + 2] = {NULL};
+    for (unsigned i = 0; i <= OPENING_PER_PEER; i++) {
+        struct tn_syn syn = syn_of(7, (uint16_t)(1000 + i), 1);
+        fake.tcp = NULL;
+        assert_int_equal(tn_forward_syn(f, &syn, 1), TN_SYN_HELD);
+        conns[i] = fake.conn;
+        fake.conn->ev->on_open(fake.conn->arg, fake.conn);
+        tcps[i] = fake.tcp;
+    }
+    assert_int_equal(stats(f).flows, OPENING_PER_PEER);
+    assert_int_equal(fake.resets, 1);
+    assert_true(conns[OPENING_PER_PEER]->closed);
+    tcps[0]->ev->on_open(tcps[0]->arg, tcps[0], 1);
+    struct tn_syn more = syn_of(7, 9, 1), other = syn_of(8, 9, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(tn_forward_syn(f, i ? &other : &more, 1), TN_SYN_HELD);
+        fake.conn->ev->on_open(fake.conn->arg, fake.conn);
+        assert_int_equal(stats(f).flows, OPENING_PER_PEER + 1 + i);
+        if (i) break;
+        conns[OPENING_PER_PEER + 1] = fake.conn;
+        tcps[OPENING_PER_PEER + 1] = fake.tcp;
+    }
+    tn_forward_peer_gone(f, 7, 1); /* open and opening ones alike */
+    assert_int_equal(stats(f).flows, 1);
+    assert_false(fake.conn->closed);
+    tn_forward_free(f);
+    assert_true(fake.conn->closed);
+    free_fakes();
+    for (unsigned i = 0; i < OPENING_PER_PEER + 2; i++) {
+        assert_true(conns[i]->closed);
+        free(conns[i]);
+        free(tcps[i]);
+    }
+}
+
 static void test_flow_is_small(void **state)
 {
     assert_true(sizeof(struct tn_flow) <= 96);
@@ -758,6 +799,7 @@ int main(void)
         cmocka_unit_test(test_upstream_reset_after_its_fin),
         cmocka_unit_test(test_peer_reset_or_timeout),
         cmocka_unit_test(test_large_transfer_in_turns),
+        cmocka_unit_test(test_opening_share),
         cmocka_unit_test(test_flow_is_small),
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_answers6),
