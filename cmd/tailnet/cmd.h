@@ -17,12 +17,22 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 /* One line on stderr, "tailnet: ..." */
 void cmd_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* Default places: root's are in /var/lib and /run, a user's in the XDG directories. The result is the caller's; NULL: no memory. */
+/* Values of a command's long options begin here: so it is known whether getopt_long complains of a letter. */
+enum { CMD_LONG = 256 };
+
+/* After getopt_long returned '?' or ':' (its short options begin with ':', opterr is 0): one line that names the
+ * flag. EXIT_USAGE. */
+int cmd_bad_flag(const char *command, char *const *argv, int c);
+/* A word that a command does not take. EXIT_USAGE. */
+int cmd_bad_word(const char *command, const char *word);
+
+/* Default places: root's are in /var/lib and /run, a user's in the XDG directories. The result is the caller's;
+ * NULL: no memory. */
 char *cmd_default_state(void);
 char *cmd_default_socket(void);
 
-/* One LocalAPI request over the Unix socket. *body is malloc'd and terminated; status the HTTP status. 0, or a negative code
- * after a complaint. */
+/* One LocalAPI request over the Unix socket. *body is malloc'd and terminated; status the HTTP status. 0, or a
+ * negative code after a complaint. */
 int cmd_local_request(const char *socket_path, const char *method, const char *target, int timeout_ms, int *status,
                       char **body);
 /* GET status as JSON, or NULL after a complaint. */

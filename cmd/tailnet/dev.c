@@ -2,4 +2,12 @@
 #include "cmd.h"
 #include "../../dev/dev.h"
 
-int cmd_dev(int argc, char **argv) { return tn_dev_command(argc, argv); }
+#include <getopt.h>
+
+int cmd_dev(int argc, char **argv)
+{
+    char name[] = "tailnet dev";
+    argv[0] = name; /* how getopt begins its complaints, which this command leaves to it */
+    opterr = 1;
+    return tn_dev_command(argc, argv);
+}

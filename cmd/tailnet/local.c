@@ -4,6 +4,7 @@
 #include "util/err.h"
 #include "wire/http1.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,15 +87,22 @@ static int split(struct tn_buf *reply, int *status, char **body)
     return 0;
 }
 
-int cmd_local_request(const char *path, const char *method, const char *target, int timeout_ms, int *status, char **body)
+int cmd_local_request(const char *path, const char *method, const char *target, int timeout_ms, int *status,
+                      char **body)
 {
     char request[1024];
     int len = snprintf(request, sizeof request,
-                       "%s %s HTTP/1.1\r\nHost: local-tailscaled.sock\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", method,
-                       target);
+                       "%s %s HTTP/1.1\r\nHost: local-tailscaled.sock\r\nConnection: close\r\n"
+                       "Content-Length: 0\r\n\r\n",
+                       method, target);
     int fd = len < (int)sizeof request ? open_socket(path) : TN_E_TOOBIG;
     if (fd < 0) {
-        cmd_complain("no node at %s: %s (is tailnet run running? --socket names another)", path, tn_err_text(fd));
+        bool absent = fd == -ENOENT || fd == -ECONNREFUSED || fd == -ENOTDIR;
+        cmd_complain("%s: %s%s", path, tn_err_text(fd),
+                     absent              ? ": no node runs there (start tailnet run, or name its --socket PATH)"
+                     : fd == -EACCES     ? " (the node is another user's)"
+                     : fd == TN_E_TOOBIG ? " (a socket's path has at most 107 bytes)"
+                                         : "");
         return fd;
     }
     struct tn_buf reply;

@@ -2,6 +2,7 @@
 #include "cmd.h"
 #include "tailnet.h"
 
+#include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,8 +15,17 @@ static const char usage[] =
     "  ping      ask whether, how and how fast a peer answers\n"
     "  dev       a tailnet in a box for trying out: control server, DERP, STUN\n"
     "  version   print the version\n"
+    "  help      print this, or what tailnet COMMAND --help prints\n"
     "\n"
-    "tailnet COMMAND --help tells a command's flags.\n";
+    "tailnet help COMMAND tells a command's flags. Exit status: 0 fine, 1 it failed, 2 the command line is wrong.\n";
+
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+};
+
+static const struct command commands[] = {
+    {"run", cmd_run}, {"status", cmd_status}, {"ping", cmd_ping}, {"dev", cmd_dev}};
 
 void cmd_complain(const char *fmt, ...)
 {
@@ -27,26 +37,62 @@ void cmd_complain(const char *fmt, ...)
     va_end(args);
 }
 
+int cmd_bad_flag(const char *command, char *const *argv, int c)
+{
+    /* Only the flag part of a word is repeated: after a mistyped flag its value may be a secret. A letter is named
+     * from optopt, since optind stays before a cluster of letters. */
+    char letter[3] = {'-', (char)optopt, '\0'};
+    const char *word = c == '?' && optopt > 0 && optopt < CMD_LONG ? letter : argv[optind - 1];
+    const char *what = c == ':' ? "needs a value" : optopt >= CMD_LONG ? "takes no value" : "no such flag";
+    cmd_complain("%.*s: %s (tailnet %s --help)", (int)strcspn(word, "="), word, what, command);
+    return EXIT_USAGE;
+}
+
+int cmd_bad_word(const char *command, const char *word)
+{
+    enum { WHOLE_MAX = 16, HEAD = 6 }; /* a long one may be an auth key or a proxy's URL that lost its flag */
+    bool whole = strlen(word) <= WHOLE_MAX;
+    cmd_complain("%.*s%s: not expected (tailnet %s --help)", whole ? WHOLE_MAX : HEAD, word, whole ? "" : "...",
+                 command);
+    return EXIT_USAGE;
+}
+
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(name, commands[i].name) == 0) return &commands[i];
+    return NULL;
+}
+
+static int no_such_command(const char *name)
+{
+    cmd_complain("%.60s: no such command (tailnet help lists them)", name);
+    return EXIT_USAGE;
+}
+
+static int help(int argc, char **argv)
+{
+    char flag[] = "--help";
+    if (argc < 2) {
+        fputs(usage, stdout);
+        return EXIT_OK;
+    }
+    const struct command *c = find_command(argv[1]);
+    return c ? c->run(2, (char *[]){argv[1], flag, NULL}) : no_such_command(argv[1]);
+}
+
 int main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        int (*run)(int argc, char **argv);
-    } commands[] = {{"run", cmd_run}, {"status", cmd_status}, {"ping", cmd_ping}, {"dev", cmd_dev}};
+    opterr = 0; /* cmd_bad_flag says it, in one form for all */
     if (argc < 2) {
         fputs(usage, stderr);
         return EXIT_USAGE;
     }
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
-    if (!strcmp(argv[1], "version") || !strcmp(argv[1], "--version")) {
-        puts(tailnet_version());
-        return EXIT_OK;
-    }
-    if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-        fputs(usage, stdout);
-        return EXIT_OK;
-    }
-    cmd_complain("%.60s: no such command (tailnet help lists them)", argv[1]);
-    return EXIT_USAGE;
+    const struct command *c = find_command(argv[1]);
+    if (c) return c->run(argc - 1, argv + 1);
+    bool asks = !strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h");
+    if (asks) return help(argc - 1, argv + 1);
+    if (strcmp(argv[1], "version") && strcmp(argv[1], "--version")) return no_such_command(argv[1]);
+    puts(tailnet_version());
+    return EXIT_OK;
 }

@@ -1,6 +1,7 @@
 /* tailnet ping: ask a peer's node, by disco (the path), TSMP (through WireGuard) or ICMP. */
 #include "cmd.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,9 +9,18 @@
 #include <strings.h>
 #include <unistd.h>
 
-static const char usage[] = "usage: tailnet ping [--tsmp|--icmp] [-c COUNT] [--socket PATH] NAME|IP\n"
-                            "\n"
-                            "Stops at the first answer over a direct path, or after COUNT (10) tries.\n";
+static const char usage[] =
+    "usage: tailnet ping [FLAGS] NAME|IP\n"
+    "\n"
+    "Asks a peer's node and prints the path and the time of each answer. Stops at the first answer over a direct\n"
+    "path, or after COUNT tries. The exit status is 0 if any was answered.\n"
+    "\n"
+    "  --tsmp                   ask through WireGuard, the peer's node answers (default: disco, beside WireGuard)\n"
+    "  --icmp                   ask through WireGuard, the peer's IP stack answers\n"
+    "  -c, --count N            how many tries, 1 to 1000000 (default 10), one a second\n"
+    "  --socket PATH            the node's LocalAPI socket (default: as for tailnet status)\n";
+
+enum { COUNT_DEFAULT = 10, COUNT_MAX = 1000000 };
 
 static bool names(const json_t *node, const char *host)
 {
@@ -18,7 +28,7 @@ static bool names(const json_t *node, const char *host)
     size_t len = strlen(host), full = dns ? strlen(dns) : 0;
     if (!dns) return false;
     if (full && dns[full - 1] == '.') full--;
-    return (len == full && !strncasecmp(dns, host, len)) || (len == strcspn(dns, ".") && !strncasecmp(dns, host, len));
+    return (len == full || len == strcspn(dns, ".")) && !strncasecmp(dns, host, len);
 }
 
 /* The peer by name or address: its first address and its name. */
@@ -30,7 +40,8 @@ static bool find_peer(const json_t *status, const char *host, char ip[64], char 
     json_object_foreach(json_object_get(status, "Peer"), key, peer)
     {
         bool match = names(peer, host);
-        json_array_foreach(json_object_get(peer, "TailscaleIPs"), i, addr) match |= !strcmp(json_string_value(addr), host);
+        json_array_foreach(json_object_get(peer, "TailscaleIPs"), i, addr)
+            match |= !strcmp(json_string_value(addr), host);
         if (!match) continue;
         const char *first = json_string_value(json_array_get(json_object_get(peer, "TailscaleIPs"), 0));
         const char *dns = json_string_value(json_object_get(peer, "DNSName"));
@@ -91,30 +102,46 @@ static int ping_many(const char *socket_path, const char *type, const char *host
     return answered ? EXIT_OK : EXIT_FAILED;
 }
 
+/* 0 when the text is not a count. */
+static long parse_count(const char *text)
+{
+    char *end;
+    errno = 0;
+    long n = strtol(text, &end, 10);
+    return errno || end == text || *end || n < 1 || n > COUNT_MAX ? 0 : n;
+}
+
 int cmd_ping(int argc, char **argv)
 {
-    static const struct option longs[] = {{"tsmp", no_argument, NULL, 't'},
-                                          {"icmp", no_argument, NULL, 'i'},
-                                          {"count", required_argument, NULL, 'c'},
-                                          {"socket", required_argument, NULL, 's'},
-                                          {"help", no_argument, NULL, 'h'},
+    enum { OPT_TSMP = CMD_LONG, OPT_ICMP, OPT_COUNT, OPT_SOCKET, OPT_HELP };
+    static const struct option longs[] = {{"tsmp", no_argument, NULL, OPT_TSMP},
+                                          {"icmp", no_argument, NULL, OPT_ICMP},
+                                          {"count", required_argument, NULL, OPT_COUNT},
+                                          {"socket", required_argument, NULL, OPT_SOCKET},
+                                          {"help", no_argument, NULL, OPT_HELP},
                                           {0}};
     const char *type = "disco", *socket_arg = NULL;
-    long count = 10;
-    for (int c; (c = getopt_long(argc, argv, "hc:", longs, NULL)) != -1;) {
-        if (c == 't') type = "TSMP";
-        else if (c == 'i') type = "ICMP";
-        else if (c == 's') socket_arg = optarg;
-        else if (c == 'c') count = strtol(optarg, NULL, 10);
+    long count = COUNT_DEFAULT;
+    for (int c; (c = getopt_long(argc, argv, ":hc:", longs, NULL)) != -1;) {
+        if (c == OPT_TSMP) type = "TSMP";
+        else if (c == OPT_ICMP) type = "ICMP";
+        else if (c == OPT_SOCKET) socket_arg = optarg;
+        else if (c == OPT_COUNT || c == 'c') count = parse_count(optarg);
+        else if (c != OPT_HELP && c != 'h') return cmd_bad_flag("ping", argv, c);
         else {
-            fputs(usage, c == 'h' ? stdout : stderr);
-            return c == 'h' ? EXIT_OK : EXIT_USAGE;
+            fputs(usage, stdout);
+            return EXIT_OK;
         }
     }
-    if (optind != argc - 1 || count < 1 || count > 1000000) {
-        fputs(usage, stderr);
+    if (count < 1) {
+        cmd_complain("--count: expected 1 to %d", COUNT_MAX);
         return EXIT_USAGE;
     }
+    if (optind == argc) {
+        cmd_complain("whom? a peer's NAME or IP is needed (tailnet ping --help)");
+        return EXIT_USAGE;
+    }
+    if (optind < argc - 1) return cmd_bad_word("ping", argv[optind + 1]);
     char *path = socket_arg ? strdup(socket_arg) : cmd_default_socket();
     int code = path ? ping_many(path, type, argv[optind], count) : EXIT_FAILED;
     free(path);

@@ -1,8 +1,8 @@
 /* tailnet run: a node in the foreground until SIGTERM or SIGINT.
  *
- * Secrets: an auth key or a proxy URL on the command line is copied and then overwritten in argv, so that ps does not show it
- * (it was visible for the moment between exec and here: file: and the environment are better); environment values are
- * overwritten as well. The process is not dumpable and leaves no core. */
+ * Secrets: an auth key or a proxy URL on the command line is copied and then overwritten in argv, so that ps does not
+ * show it (it was visible for the moment between exec and here: file: and the environment are better); environment
+ * values are overwritten as well. The process is not dumpable and leaves no core. */
 #include "cmd.h"
 #include "tailnet.h"
 #include "util/trim.h"
@@ -22,11 +22,16 @@
 static const char usage[] =
     "usage: tailnet run [FLAGS]\n"
     "\n"
-    "  --state DIR              keys and preferences (default /var/lib/tailnet, or ~/.local/state/tailnet)\n"
-    "  --socket PATH            LocalAPI socket for tailnet status and the tailscale CLI\n"
+    "Joins, stays until SIGTERM or Ctrl-C, logs to stderr. Where a person must log in, the URL to visit is logged.\n"
+    "\n"
+    "  --state DIR              keys and preferences (default /var/lib/tailnet for root, else\n"
+    "                           $XDG_STATE_HOME/tailnet or ~/.local/state/tailnet); also TS_STATE_DIR\n"
+    "  --socket PATH            LocalAPI socket for tailnet status and the tailscale CLI (default\n"
+    "                           /run/tailnet/tailnet.sock for root, else $XDG_RUNTIME_DIR/tailnet/tailnet.sock, or\n"
+    "                           tailnet.sock in the default state directory)\n"
     "  --login-server URL       control server (default https://controlplane.tailscale.com)\n"
     "  --auth-key KEY|file:PATH join without a person; also TS_AUTHKEY. Needed once\n"
-    "  --hostname NAME          name in the tailnet (default: this host's)\n"
+    "  --hostname NAME          name in the tailnet (default: this host's); also TS_HOSTNAME\n"
     "  --port N                 UDP port (default: any)\n"
     "  --ephemeral              be forgotten when gone\n"
     "  --accept-routes          use subnet routes that peers offer\n"
@@ -35,10 +40,13 @@ static const char usage[] =
     "  --advertise-exit-node    offer to carry peers' internet traffic\n"
     "  --exit-proxy URL|file:PATH\n"
     "                           let it leave through this proxy and never otherwise:\n"
-    "                           socks5://[user:pass@]host:port or http://[user:pass@]host:port; also TAILNET_EXIT_PROXY\n"
+    "                           socks5://[user:pass@]host:port or http://[user:pass@]host:port; also\n"
+    "                           TAILNET_EXIT_PROXY\n"
     "  --exit-egress off|host|proxy\n"
-    "                           off is the default; host sends it from this host's own address; --exit-proxy means proxy\n"
-    "  --exit-dns URL           DNS over HTTPS for exit clients, asked the same way (default https://1.1.1.1/dns-query)\n"
+    "                           off is the default; host sends it from this host's own address; --exit-proxy\n"
+    "                           means proxy\n"
+    "  --exit-dns URL           DNS over HTTPS for exit clients, asked the same way; its host is an IP address\n"
+    "                           (default https://1.1.1.1/dns-query)\n"
     "\n"
     "using the tailnet:\n"
     "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
@@ -46,9 +54,10 @@ static const char usage[] =
     "  --tcp-buffer-size SIZE   most memory of a TCP flow per direction, such as 256K or 8M (default: automatic)\n"
     "\n"
     "  --verbose                log more\n"
+    "  --help                   print this\n"
     "\n"
-    "Login server, host name, --exit-node and --accept-routes are remembered in the state directory. Being an exit node, its\n"
-    "egress and the proxy are not: they are said at every start, and what is not said is off.\n";
+    "Login server, host name, --exit-node and --accept-routes are remembered in the state directory. Being an exit\n"
+    "node, its egress and the proxy are not: they are said at every start, and what is not said is off.\n";
 
 struct flag {
     const char *name, *option;
@@ -72,7 +81,7 @@ static const struct flag flags[] = {
     {"socks5-server", "socks5_server", false, false},
     {"tcp-buffer-size", "tcp_buffer_size", false, false},
 };
-enum { NFLAGS = sizeof flags / sizeof *flags, OPT_VERBOSE = 1000, OPT_HELP };
+enum { NFLAGS = sizeof flags / sizeof *flags, OPT_VERBOSE = CMD_LONG + NFLAGS, OPT_HELP };
 
 static void write_log(void *ctx, int level, const char *module, const char *line)
 {
@@ -115,40 +124,30 @@ static int parse(tailnet *t, int argc, char **argv, bool said[NFLAGS])
 {
     struct option longs[NFLAGS + 3] = {{0}};
     for (int i = 0; i < NFLAGS; i++)
-        longs[i] = (struct option){flags[i].name, flags[i].boolean ? optional_argument : required_argument, NULL, i + 1};
+        longs[i] = (struct option){flags[i].name, flags[i].boolean ? optional_argument : required_argument, NULL,
+                                    CMD_LONG + i};
     longs[NFLAGS] = (struct option){"verbose", no_argument, NULL, OPT_VERBOSE};
     longs[NFLAGS + 1] = (struct option){"help", no_argument, NULL, OPT_HELP};
     int code = EXIT_OK;
-    opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":h", longs, NULL)) != -1;) {
         char shown[64];
         if (c == OPT_HELP || c == 'h') {
             fputs(usage, stdout);
             exit(EXIT_OK);
         }
-        if (c == ':' || c == '?') {
-            /* the word itself may be a secret after a mistyped flag: only its flag part is repeated */
-            const char *word = argv[optind - 1];
-            cmd_complain("%.*s: %s (tailnet run --help)", (int)strcspn(word, "="), word,
-                         c == ':' ? "needs a value" : "no such flag");
-            return EXIT_USAGE;
-        }
+        if (c == ':' || c == '?') return cmd_bad_flag("run", argv, c);
         if (c == OPT_VERBOSE) {
             (void)tailnet_set(t, "log_level", "debug");
             continue;
         }
-        const struct flag *f = &flags[c - 1];
+        const struct flag *f = &flags[c - CMD_LONG];
         snprintf(shown, sizeof shown, "--%s", f->name);
         int err = set(t, shown, f->option, optarg ? optarg : "true");
         if (err && !code) code = err;
         if (f->secret && optarg) blot(optarg);
-        said[c - 1] = true;
+        said[c - CMD_LONG] = true;
     }
-    if (!code && optind < argc) {
-        cmd_complain("%.60s: not expected (tailnet run --help)", argv[optind]);
-        return EXIT_USAGE;
-    }
-    return code;
+    return !code && optind < argc ? cmd_bad_word("run", argv[optind]) : code;
 }
 
 static int find_flag(const char *option)
@@ -192,7 +191,8 @@ static int configure(tailnet *t, int argc, char **argv)
     int code = parse(t, argc, argv, said);
     int from_env = fill_in(t, said); /* also after an error: secrets in the environment are to be overwritten */
     if (!code) code = from_env;
-    if (!code && !said[find_flag("state_dir")] && !getenv("TS_STATE_DIR"))
+    const char *env_state = getenv("TS_STATE_DIR");
+    if (!code && !said[find_flag("state_dir")] && !(env_state && *env_state))
         code = set_default(t, "state_dir", cmd_default_state());
     if (!code && !said[find_flag("socket")]) code = set_default(t, "socket", cmd_default_socket());
     return code;
@@ -219,8 +219,8 @@ static int64_t cpu_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* Until SIGTERM or SIGINT. A lost terminal (SIGHUP) does not end an exit node. When the node has gone quiet after work (joining is
- * work too), memory that only the work needed is given back. */
+/* Until SIGTERM or SIGINT. A lost terminal (SIGHUP) does not end an exit node. When the node has gone quiet after work
+ * (joining is work too), memory that only the work needed is given back. */
 static void wait_for_end(tailnet *t, const sigset_t *ends)
 {
     enum { QUIET_MS = 20, WORKED_MS = 20, BUSY_STEP_S = 2, QUIET_STEP_S = 30 };

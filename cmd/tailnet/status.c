@@ -6,7 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] = "usage: tailnet status [--json] [--socket PATH]\n";
+static const char usage[] =
+    "usage: tailnet status [FLAGS]\n"
+    "\n"
+    "Shows the running node, its peers, its exit traffic and what is unwell: of each node its address, name, owner,\n"
+    "system and path (\"relay\" is a DERP region).\n"
+    "\n"
+    "  --json                   the whole status as JSON, with the names that tailscale status --json has\n"
+    "  --socket PATH            the node's LocalAPI socket (default /run/tailnet/tailnet.sock for root, else\n"
+    "                           $XDG_RUNTIME_DIR/tailnet/tailnet.sock, or tailnet.sock in the state directory)\n";
 
 static const char *str(const json_t *o, const char *key)
 {
@@ -33,8 +41,8 @@ static void print_node(const json_t *node, const json_t *users, bool self)
     const char *exit_note = json_is_true(json_object_get(node, "ExitNode"))         ? "; exit node in use"
                             : json_is_true(json_object_get(node, "ExitNodeOption")) ? "; offers exit node"
                                                                                     : "";
-    printf("%-15s  %-20s %-16s %-8s %s%s\n", ip ? ip : "-", *name ? name : str(node, "HostName"), *login ? login : "-",
-           str(node, "OS"), state, exit_note);
+    printf("%-15s  %-20s %-16s %-8s %s%s\n", ip ? ip : "-", *name ? name : str(node, "HostName"),
+           *login ? login : "-", str(node, "OS"), state, exit_note);
 }
 
 static void print_egress(const json_t *e)
@@ -69,22 +77,28 @@ static void print_status(const json_t *root)
 
 int cmd_status(int argc, char **argv)
 {
+    enum { OPT_JSON = CMD_LONG, OPT_SOCKET, OPT_HELP };
     static const struct option longs[] = {
-        {"json", no_argument, NULL, 'j'}, {"socket", required_argument, NULL, 's'}, {"help", no_argument, NULL, 'h'}, {0}};
+        {"json", no_argument, NULL, OPT_JSON},
+        {"socket", required_argument, NULL, OPT_SOCKET},
+        {"help", no_argument, NULL, OPT_HELP},
+        {0}};
     bool json = false;
-    char *socket_path = cmd_default_socket();
-    for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
-        if (c == 'j') {
+    const char *socket_arg = NULL;
+    for (int c; (c = getopt_long(argc, argv, ":h", longs, NULL)) != -1;) {
+        if (c == OPT_JSON) {
             json = true;
-        } else if (c == 's') {
-            free(socket_path);
-            socket_path = strdup(optarg);
+        } else if (c == OPT_SOCKET) {
+            socket_arg = optarg;
+        } else if (c == OPT_HELP || c == 'h') {
+            fputs(usage, stdout);
+            return EXIT_OK;
         } else {
-            fputs(usage, c == 'h' ? stdout : stderr);
-            free(socket_path);
-            return c == 'h' ? EXIT_OK : EXIT_USAGE;
+            return cmd_bad_flag("status", argv, c);
         }
     }
+    if (optind < argc) return cmd_bad_word("status", argv[optind]);
+    char *socket_path = socket_arg ? strdup(socket_arg) : cmd_default_socket();
     json_t *root = socket_path ? cmd_local_status(socket_path) : NULL;
     free(socket_path);
     if (!root) return EXIT_FAILED;
