@@ -288,8 +288,8 @@ enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **mis
         *missing = "a valid exit_proxy";
         return TN_EGRESS_OFF;
     }
-    if (c->egress_said == TN_EGRESS_OFF || (c->egress_said < 0 && c->forward_said == 0)) {
-        *missing = c->egress_said < 0 ? "forward_exit_egress (it is false)" : "exit_egress (it is off)";
+    if (c->egress_said == TN_EGRESS_OFF || c->forward_said == 0) { /* one no outweighs every yes */
+        *missing = c->egress_said == TN_EGRESS_OFF ? "exit_egress (it is off)" : "forward_exit_egress (it is false)";
         return TN_EGRESS_OFF;
     }
     if (c->egress_said == TN_EGRESS_HOST) {

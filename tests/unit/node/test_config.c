@@ -44,7 +44,11 @@ static void egress_table(void **state)
         {"host", NULL, "garbage", TN_EGRESS_OFF},
         {"host", "true", "socks5://1.2.3.4", TN_EGRESS_OFF},
         {"proxy", "true", "garbage", TN_EGRESS_OFF},
-        {"host", "false", NULL, TN_EGRESS_HOST},
+        {"host", "false", NULL, TN_EGRESS_OFF}, /* contradictions again, and a switch that can't be read */
+        {"proxy", "false", "socks5://1.2.3.4:1080", TN_EGRESS_OFF},
+        {"host", "nonsense", NULL, TN_EGRESS_OFF},
+        {"proxy", "nonsense", "socks5://1.2.3.4:1080", TN_EGRESS_OFF},
+        {"host", "true", NULL, TN_EGRESS_HOST},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct tn_config c;
