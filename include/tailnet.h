@@ -64,7 +64,8 @@ TAILNET_API const char *tailnet_strerror(int err);
 TAILNET_API int tailnet_new(tailnet **out);
 
 /* Sets an option by name, before the node is started. -ENOENT: no such option; -EINVAL: the value does not fit (detail in
- * tailnet_error). A NULL or empty value means the default. Options:
+ * tailnet_error). A NULL or empty value means the default, except that
+ * an exit_proxy which is given but empty or not valid turns the egress off for good, as one that was meant. Options:
  *
  *   state_dir           directory for keys and preferences, made if missing; default: none is kept, and the node is ephemeral
  *   login_server        URL of the control server; default https://controlplane.tailscale.com
