@@ -41,7 +41,7 @@ static bool find_peer(const json_t *status, const char *host, char ip[64], char 
     {
         bool match = names(peer, host);
         json_array_foreach(json_object_get(peer, "TailscaleIPs"), i, addr)
-            match |= !strcmp(json_string_value(addr), host);
+            match |= json_is_string(addr) && !strcmp(json_string_value(addr), host);
         if (!match) continue;
         const char *first = json_string_value(json_array_get(json_object_get(peer, "TailscaleIPs"), 0));
         const char *dns = json_string_value(json_object_get(peer, "DNSName"));

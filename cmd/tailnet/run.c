@@ -111,7 +111,8 @@ static int set(tailnet *t, const char *shown, const char *option, const char *va
 static int set_from_env(tailnet *t, const char *variable, const char *option, bool secret)
 {
     char *value = getenv(variable);
-    if (!value || !*value) return EXIT_OK;
+    bool egress = strcmp(option, "exit_proxy") == 0; /* set but empty is a proxy that was meant and is missing: an error */
+    if (!value || (!*value && !egress)) return EXIT_OK;
     int code = set(t, variable, option, value);
     if (secret) {
         blot(value);
@@ -219,18 +220,21 @@ static int64_t cpu_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* Until SIGTERM or SIGINT. A lost terminal (SIGHUP) does not end an exit node. When the node has gone quiet after work
- * (joining is work too), memory that only the work needed is given back. */
-static void wait_for_end(tailnet *t, const sigset_t *ends)
+/* Until SIGTERM or SIGINT, or until the server refuses a node that has not joined yet: nothing would change that but
+ * another key. A lost terminal (SIGHUP) does not end an exit node. When the node has gone quiet after work (joining is work
+ * too), memory that only the work needed is given back. */
+static int wait_for_end(tailnet *t, const sigset_t *ends)
 {
     enum { QUIET_MS = 20, WORKED_MS = 20, BUSY_STEP_S = 2, QUIET_STEP_S = 30 };
     int64_t trimmed_at = -WORKED_MS, last = 0; /* CPU time */
     for (bool joined = false, trimmed = false;;) {
         struct timespec step = {.tv_sec = trimmed ? QUIET_STEP_S : BUSY_STEP_S};
         int sig = sigtimedwait(ends, NULL, &step);
-        if (sig == SIGTERM || sig == SIGINT) return;
+        if (sig == SIGTERM || sig == SIGINT) return EXIT_OK;
         int64_t now = cpu_ms();
-        joined = joined || tailnet_up(t, 0) == 0;
+        int up = joined ? 0 : tailnet_up(t, 0);
+        if (up == TAILNET_EPROTO) return EXIT_FAILED;
+        joined = up == 0;
         if (joined && now - last < QUIET_MS && now - trimmed_at >= WORKED_MS) {
             tn_trim_memory();
             trimmed = true;
@@ -260,12 +264,11 @@ int cmd_run(int argc, char **argv)
     int code = configure(t, argc, argv);
     if (!code) {
         err = tailnet_start(t);
+        code = err ? EXIT_FAILED : wait_for_end(t, &ends);
         char why[256];
         tailnet_error(t, why, sizeof why);
-        if (err) cmd_complain("%s", why);
-        code = err ? EXIT_FAILED : EXIT_OK;
+        if (code) cmd_complain("%s", why);
     }
-    if (!code) wait_for_end(t, &ends);
     tailnet_close(t);
     return code;
 }
