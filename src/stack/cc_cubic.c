@@ -41,9 +41,9 @@ struct cubic {
 };
 _Static_assert(sizeof(struct cubic) <= TN_CC_STATE, "the state must fit the flow's room for it");
 
-static struct cubic *state(struct tn_cc *cc) { return (struct cubic *)(void *)cc->state; }
+static struct cubic *cubic_of(struct tn_cc *cc) { return (struct cubic *)(void *)cc->state; }
 
-static void cubic_init(struct tn_cc *cc) { *state(cc) = (struct cubic){0}; }
+static void cubic_init(struct tn_cc *cc) { *cubic_of(cc) = (struct cubic){0}; }
 
 /* Newton's method from above; x >= 0. */
 static double cube_root(double x)
@@ -139,7 +139,7 @@ static void avoid(struct tn_cc *cc, struct cubic *q, const struct tn_cc_ack *a, 
 
 static void cubic_ack(struct tn_cc *cc, const struct tn_cc_ack *a)
 {
-    struct cubic *q = state(cc);
+    struct cubic *q = cubic_of(cc);
     if (!a->cwnd_limited) {
         /* The curve's time must not run while the application is what limits: it would jump afterwards. */
         q->epoch_us = 0;
@@ -154,7 +154,7 @@ static void cubic_ack(struct tn_cc *cc, const struct tn_cc_ack *a)
 
 static void reduce(struct tn_cc *cc)
 {
-    struct cubic *q = state(cc);
+    struct cubic *q = cubic_of(cc);
     double cwnd = (double)cc->cwnd / cc->mss;
     q->w_max_undo = q->w_max;
     /* Fast convergence (section 4.7): who loses before regaining the old maximum leaves room for newcomers. */
@@ -169,7 +169,7 @@ static void cubic_loss(struct tn_cc *cc, uint64_t now_us) { reduce(cc); }
 
 static void cubic_rto(struct tn_cc *cc, uint64_t now_us)
 {
-    struct cubic *q = state(cc);
+    struct cubic *q = cubic_of(cc);
     reduce(cc);
     q->in_css = q->round_known = false;
     q->last_min_us = q->cur_min_us = 0;
@@ -177,14 +177,14 @@ static void cubic_rto(struct tn_cc *cc, uint64_t now_us)
 
 static void cubic_undo(struct tn_cc *cc)
 {
-    struct cubic *q = state(cc);
+    struct cubic *q = cubic_of(cc);
     q->w_max = q->w_max_undo;
     q->epoch_us = 0;
 }
 
 static void cubic_idle(struct tn_cc *cc, uint64_t idle_us, uint64_t now_us)
 {
-    struct cubic *q = state(cc);
+    struct cubic *q = cubic_of(cc);
     q->epoch_us = 0;
     q->round_known = q->in_css = false;
     q->last_min_us = q->cur_min_us = 0;
