@@ -50,7 +50,7 @@ enum {
     TAILNET_EPOLICY = -4107,    /* refused by policy */
     TAILNET_ESTATE = -4111,     /* the state file can't be used; it was left as it is */
     TAILNET_EDNS = -4110,       /* name not resolved */
-    TAILNET_EPROTO = -4100,     /* the server broke the protocol or refused us: see tailnet_error */
+    TAILNET_EPROTO = -4100      /* the server broke the protocol or refused us: see tailnet_error */
 };
 
 enum { TAILNET_LOG_ERROR = 0, TAILNET_LOG_WARN = 1, TAILNET_LOG_INFO = 2, TAILNET_LOG_DEBUG = 3 };

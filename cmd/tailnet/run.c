@@ -244,6 +244,22 @@ static int wait_for_end(tailnet *t, const sigset_t *ends)
     }
 }
 
+/* What the library says of an option, in the words of the command line, with what to do. */
+static void complain_of_failure(tailnet *t, int err)
+{
+    char why[256];
+    tailnet_error(t, why, sizeof why);
+    bool place = err == -EACCES || err == -EROFS || err == -ENOTDIR || err == -EBUSY;
+    const char *hint = place ? " (--state DIR and --socket PATH name other places)" : "";
+    for (int i = 0; i < NFLAGS; i++) {
+        size_t len = strlen(flags[i].option);
+        if (strncmp(why, flags[i].option, len) != 0 || (why[len] != ':' && why[len] != ' ')) continue;
+        cmd_complain("--%s%s%s", flags[i].name, why + len, hint);
+        return;
+    }
+    cmd_complain("%s%s", why, hint);
+}
+
 int cmd_run(int argc, char **argv)
 {
     tailnet *t;
@@ -265,9 +281,7 @@ int cmd_run(int argc, char **argv)
     if (!code) {
         err = tailnet_start(t);
         code = err ? EXIT_FAILED : wait_for_end(t, &ends);
-        char why[256];
-        tailnet_error(t, why, sizeof why);
-        if (code) cmd_complain("%s", why);
+        if (code) complain_of_failure(t, err);
     }
     tailnet_close(t);
     return code;
