@@ -21,6 +21,7 @@ SUITES = ("unit", "fuzz", "sim", "e2e")
 GO_AT_LEAST = (1, 26)
 E2E_ORDER = ["selftest", "test_join", "test_exit", "test_flows", "test_closed", "test_hostile", "test_api", "test_devserver",
              "test_dev", "test_headscale"]
+IDLE = "test_vanish"  # waits for minutes and does nothing: runs beside the others
 
 
 class Sums:
@@ -48,45 +49,51 @@ def die_with_parent():
 
 
 class Children:
-    """Runs one child at a time and takes it down with everything below it when this program is told to end."""
+    """Runs children and takes them down with everything below them when this program is told to end."""
 
     def __init__(self):
-        self.child = None
+        self.running = []
         for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(sig, self._end)
 
     def _end(self, sig, _frame):
-        if self.child and self.child.poll() is None:
-            # politely to the whole group: a scenario's parent, `unshare`, ignores it, but what runs inside cleans up
-            self._kill(signal.SIGTERM)
-            try:
-                self.child.wait(5)
-            except subprocess.TimeoutExpired:
-                self._kill(signal.SIGKILL)
+        # politely to the whole groups: a scenario's parent, `unshare`, ignores it, but what runs inside cleans up
+        self._kill(signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and any(c.poll() is None for c in self.running):
+            time.sleep(0.05)
+        self._kill(signal.SIGKILL)
         print("interrupted", flush=True)
         os._exit(128 + sig)
 
     def _kill(self, sig):
-        try:
-            os.killpg(self.child.pid, sig)
-        except ProcessLookupError:
-            pass
+        for c in self.running:
+            try:
+                os.killpg(c.pid, sig)
+            except ProcessLookupError:
+                pass
 
-    def run(self, argv, capture=False, **kw):
-        """Runs argv in a process group of its own; returns (exit status, output lines when captured)."""
-        self.child = subprocess.Popen(argv, cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL, text=True,
-                                      errors="replace", preexec_fn=die_with_parent,
-                                      stdout=subprocess.PIPE if capture else None,
-                                      stderr=subprocess.STDOUT if capture else None, **kw)
+    def start(self, argv, capture=False, **kw):
+        """A child in a process group of its own."""
+        out = subprocess.PIPE if capture else None
+        c = subprocess.Popen(argv, cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL, text=True, errors="replace",
+                             preexec_fn=die_with_parent, stdout=out, stderr=subprocess.STDOUT if capture else None, **kw)
+        self.running.append(c)
+        return c
+
+    def finish(self, c):
+        """Waits for a child; returns (exit status, lines of its output, which are passed on, when captured)."""
         lines = []
-        if capture:
-            for line in self.child.stdout:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                lines.append(line.rstrip("\n"))
-        code = self.child.wait()
-        self.child = None
+        for line in c.stdout or ():
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            lines.append(line.rstrip("\n"))
+        code = c.wait()
+        self.running.remove(c)
         return code, lines
+
+    def run(self, argv, **kw):
+        return self.finish(self.start(argv, **kw))
 
 
 def in_ci():
@@ -189,27 +196,40 @@ def count_cases(path):
     return len(r.stdout.splitlines()) or 1
 
 
-def e2e(run, sums, names):
-    for name, path in scenarios(names):
-        stage(f"scenario {name}")
-        start = time.monotonic()
-        env = dict(os.environ, TN_BUILD=BUILD)
-        code, lines = run([sys.executable, "-B", path], capture=True, env=env)
-        last = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) skipped", lines[-1] if lines else "")
-        if last:
-            sums.add(*map(int, last.groups()), name)
-            if code and not int(last[2]):
-                sums.add(0, 1, 0, name)
-        elif code == 77 and not in_ci():
-            sums.add(0, 0, count_cases(path), name)
-        else:
-            sums.add(0, 1, 0, f"{name} (exit {code}, no count)")
-        print(f"{name} took {time.monotonic() - start:.0f} s", flush=True)
+def start_scenario(children, path):
+    return children.start([sys.executable, "-B", path], capture=True, env=dict(os.environ, TN_BUILD=BUILD))
+
+
+def add_scenario(sums, name, path, code, lines):
+    last = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) skipped", lines[-1] if lines else "")
+    if last:
+        sums.add(*map(int, last.groups()), name)
+        if code and not int(last[2]):
+            sums.add(0, 1, 0, name)
+    elif code == 77 and not in_ci():
+        sums.add(0, 0, count_cases(path), name)
+    else:
+        sums.add(0, 1, 0, f"{name} (exit {code}, no count)")
+
+
+def e2e(children, sums, names):
+    chosen = scenarios(names)
+    idle = [(n, p, start_scenario(children, p)) for n, p in chosen if n == IDLE]
+    for name, path in chosen:
+        if name != IDLE:
+            stage(f"scenario {name}")
+            start = time.monotonic()
+            add_scenario(sums, name, path, *children.finish(start_scenario(children, path)))
+            print(f"{name} took {time.monotonic() - start:.0f} s", flush=True)
+    for name, path, child in idle:
+        stage(f"scenario {name}, which ran meanwhile")
+        add_scenario(sums, name, path, *children.finish(child))
 
 
 def main():
     args = sys.argv[1:]
-    sums, run = Sums(), Children().run
+    sums, children = Sums(), Children()
+    run = children.run
     what = args[0] if args else "all"
     if not build(run):
         sums.add(0, 1, 0, "build")
@@ -220,7 +240,7 @@ def main():
         meson_tests(run, sums, args)
     if what in ("all", "e2e"):
         build_peers(run, sums)
-        e2e(run, sums, args[1:])
+        e2e(children, sums, args[1:])
     return sums.end()
 
 

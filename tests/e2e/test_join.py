@@ -294,8 +294,9 @@ def expired(b):
     b.node.auth_key = ""
     b.node.start()
     b.control.ask("expire-node", node="ours", in_seconds=-20 * 365 * 86400)  # testcontrol's clock stands in 2020
-    state = wait_until(lambda: (lambda s: s if "expired" in str(s.get("Health")) or s["BackendState"] == "NeedsLogin" else None)
-                       (b.node.status()), "status tells of the expired key")
+    state = wait_until(lambda: (lambda s: s if s["BackendState"] != "Running" else None)(b.node.status()),
+                       "status no longer says Running")
+    expect("expired" in b.node.proc.text(), "the log does not say why")
     b.control.ask("expire-node", node="ours", in_seconds=86400)
     wait_until(b.node.running, "it runs again")
     wait_until(lambda: b.peer.ping(b.node.ip4, "--tsmp", timeout=3), "a pong afterwards")

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""A client or a proxy that vanishes without a word: EXIT_EGRESS.md section 5, test 13. Minutes of waiting for keepalives and no
+work, so ./check runs this beside the other scenarios."""
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lib import inet, official, scripted  # noqa: E402
+from lib.case import case, main  # noqa: E402
+from lib.exitbed import ExitBed  # noqa: E402
+from lib.proc import expect, wait_until  # noqa: E402
+
+
+class VanishBed(ExitBed):
+    def build(self):
+        super().build()
+        self.honest = scripted.Scripted(self.net.proxy, scripted.honest(self.net.proxy), port=1085)
+
+
+@case("13: the client vanishes: flow and proxy connection are reaped", seconds=420)
+def client_vanishes(b):
+    tun = b.need_tun()
+    b.exit(proxy=b.honest)
+    s, _ = b.connect(b.net.inet.web4, inet.ECHO)
+    s.sendall(b"hello")
+    expect(s.recv(100) == b"hello", "echo")
+    flows = b.egress()["Flows"]
+    expect(flows >= 1 and b.honest.open >= 1, f"{flows} flows, {b.honest.open} at the proxy")
+    tun.ns.blackhole(True)
+    start = time.monotonic()
+    try:
+        wait_until(lambda: b.egress()["Flows"] == 0, "the flow is reaped", timeout=360)
+        wait_until(lambda: b.honest.open == 0, "the proxy's connection is closed", timeout=10)
+        return f"{time.monotonic() - start:.0f} s"
+    finally:
+        tun.ns.blackhole(False)
+        s.close()
+
+
+@case("13: the proxy vanishes: the client's flow is reaped", seconds=420)
+def proxy_vanishes(b):
+    b.exit(proxy=b.honest)
+    s, _ = b.connect(b.net.inet.web4, inet.ECHO)
+    s.sendall(b"hello")
+    expect(s.recv(100) == b"hello", "echo")
+    b.net.proxy.blackhole(True)
+    try:
+        s.settimeout(360)
+        start = time.monotonic()
+        try:
+            got = s.recv(100)
+        except ConnectionResetError:
+            return f"reset after {time.monotonic() - start:.0f} s"
+        expect(False, f"recv gave {got!r}")
+    finally:
+        b.net.proxy.blackhole(False)
+        s.close()
+
+
+if __name__ == "__main__":
+    main("vanish", VanishBed, lambda: None if official.have("tailscaled", "testctl") else "tests/peers is not built (no Go)")
