@@ -259,7 +259,7 @@ static uint8_t *query_of_get(const struct tn_httpd_request *r, size_t *len, cons
 
 static uint8_t *query_of_post(const struct tn_httpd_request *r, size_t *len, const char **why)
 {
-    *why = !type_is_dns(r->head) ? "unexpected Content-Type" : r->body_len > TN_DNS_MAX ? "query too large" : NULL;
+    *why = type_is_dns(r->head) ? NULL : "unexpected Content-Type";
     if (*why) return NULL;
     uint8_t *query = malloc(r->body_len ? r->body_len : 1);
     *why = "no memory";
@@ -306,6 +306,12 @@ static void handle(void *ctx, struct tn_httpd_req *req, const struct tn_httpd_re
     }
 }
 
+/* Bodies are kept whole until they are answered: nobody gets more of our memory for them than a DNS query needs. */
+static size_t body_limit(void *ctx, const struct tn_httpd_request *r)
+{
+    return strcmp(r->path, "/dns-query") == 0 ? TN_DNS_MAX : 0;
+}
+
 /* ---- connections ---- */
 
 static int forward_write(void *ctx, const void *bytes, size_t len)
@@ -333,8 +339,8 @@ int tn_peerapi_conn_new(struct tn_peerapi *api, const struct tn_ip *remote, cons
     *c = (struct tn_peerapi_conn){.api = api, .io = *io, .remote = *remote, .peer = *peer};
     c->peer.user[sizeof c->peer.user - 1] = '\0';
     c->peer.name[sizeof c->peer.name - 1] = '\0';
-    struct tn_httpd_config config = {.handle = handle, .write = forward_write, .on_close = forward_close,
-                                     .on_resume = forward_resume, .ctx = c};
+    struct tn_httpd_config config = {.handle = handle, .body_limit = body_limit, .write = forward_write,
+                                     .on_close = forward_close, .on_resume = forward_resume, .ctx = c};
     int err = tn_httpd_new(&config, now_us, &c->http);
     if (err) free(c);
     else *out = c;

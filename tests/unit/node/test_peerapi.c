@@ -176,6 +176,34 @@ static void greeting(void **state)
     stop(&w);
 }
 
+/* What a peer may have us keep until its request is whole. */
+static void bodies_are_bounded(void **state)
+{
+    static const struct {
+        const char *method, *target, *headers;
+        int status;
+    } rows[] = {
+        {"POST", "/dns-query", HOST "Content-Length: 65536\r\n", 413},
+        {"POST", "/dns-query", HOST "Content-Length: 65535\r\n", 0}, /* waited for */
+        {"POST", "/dns-query", HOST "Transfer-Encoding: chunked\r\n", 0},
+        {"GET", "/", HOST "Content-Length: 1\r\n", 413},
+        {"POST", "/v0/put/file", HOST "Content-Length: 1000000\r\n", 413},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct world w;
+        start(&w, true);
+        assert_int_equal(request(&w, rows[i].method, rows[i].target, rows[i].headers), rows[i].status);
+        if (strstr(rows[i].headers, "chunked")) {
+            char chunk[16 + 4096];
+            int n = snprintf(chunk, sizeof chunk, "1000\r\n");
+            memset(chunk + n, 'x', 4096);
+            memcpy(chunk + n + 4096, "\r\n", 2);
+            for (int k = 0; k < 16; k++) assert_int_equal(request_raw(&w, chunk, (size_t)n + 4096 + 2), k < 15 ? 0 : 413);
+        }
+        stop(&w);
+    }
+}
+
 static void lured_browsers_are_refused(void **state)
 {
     struct world w;
@@ -316,6 +344,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ports),
         cmocka_unit_test(greeting),
+        cmocka_unit_test(bodies_are_bounded),
         cmocka_unit_test(lured_browsers_are_refused),
         cmocka_unit_test(names_are_resolved),
         cmocka_unit_test(who_may_resolve),
