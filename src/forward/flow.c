@@ -22,8 +22,8 @@ enum {
     READ_WANT = 64 * 1024,   /* per read: a few super-segments; more pins chunks that may stay empty */
     PUMP_MAX = 256 * 1024,   /* per callback: about 0.1 ms of copying */
     KEEPALIVE_PROBES = 4,
-    /* Flows of one peer that wait for its last word of the handshake: a quarter of what the stack has room for, so that a peer
-     * that never says it does not shut out the others. In honest hands they wait for one round trip. */
+    /* Flows of one peer that wait for its last word of the handshake: a quarter of what the stack has room for, so that
+     * a peer that never says it does not shut out the others. In honest hands they wait for one round trip. */
     OPENING_PER_PEER = 1024,
 };
 /* A peer that vanished is noticed after two minutes; radios sleep through shorter intervals for nothing. */

@@ -74,9 +74,9 @@ static bool is_own(const struct tn_node *n, const struct tn_ip *ip)
     return false;
 }
 
-/* WireGuard lets the exit node we use, and subnet routers, send from any address of their prefixes that no other peer holds
- * now. Ours, and those of a peer that is cut off (its key expired), are never among what they may say they are: an answer to
- * ourselves would come back in, and who is let in somewhere is told by the address. */
+/* WireGuard lets the exit node we use, and subnet routers, send from any address of their prefixes that no other peer
+ * holds now. Ours, and those of a peer that is cut off (its key expired), are never among what they may say they are:
+ * an answer to ourselves would come back in, and who is let in somewhere is told by the address. */
 static bool is_forged(const struct tn_node *n, const struct tn_npeer *peer, const struct tn_ip *src)
 {
     if (is_own(n, src)) return true;
@@ -108,8 +108,8 @@ bool tn_node_may_use_exit(const struct tn_node *n, const struct tn_ip *src)
     return tn_filter_would_accept(n->filter, src, &internet, 53, TN_IPPROTO_TCP, &who);
 }
 
-/* Dropped by the filter. An exit client that asks for what no exit reaches (private, attached, link-local addresses) is told so
- * at once; everybody else gets silence, as from Go's filter. */
+/* Dropped by the filter. An exit client that asks for what no exit reaches (private, attached, link-local addresses)
+ * is told so at once; everybody else gets silence, as from Go's filter. */
 static void dropped(struct tn_node *n, const struct tn_ippkt *k, const uint8_t *packet, enum tn_filter_reason why,
                     uint64_t now_us)
 {

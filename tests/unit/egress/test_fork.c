@@ -1,5 +1,6 @@
-/* A program that forks while flows are up (to exec something, as libraries' hosts do): the child holds copies of our sockets for
- * a while, and a flow that we close in that time must not be heard of again. On loopback, in a network namespace. */
+/* A program that forks while flows are up (to exec something, as libraries' hosts do): the child holds copies of our
+ * sockets for a while, and a flow that we close in that time must not be heard of again. On loopback, in a network
+ * namespace. */
 #include "egress/egress.h"
 #include "util/err.h"
 
