@@ -1,5 +1,5 @@
-/* Answers to CONNECT in pieces (the first byte says how long): never more than the head limit is taken, and what follows a
- * 2xx head is left to the tunnel. Cut in two other ways, the verdict must be the same. */
+/* Answers to CONNECT in pieces (the first byte says how long): never more than the head limit is taken, and what
+ * follows a 2xx head is left to the tunnel. Cut in two other ways, the verdict must be the same. */
 #include "egress/handshake.h"
 
 #include <stdint.h>

@@ -1,5 +1,5 @@
-/* The guard on any 4 or 16 bytes: IPv6 outside of 2000::/3 is refused, and so is every form in which somebody could find an
- * IPv4 address: mapped, compatible, NAT64, 6to4, Teredo, 4via6. */
+/* The guard on any 4 or 16 bytes: IPv6 outside of 2000::/3 is refused, and so is every form in which somebody could
+ * find an IPv4 address: mapped, compatible, NAT64, 6to4, Teredo, 4via6. */
 #include "egress/guard.h"
 
 #include <stdint.h>

@@ -1,5 +1,6 @@
-/* SOCKS5 replies: the first byte chooses credentials and how the rest is cut into pieces; our own messages are "sent" as they
- * come. A proxy's bytes may end the dial, finish it or leave it waiting; nothing of the tunnel may be taken. */
+/* SOCKS5 replies: the first byte chooses credentials and how the rest is cut into pieces; our own messages are
+ * "sent" as they come. A proxy's bytes may end the dial, finish it or leave it waiting; nothing of the tunnel may
+ * be taken. */
 #include "egress/handshake.h"
 
 #include <stdint.h>

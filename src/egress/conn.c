@@ -1,9 +1,10 @@
 /* One connection: reading, writing, and its end.
  *
- * Readiness is remembered (ready), wishes are separate (want), and a callback comes while both agree. An operation that
- * fails latches its code: the kernel tells an RST once and then pretends a clean end, which must never reach a peer as
- * FIN. A short read or write means the socket is drained or full without asking again, and while it is no system call is
- * made. After a hang-up or urgent data (at whose mark the kernel cuts reads) only EAGAIN is believed. */
+ * Readiness is remembered (ready), wishes are separate (want), and a callback comes while both agree. An operation
+ * that fails latches its code: the kernel tells an RST once and then pretends a clean end, which must never reach a
+ * peer as FIN. A short read or write means the socket is drained or full without asking again, and while it is no
+ * system call is made. After a hang-up or urgent data (at whose mark the kernel cuts reads) only EAGAIN is
+ * believed. */
 #include "egress/private.h"
 #include "egress/socket.h"
 #include "util/err.h"
@@ -20,7 +21,8 @@ _Static_assert(sizeof state_names / sizeof state_names[0] == TN_CONN_CLOSED + 1,
 
 void tn_conn_set_state(struct tn_egress_conn *c, enum tn_conn_state state)
 {
-    tn_logf(c->e->log, TN_LOG_DEBUG, "egress", "connection %d: %s > %s", c->fd, state_names[c->state], state_names[state]);
+    tn_logf(c->e->log, TN_LOG_DEBUG, "egress", "connection %d: %s > %s", c->fd, state_names[c->state],
+            state_names[state]);
     c->state = (uint8_t)state;
 }
 
@@ -160,7 +162,8 @@ long tn_egress_readv(struct tn_egress_conn *c, const struct iovec *iov, int n)
         if (!(c->ready & TN_EGRESS_WANT_READ)) return TN_E_AGAIN;
         r = tn_socket_readv(c->fd, iov, n);
         if (r == 0) c->eof = true;
-        if (r == 0 || r == TN_E_AGAIN || (r > 0 && (size_t)r < total && !c->careful)) c->ready &= ~TN_EGRESS_WANT_READ;
+        bool drained = r == 0 || r == TN_E_AGAIN || (r > 0 && (size_t)r < total && !c->careful);
+        if (drained) c->ready &= ~TN_EGRESS_WANT_READ;
         else if (r < 0) c->err = (int)r;
     }
     if (r > 0) c->e->stats.bytes_down += (uint64_t)r;

@@ -1,15 +1,16 @@
 /* HTTP CONNECT, the client's side (RFC 9110 section 9.3.6, Basic per RFC 7617), without sockets.
  *
- * One request is sent: CONNECT host:port (IPv6 in brackets) with Host and, when there are credentials, Proxy-Authorization
- * at once, since a proxy that has them set wants them on every connection. Then response heads are read:
+ * One request is sent: CONNECT host:port (IPv6 in brackets) with Host and, when there are credentials,
+ * Proxy-Authorization at once, since a proxy that has them set wants them on every connection. Then response heads
+ * are read:
  *   1xx (not 101)   interim: skipped, any mix of them, within the budget below
  *   2xx             the tunnel begins right after the head; Content-Length and Transfer-Encoding mean nothing here
  *   407             PROXY_AUTH; nothing is sent again
- *   500, 502, 503   UNREACHABLE: the proxy says it could not reach the destination (squid 503, tinyproxy 500, others 502)
+ *   500, 502, 503   UNREACHABLE: the proxy could not reach the destination (squid 503, tinyproxy 500, others 502)
  *   504, 408        TIMEOUT
  *   any other       PROXY_REFUSED, redirects included: they are never followed
- * All heads together have HEAD_MAX bytes. HTTP/1.0 and HTTP/1.1 are accepted, and lines that end in a bare LF; what is
- * not a status line fails at its first wrong byte. Reason phrases are never shown to anybody. */
+ * All heads together have HEAD_MAX bytes. HTTP/1.0 and HTTP/1.1 are accepted, and lines that end in a bare LF; what
+ * is not a status line fails at its first wrong byte. Reason phrases are never shown to anybody. */
 #include "egress/handshake.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -151,8 +152,8 @@ static int on_bytes(struct tn_httpconnect *h, size_t *tail)
     }
 }
 
-/* Bytes are taken up to HEAD_MAX in the buffer and given back by count when they turn out to be the tunnel's: those of
- * this call only, because earlier calls ended with an unfinished head. */
+/* Bytes are taken up to HEAD_MAX in the buffer and given back by count when they turn out to be the tunnel's: those
+ * of this call only, because earlier calls ended with an unfinished head. */
 int tn_httpconnect_input(struct tn_httpconnect *h, const uint8_t *bytes, size_t len, size_t *used)
 {
     *used = 0;

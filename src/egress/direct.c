@@ -1,5 +1,5 @@
-/* HOST mode: the destination itself is dialed, from this host's own addresses. Nothing else in this room does that, and
- * this refuses to unless the policy says HOST at this very moment. */
+/* HOST mode: the destination itself is dialed, from this host's own addresses. Nothing else in this room does that,
+ * and this refuses to unless the policy says HOST at this very moment. */
 #include "egress/private.h"
 #include "egress/socket.h"
 #include "util/err.h"

@@ -80,7 +80,10 @@ int tn_egress_set_policy(struct tn_egress *e, enum tn_egress_mode mode, struct t
 }
 
 enum tn_egress_mode tn_egress_mode(const struct tn_egress *e) { return e->policy.mode; }
-const char *tn_egress_describe(const struct tn_egress *e, char buf[400]) { return tn_policy_describe(&e->policy, buf); }
+const char *tn_egress_describe(const struct tn_egress *e, char buf[400])
+{
+    return tn_policy_describe(&e->policy, buf);
+}
 int tn_egress_set_own(struct tn_egress *e, const struct tn_ip *addrs, size_t n)
 {
     return tn_guard_set_own(&e->guard, addrs, n);
@@ -94,7 +97,8 @@ static bool allowed(struct tn_egress *e, const struct tn_addrport *dst)
 bool tn_egress_allowed(struct tn_egress *e, const struct tn_addrport *dst) { return allowed(e, dst); }
 
 /* What can be said without a socket: 0 or the refusal. */
-static int refuse_early(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer, enum tn_egress_purpose purpose)
+static int refuse_early(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer,
+                        enum tn_egress_purpose purpose)
 {
     if (e->closing || e->policy.mode == TN_EGRESS_OFF) return TN_EGRESS_FAIL_OFF;
     if (!allowed(e, dst)) return TN_EGRESS_FAIL_GUARD;

@@ -1,9 +1,11 @@
-/* Egress: the only code of this project that may open a socket for forwarded traffic, and what decides whether it may.
+/* Egress: the only code of this project that may open a socket for forwarded traffic, and what decides whether it
+ * may.
  *
- * The policy is one of OFF, HOST, PROXY. The default is OFF; an invalid proxy setting is OFF; nothing ever falls from PROXY
- * to HOST. In HOST and PROXY mode a guard refuses special-purpose destinations (IANA registries), the node's own and
- * attached addresses, tailnet addresses and the proxy's endpoint, also in their embedded forms (v4-mapped, 6to4, NAT64,
- * Teredo, 4via6). This room links libc, libuv, src/util and src/wire's HTTP head parser, no TLS and no cryptography. */
+ * The policy is one of OFF, HOST, PROXY. The default is OFF; an invalid proxy setting is OFF; nothing ever falls
+ * from PROXY to HOST. In HOST and PROXY mode a guard refuses special-purpose destinations (IANA registries), the
+ * node's own and attached addresses, tailnet addresses and the proxy's endpoint, also in their embedded forms
+ * (v4-mapped, 6to4, NAT64, Teredo, 4via6). This room links libc, libuv, src/util and src/wire's HTTP head parser,
+ * no TLS and no cryptography. */
 #ifndef TN_EGRESS_EGRESS_H
 #define TN_EGRESS_EGRESS_H
 
@@ -31,9 +33,10 @@ struct tn_proxy {
     bool has_auth;
     struct tn_secret *user, *pass;
 };
-/* "socks5://[user[:pass]@]host:port" or "http://...", percent-encoding in credentials; the port is required,
- * none is guessed. Rejects what can't be sent (SOCKS5: user or pass over 255 bytes, empty user; HTTP: ':'
- * in the user), paths, queries, unknown schemes, control characters. why: one line that names the defect and never the credentials. */
+/* "socks5://[user[:pass]@]host:port" or "http://...", percent-encoding in credentials; the port is required, none
+ * is guessed. Rejects what can't be sent (SOCKS5: user or pass over 255 bytes, empty user; HTTP: ':' in the user),
+ * paths, queries, unknown schemes, control characters. why: one line that names the defect and never the
+ * credentials. */
 int tn_proxy_parse(const char *url, size_t len, struct tn_proxy **out, char why[128]);
 void tn_proxy_free(struct tn_proxy *p); /* wipes */
 /* "socks5://host:port" without credentials, for status; returns buf. */
@@ -78,7 +81,8 @@ struct tn_egress_config {
 };
 
 int tn_egress_new(const struct tn_egress_config *config, struct tn_egress **out);
-/* Closes every connection at once without callbacks; done is called from the loop when libuv has let go of all handles. */
+/* Closes every connection at once without callbacks; done is called from the loop when libuv has let go of all
+ * handles. */
 void tn_egress_free(struct tn_egress *e, void (*done)(void *arg), void *arg);
 
 /* Takes the proxy (may be NULL). PROXY without a proxy, or a mode out of range, sets OFF and returns TN_E_POLICY.
@@ -87,8 +91,8 @@ int tn_egress_set_policy(struct tn_egress *e, enum tn_egress_mode mode, struct t
 enum tn_egress_mode tn_egress_mode(const struct tn_egress *e);
 /* One line for status: the mode, the proxy without credentials, or which setting is missing. */
 const char *tn_egress_describe(const struct tn_egress *e, char buf[400]);
-/* Addresses the guard refuses beyond the registries: the node's tailnet addresses. Attached prefixes and the host's own
- * addresses are read by the guard itself per dial (cached 1 s); when they can't be read the dial is refused. */
+/* Addresses the guard refuses beyond the registries: the node's tailnet addresses. Attached prefixes and the host's
+ * own addresses are read by the guard itself per dial (cached 1 s); when they can't be read the dial is refused. */
 int tn_egress_set_own(struct tn_egress *e, const struct tn_ip *addrs, size_t n);
 
 struct tn_egress_events {
@@ -98,16 +102,16 @@ struct tn_egress_events {
     void (*on_fail)(void *arg, enum tn_egress_fail why);
     void (*on_readable)(void *arg, struct tn_egress_conn *c);
     void (*on_writable)(void *arg, struct tn_egress_conn *c);
-    /* The connection broke (an RST) after its end of stream was read and while nothing is wanted for writing, so that no
-     * read or write would tell. err: TN_E_RESET or another negative code. May be NULL. */
+    /* The connection broke (an RST) after its end of stream was read and while nothing is wanted for writing, so
+     * that no read or write would tell. err: TN_E_RESET or another negative code. May be NULL. */
     void (*on_error)(void *arg, struct tn_egress_conn *c, int err);
 };
 
-/* ev is kept by reference and must outlive the connection. Callbacks come from the loop, and may call anything here on any
- * connection, tn_egress_close on their own included.
- * peer: a number that identifies the tailnet peer (its node ID), for the per-peer limits. purpose FORWARD is a peer's flow;
- * RESOLVER is src/dns asking the DoH upstream on behalf of peers: the same policy, counted apart. Returns 0 and *out, or a
- * TN_EGRESS_FAIL as a positive number when it is refused at once. */
+/* ev is kept by reference and must outlive the connection. Callbacks come from the loop, and may call anything here
+ * on any connection, tn_egress_close on their own included.
+ * peer: a number that identifies the tailnet peer (its node ID), for the per-peer limits. purpose FORWARD is a
+ * peer's flow; RESOLVER is src/dns asking the DoH upstream on behalf of peers: the same policy, counted apart.
+ * Returns 0 and *out, or a TN_EGRESS_FAIL as a positive number when it is refused at once. */
 enum tn_egress_purpose { TN_EGRESS_FORWARD, TN_EGRESS_RESOLVER };
 int tn_egress_dial(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer, enum tn_egress_purpose purpose,
                    const struct tn_egress_events *ev, void *arg, struct tn_egress_conn **out);
@@ -128,8 +132,9 @@ void tn_egress_close(struct tn_egress_conn *c, bool reset);
 struct tn_egress_stats {
     unsigned flows, dials; /* now; those of RESOLVER are not in it */
     uint64_t opened, bytes_up, bytes_down, failed[TN_EGRESS_FAIL_COUNT];
-    /* Health: what was last wrong with the proxy itself. OK at first and after a policy change, after a proxied dial that
-     * succeeded, and after one for which the proxy reported on the destination (refused, unreachable, timed out). */
+    /* Health: what was last wrong with the proxy itself. OK at first and after a policy change, after a proxied
+     * dial that succeeded, and after one for which the proxy reported on the destination (refused, unreachable,
+     * timed out). */
     enum tn_egress_fail last_proxy_fail;
 };
 void tn_egress_stats(const struct tn_egress *e, struct tn_egress_stats *out);

@@ -1,13 +1,14 @@
 /* The guard: destinations a tailnet peer may reach through us are the public Internet and nothing else.
  *
- * Sources: the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890 and the documents in each line), column
- * "Globally Reachable". What is not "True" there is refused. Two kinds of entries that are "True" are refused as well:
- * anycast addresses that mean "the nearest gateway" (PCP, TURN, DNS-SD: the exit host's own router would answer, and open
- * ports for a stranger), and IPv6 forms that carry an IPv4 address, since whoever translates them would reach what the
- * IPv4 table forbids: ::ffff:0:0/96 (mapped), 64:ff9b::/96 and 64:ff9b:1::/48 (NAT64), 2002::/16 (6to4), 2001::/32
- * (Teredo), fd7a:115c:a1e0:b1a::/64 (4via6). They are refused whole, whatever they carry: on the public Internet nothing
- * is reachable only by them. In IPv6 only 2000::/3 is allocated as global unicast, so all else is refused by one rule;
- * its lines are in the table nevertheless, as documentation and for the day that rule changes.
+ * Sources: the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890 and the documents in each line),
+ * column "Globally Reachable". What is not "True" there is refused. Two kinds of entries that are "True" are
+ * refused as well: anycast addresses that mean "the nearest gateway" (PCP, TURN, DNS-SD: the exit host's own router
+ * would answer, and open ports for a stranger), and IPv6 forms that carry an IPv4 address, since whoever translates
+ * them would reach what the IPv4 table forbids: ::ffff:0:0/96 (mapped), 64:ff9b::/96 and 64:ff9b:1::/48 (NAT64),
+ * 2002::/16 (6to4), 2001::/32 (Teredo), fd7a:115c:a1e0:b1a::/64 (4via6). They are refused whole, whatever they
+ * carry: on the public Internet nothing is reachable only by them. In IPv6 only 2000::/3 is allocated as global
+ * unicast, so all else is refused by one rule; its lines are in the table nevertheless, as documentation and for
+ * the day that rule changes.
  *
  * Beyond the registries: tailnet ranges, the node's own tailnet addresses, what is attached to this host. */
 #include "egress/guard.h"
@@ -40,27 +41,27 @@ static const struct range refused4[] = {
 };
 
 static const struct range refused6[] = {
-    {{0}, 8},                                                      /* ::/8: unspecified, loopback, ::/96, mapped */
-    {{0, 0x64, 0xff, 0x9b}, 96},                                   /* NAT64, RFC 6052 */
-    {{0, 0x64, 0xff, 0x9b, 0, 1}, 48},                             /* local-use NAT64, RFC 8215 */
-    {{1}, 64},                                                     /* discard only, RFC 6666 */
-    {{1, 0, 0, 0, 0, 0, 0, 1}, 64},                                /* dummy prefix, RFC 9780 */
-    {{0x20, 0x01}, 32},                                            /* Teredo, RFC 4380 */
-    {{0x20, 0x01, 0, 1}, 32},                                      /* PCP, TURN, DNS-SD anycast: RFC 7723, 8155, 9665 */
-    {{0x20, 0x01, 0, 2}, 48},                                      /* benchmarking, RFC 5180 */
-    {{0x20, 0x01, 0, 0x10}, 28},                                   /* ORCHID, RFC 4843 */
-    {{0x20, 0x01, 0, 0x20}, 28},                                   /* ORCHIDv2, RFC 7343: identifiers, not addresses */
-    {{0x20, 0x01, 0, 0x30}, 28},                                   /* drone remote ID, RFC 9374: identifiers too */
-    {{0x20, 0x01}, 23},                                            /* IETF protocol assignments, RFC 2928: the rest */
-    {{0x20, 0x01, 0x0d, 0xb8}, 32},                                /* documentation, RFC 3849 */
-    {{0x20, 0x02}, 16},                                            /* 6to4, RFC 3056 */
-    {{0x3f, 0xff}, 20},                                            /* documentation, RFC 9637 */
-    {{0x5f}, 16},                                                  /* segment routing SIDs, RFC 9602 */
-    {{0xfd, 0x7a, 0x11, 0x5c, 0xa1, 0xe0}, 48},                    /* Tailscale's addresses, 4via6 among them */
-    {{0xfc}, 7},                                                   /* unique local, RFC 4193 */
-    {{0xfe, 0x80}, 10},                                            /* link local, RFC 4291 */
-    {{0xfe, 0xc0}, 10},                                            /* site local, deprecated by RFC 3879 */
-    {{0xff}, 8},                                                   /* multicast, RFC 4291 */
+    {{0}, 8},                                          /* ::/8: unspecified, loopback, ::/96, mapped */
+    {{0, 0x64, 0xff, 0x9b}, 96},                       /* NAT64, RFC 6052 */
+    {{0, 0x64, 0xff, 0x9b, 0, 1}, 48},                 /* local-use NAT64, RFC 8215 */
+    {{1}, 64},                                         /* discard only, RFC 6666 */
+    {{1, 0, 0, 0, 0, 0, 0, 1}, 64},                    /* dummy prefix, RFC 9780 */
+    {{0x20, 0x01}, 32},                                /* Teredo, RFC 4380 */
+    {{0x20, 0x01, 0, 1}, 32},                          /* PCP, TURN, DNS-SD anycast: RFC 7723, 8155, 9665 */
+    {{0x20, 0x01, 0, 2}, 48},                          /* benchmarking, RFC 5180 */
+    {{0x20, 0x01, 0, 0x10}, 28},                       /* ORCHID, RFC 4843 */
+    {{0x20, 0x01, 0, 0x20}, 28},                       /* ORCHIDv2, RFC 7343: identifiers, not addresses */
+    {{0x20, 0x01, 0, 0x30}, 28},                       /* drone remote ID, RFC 9374: identifiers too */
+    {{0x20, 0x01}, 23},                                /* IETF protocol assignments, RFC 2928: the rest */
+    {{0x20, 0x01, 0x0d, 0xb8}, 32},                    /* documentation, RFC 3849 */
+    {{0x20, 0x02}, 16},                                /* 6to4, RFC 3056 */
+    {{0x3f, 0xff}, 20},                                /* documentation, RFC 9637 */
+    {{0x5f}, 16},                                      /* segment routing SIDs, RFC 9602 */
+    {{0xfd, 0x7a, 0x11, 0x5c, 0xa1, 0xe0}, 48},        /* Tailscale's addresses, 4via6 among them */
+    {{0xfc}, 7},                                       /* unique local, RFC 4193 */
+    {{0xfe, 0x80}, 10},                                /* link local, RFC 4291 */
+    {{0xfe, 0xc0}, 10},                                /* site local, deprecated by RFC 3879 */
+    {{0xff}, 8},                                       /* multicast, RFC 4291 */
 };
 
 /* Pieces of 2001::/23 that are "True" and name servers: AMT relays (RFC 7450), AS112 (RFC 7535). Outside of /23 and

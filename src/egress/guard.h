@@ -21,8 +21,8 @@ enum { TN_ATTACHED_FRESH_US = 1000000 }; /* an address that was just added is re
 
 void tn_attached_init(struct tn_attached *a);
 void tn_attached_fini(struct tn_attached *a);
-/* Is the address attached? Reads again when the list is older than TN_ATTACHED_FRESH_US. When the kernel's list can't be
- * read every address counts as attached. */
+/* Is the address attached? Reads again when the list is older than TN_ATTACHED_FRESH_US. When the kernel's list
+ * can't be read every address counts as attached. */
 bool tn_attached_has(struct tn_attached *a, const struct tn_ip *ip, uint64_t now_us);
 
 struct tn_guard {
@@ -33,7 +33,8 @@ struct tn_guard {
 
 void tn_guard_init(struct tn_guard *g);
 void tn_guard_fini(struct tn_guard *g);
-int tn_guard_set_own(struct tn_guard *g, const struct tn_ip *addrs, size_t n); /* 0 or TN_E_NOMEM: the old ones stay */
+/* 0, or TN_E_NOMEM: the old ones stay. */
+int tn_guard_set_own(struct tn_guard *g, const struct tn_ip *addrs, size_t n);
 bool tn_guard_allows(struct tn_guard *g, const struct tn_addrport *dst, uint64_t now_us);
 
 #endif

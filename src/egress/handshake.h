@@ -11,7 +11,8 @@
 #include <stdint.h>
 
 struct tn_socks5;
-/* proxy is borrowed until free: its credentials are only copied into the one message that carries them. NULL: no memory. */
+/* proxy is borrowed until free: its credentials are only copied into the one message that carries them. NULL: no
+ * memory. */
 struct tn_socks5 *tn_socks5_new(const struct tn_proxy *proxy, const struct tn_addrport *dst);
 void tn_socks5_free(struct tn_socks5 *s);
 const uint8_t *tn_socks5_output(const struct tn_socks5 *s, size_t *len);
@@ -37,7 +38,8 @@ struct tn_handshake {
 /* What input returns: one of these, or a TN_EGRESS_FAIL as a positive number. */
 enum { TN_HANDSHAKE_DONE = 0, TN_HANDSHAKE_MORE = -1 };
 
-int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst); /* 0, TN_E_NOMEM */
+/* 0 or TN_E_NOMEM. */
+int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst);
 void tn_handshake_fini(struct tn_handshake *h);
 /* What is to be sent now (borrowed; len 0: nothing), and how much of it was. */
 const uint8_t *tn_handshake_output(const struct tn_handshake *h, size_t *len);

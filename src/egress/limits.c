@@ -1,8 +1,8 @@
 /* How much of the host one peer, and all of them together, may hold.
  *
- * A peer may hold two thirds of the whole (as Go's forwarder gives it of its attempts): a lone peer is not starved, and the
- * second one always finds room. The whole is bounded by the process's descriptors, less those kept for the node. Name
- * lookups for peers (RESOLVER) are counted apart, so that full tables do not stop DNS. */
+ * A peer may hold two thirds of the whole (as Go's forwarder gives it of its attempts): a lone peer is not starved,
+ * and the second one always finds room. The whole is bounded by the process's descriptors, less those kept for the
+ * node. Name lookups for peers (RESOLVER) are counted apart, so that full tables do not stop DNS. */
 #include "egress/private.h"
 #include "egress/socket.h"
 #include "util/err.h"
@@ -20,7 +20,8 @@ static bool same_peer(const struct tn_hnode *node, const void *key)
     return TN_CONTAINER(node, struct tn_share, node)->peer == *(const uint64_t *)key;
 }
 
-/* Peers are numbered by the control server, not by themselves: no key is needed, only spread (splitmix64's last step). */
+/* Peers are numbered by the control server, not by themselves: no key is needed, only spread (splitmix64's last
+ * step). */
 static uint64_t hash_peer(uint64_t x)
 {
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;

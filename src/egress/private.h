@@ -1,10 +1,10 @@
 /* What the units of this room share. Nobody outside src/egress includes it.
  *
- * One epoll set holds every descriptor, edge-triggered, and the loop watches that set through a single uv_poll_t: to want or
- * not to want an event costs no system call, a connection needs no libuv handle of its own, and closing one is immediate.
- * Events only set bits (ready) and queue the connection; run.c then takes queued connections one step each per turn, so
- * that no busy flow starves another. A connection closed inside its own callback lies in the graveyard until the
- * outermost step is over. */
+ * One epoll set holds every descriptor, edge-triggered, and the loop watches that set through a single uv_poll_t:
+ * to want or not to want an event costs no system call, a connection needs no libuv handle of its own, and closing
+ * one is immediate. Events only set bits (ready) and queue the connection; run.c then takes queued connections one
+ * step each per turn, so that no busy flow starves another. A connection closed inside its own callback lies in the
+ * graveyard until the outermost step is over. */
 #ifndef TN_EGRESS_PRIVATE_H
 #define TN_EGRESS_PRIVATE_H
 
@@ -102,8 +102,8 @@ int tn_run_init(struct tn_egress *e);
 void tn_run_fini(struct tn_egress *e); /* lets go of the loop; done follows */
 void tn_run_queue(struct tn_egress_conn *c);
 int tn_run_watch(struct tn_egress *e, int fd, void *token); /* token: a connection, or the upstream for its lookup */
-/* Before every close: while a forked child still has the descriptor, closing ours would leave it in the set, and its events would
- * name a connection that is gone. */
+/* Before every close: while a forked child still has the descriptor, closing ours would leave it in the set, and
+ * its events would name a connection that is gone. */
 void tn_run_unwatch(struct tn_egress *e, int fd);
 void tn_run_schedule(struct tn_egress *e); /* after anything that queued a step or armed a timer */
 
@@ -131,7 +131,8 @@ enum tn_egress_fail tn_direct_fail_of(int err);
 
 /* proxied.c: PROXY mode. */
 void tn_upstream_init(struct tn_upstream *u);
-/* Forgets addresses, drops a lookup (nobody may be waiting), and takes the new proxy's address if it is a literal. NULL: none. */
+/* Forgets addresses, drops a lookup (nobody may be waiting), and takes the new proxy's address if it is a literal.
+ * NULL: none. */
 void tn_upstream_set(struct tn_upstream *u, const struct tn_proxy *proxy);
 void tn_upstream_on_lookup(struct tn_egress *e);
 bool tn_upstream_is(const struct tn_upstream *u, const struct tn_addrport *dst);

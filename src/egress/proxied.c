@@ -1,12 +1,13 @@
 /* PROXY mode: only the proxy's own addresses are dialed.
  *
- * A proxy given by name is looked up with the host's resolver; that tells the resolver the proxy's name and nothing of
- * what peers do. The answer is kept for LOOKUP_FRESH_US (getaddrinfo does not tell the TTL; gateways that balance by DNS
- * use a minute or more). After that the next dial begins a new lookup and goes on with the old addresses: a resolver that
- * fails does not stop a proxy that works. Dials wait only when there never was an answer.
+ * A proxy given by name is looked up with the host's resolver; that tells the resolver the proxy's name and nothing
+ * of what peers do. The answer is kept for LOOKUP_FRESH_US (getaddrinfo does not tell the TTL; gateways that
+ * balance by DNS use a minute or more). After that the next dial begins a new lookup and goes on with the old
+ * addresses: a resolver that fails does not stop a proxy that works. Dials wait only when there never was an
+ * answer.
  *
- * Addresses are tried one after the other in the resolver's order, the last one that worked first; each gets an equal share of
- * what is left of the connect phase. */
+ * Addresses are tried one after the other in the resolver's order, the last one that worked first; each gets an
+ * equal share of what is left of the connect phase. */
 #include "egress/private.h"
 #include "egress/socket.h"
 #include "util/err.h"

@@ -86,12 +86,13 @@ static long decode(struct span in, char *out, size_t cap)
     return (long)n;
 }
 
-static int decode_secret(struct span in, const struct tn_proxy *p, bool is_user, struct tn_secret **out, char why[128])
+static int decode_secret(struct span in, const struct tn_proxy *p, bool is_user, struct tn_secret **out,
+                         char why[128])
 {
     char text[HTTP_CRED_MAX];
     int err = 0;
     long len = decode(in, text, p->scheme == TN_PROXY_SOCKS5 ? SOCKS_CRED_MAX : HTTP_CRED_MAX);
-    if (len == TN_E_MALFORMED) err = refuse(why, "a percent sign in the credentials is not followed by two hex digits");
+    if (len == TN_E_MALFORMED) err = refuse(why, "a percent sign in the credentials lacks its two hex digits");
     else if (len < 0) err = refuse(why, is_user ? "the proxy user is too long" : "the proxy password is too long");
     for (long i = 0; i < len && !err; i++) {
         if (is_control(text[i])) err = refuse(why, "the proxy credentials have a control character in them");
@@ -148,7 +149,8 @@ static bool valid_name(struct span s)
         if ((!is_alnum(s.p[i]) && s.p[i] != '-' && s.p[i] != '_') || ++label > LABEL_MAX) return false;
         numeric = numeric && is_digit(s.p[i]);
     }
-    if (label > 0) last_numeric = numeric || (label > 1 && s.p[s.len - label] == '0' && s.p[s.len - label + 1] == 'x');
+    const char *last = s.p + s.len - label;
+    if (label > 0) last_numeric = numeric || (label > 1 && last[0] == '0' && (last[1] == 'x' || last[1] == 'X'));
     return !last_numeric;
 }
 
@@ -175,7 +177,7 @@ static int parse_hostport(struct span s, struct tn_proxy *p, char why[128])
         if (!end) return refuse(why, "a bracket in the proxy URL is not closed");
         host = (struct span){s.p + 1, (size_t)(end - s.p) - 1};
         port = (struct span){end + 1, s.len - host.len - 2};
-        if (port.len && port.p[0] != ':') return refuse(why, "there is something between the proxy's bracket and port");
+        if (port.len && port.p[0] != ':') return refuse(why, "something stands between the proxy's bracket and port");
     } else if ((end = s.len ? memrchr(s.p, ':', s.len) : NULL)) {
         host.len = (size_t)(end - s.p);
         port = (struct span){end, s.len - host.len};
@@ -191,7 +193,7 @@ static int parse_authority(struct span rest, struct tn_proxy *p, char why[128])
     while (len < rest.len && !strchr("/?#", rest.p[len])) len++;
     /* "/" alone at the end is how browsers print it. */
     if (len < rest.len && !(rest.p[len] == '/' && len + 1 == rest.len))
-        return refuse(why, "the proxy URL has a path or query ('/', '?', '#' in credentials must be percent-encoded)");
+        return refuse(why, "the proxy URL has a path or query (percent-encode '/', '?', '#' in credentials)");
     struct span auth = {rest.p, len};
     const char *at = len ? memrchr(auth.p, '@', len) : NULL;
     if (at) {

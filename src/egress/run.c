@@ -69,11 +69,13 @@ static void step(struct tn_egress_conn *c)
 static void leave(struct tn_egress *e)
 {
     if (--e->depth > 0) return;
-    for (struct tn_list *n; (n = tn_list_pop_front(&e->graveyard));) free(TN_CONTAINER(n, struct tn_egress_conn, all));
+    for (struct tn_list *n; (n = tn_list_pop_front(&e->graveyard));)
+        free(TN_CONTAINER(n, struct tn_egress_conn, all));
     tn_run_schedule(e);
 }
 
-/* One step for every connection that was queued when the turn began. Those that queue again wait for the next turn. */
+/* One step for every connection that was queued when the turn began. Those that queue again wait for the next turn.
+ * */
 static void run(struct tn_egress *e)
 {
     struct tn_list batch;

@@ -1,4 +1,5 @@
-/* Sockets for forwarded traffic. src/egress/socket.c is the only unit of the forwarder that calls socket(2) and connect(2). */
+/* Sockets for forwarded traffic. src/egress/socket.c is the only unit of the forwarder that calls socket(2) and
+ * connect(2). */
 #ifndef TN_EGRESS_SOCKET_H
 #define TN_EGRESS_SOCKET_H
 
@@ -6,8 +7,8 @@
 #include <stdbool.h>
 #include <sys/uio.h>
 
-/* Begins a TCP connection: a non-blocking, close-on-exec descriptor that becomes writable when it is decided, or a negative
- * errno. TN_E_MFILE also when only the descriptors kept for the node itself are left. */
+/* Begins a TCP connection: a non-blocking, close-on-exec descriptor that becomes writable when it is decided, or a
+ * negative errno. TN_E_MFILE also when only the descriptors kept for the node itself are left. */
 int tn_socket_connect(const struct tn_addrport *to);
 /* The outcome of the connect, or what broke the connection since: 0 or a negative errno. Reading it clears it. */
 int tn_socket_error(int fd);

@@ -1,6 +1,6 @@
 /* SOCKS5 CONNECT, the client's side (RFC 1928, user/password per RFC 1929), without sockets.
  *
- *   we      05 01 M                  one method: 02 when there are credentials, else 00. Offering both would let a proxy,
+ *   we      05 01 M                  one method: 02 with credentials, else 00. Offering both would let a proxy,
  *                                    or somebody in between, talk us into an unauthenticated (shared) service.
  *   proxy   05 M | 05 FF
  *   we      01 ulen user plen pass   only after 05 02
@@ -9,8 +9,8 @@
  *   proxy   05 REP RSV ATYP BND.ADDR BND.PORT
  *
  * The bound address is of no use to us and may be of any kind whatever we asked with; a proxy that answers an IPv4
- * request with an IPv6 or domain bound address is right. When REP says no, the rest may be junk or missing: the verdict
- * falls at the second byte. RSV is ignored. Bytes after the reply are the destination's.
+ * request with an IPv6 or domain bound address is right. When REP says no, the rest may be junk or missing: the
+ * verdict falls at the second byte. RSV is ignored. Bytes after the reply are the destination's.
  *
  *   REP                         failure
  *   1 general, 2 ruleset        PROXY_REFUSED
@@ -25,7 +25,8 @@
 #include <stdlib.h>
 
 enum {
-    VERSION = 5, AUTH_VERSION = 1, METHOD_NONE = 0, METHOD_USERPASS = 2, METHOD_NONE_ACCEPTABLE = 0xff, CMD_CONNECT = 1,
+    VERSION = 5, AUTH_VERSION = 1, CMD_CONNECT = 1,
+    METHOD_NONE = 0, METHOD_USERPASS = 2, METHOD_NONE_ACCEPTABLE = 0xff,
     ATYP_V4 = 1, ATYP_NAME = 3, ATYP_V6 = 4,
 };
 enum { OUT_MAX = 3 + 255 + 255 }; /* the user/password message is the longest we send */

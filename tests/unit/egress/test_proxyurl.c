@@ -103,6 +103,7 @@ static const struct {
     {"http://u:hunter2@256.1.1.1:1", "neither"},
     {"http://u:hunter2@127.1:1", "neither"},
     {"http://u:hunter2@0x7f000001:1", "neither"},
+    {"http://u:hunter2@0X7f000001:1", "neither"},
     {"http://u:hunter2@127.0.0.0x1:1", "neither"},
     {"http://u:hunter2@2130706433:1", "neither"},
     {"http://u:hunter2@a..b:1", "neither"},

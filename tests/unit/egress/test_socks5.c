@@ -143,7 +143,8 @@ static void test_bound_addresses_at_every_cut(void **state)
         for (size_t cut = 0; cut <= len; cut++) {
             struct tn_socks5 *s = requested(&p);
             assert_int_equal(feed(s, reply, len, cut, &left), TN_HANDSHAKE_DONE);
-            /* Early bytes of the piece that completed the reply are left; those never handed in are, of course, too. */
+            /* Early bytes of the piece that completed the reply are left; those never handed in are, of course,
+             * too. */
             assert_int_equal(left, 5);
             tn_socks5_free(s);
         }

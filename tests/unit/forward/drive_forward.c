@@ -1,5 +1,6 @@
-/* A peer's stack, the exit node's stack and forwarder, and a real egress in one process, driven by lines as drive_egress is.
- * Packets between the two stacks go through a queue of this program; the clock can be moved forward. For through.py.
+/* A peer's stack, the exit node's stack and forwarder, and a real egress in one process, driven by lines as
+ * drive_egress is. Packets between the two stacks go through a queue of this program; the clock can be moved
+ * forward. For through.py.
  *
  *   policy off | host | proxy URL         enable 0|1        gone (the peer leaves the netmap)
  *   dial ID ADDR:PORT                     "ID open" or "ID refused|RESET|..", "ID end BYTES HASH" at the other side's FIN,
