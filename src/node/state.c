@@ -115,8 +115,10 @@ int tn_state_open(struct tn_state *s, const char *dir, const struct tn_rng *rng,
     *s = (struct tn_state){.lock_fd = -1};
     why[0] = '\0';
     int err = dir ? open_dir(s, dir, why) : 0;
-    if (!err) err = s->path ? load(s, why) : TN_E_NOENT;
-    if (err == TN_E_NOENT) err = make_fresh(s, rng);
+    if (!err) {
+        err = s->path ? load(s, why) : TN_E_NOENT;
+        if (err == TN_E_NOENT) err = make_fresh(s, rng);
+    }
     if (err && !why[0]) snprintf(why, 200, "state: %s", tn_err_text(err));
     if (err) tn_state_close(s);
     return err;

@@ -7,6 +7,8 @@
 
 #include "node/state.c"
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 static char dir[32], path[64];
@@ -113,6 +115,48 @@ static void preferences_merge(void **state)
     tn_state_close(&s);
 }
 
+/* Nothing can be written: what is unchanged goes on, what changed is an error, and the file is the one from before. */
+static void full_disk(void **state)
+{
+    struct tn_state s;
+    struct tn_config c;
+    char why[200], *before, *after;
+    size_t len, after_len;
+    struct rlimit old, none;
+    tn_config_init(&c);
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
+    assert_int_equal(tn_config_set(&c, "hostname", "one", why), 0);
+    assert_int_equal(tn_state_merge_prefs(&s, &c), 0);
+    assert_int_equal(tn_file_read(path, STATE_MAX, &before, &len), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &old);
+    none = (struct rlimit){.rlim_cur = 0, .rlim_max = old.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    assert_int_equal(tn_state_merge_prefs(&s, &c), 0);
+    assert_int_equal(tn_config_set(&c, "hostname", "two", why), 0);
+    int err = tn_state_merge_prefs(&s, &c);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0); /* cmocka may write to a file too */
+    assert_int_equal(err, -EFBIG);
+    assert_int_equal(tn_file_read(path, STATE_MAX, &after, &after_len), 0);
+    assert_int_equal(after_len, len);
+    assert_memory_equal(after, before, len);
+    free(before);
+    free(after);
+    tn_state_close(&s);
+    tn_config_fini(&c);
+}
+
+static void impossible_directories(void **state)
+{
+    struct tn_state s;
+    char why[200];
+    static const char *const dirs[] = {"/proc/none", "/proc/none/deeper", "/proc/version", "/proc/version/x", ""};
+    for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) { /* never a node that silently keeps nothing */
+        assert_true(tn_state_open(&s, dirs[i], &rng, why) < 0);
+        assert_true(why[0]);
+    }
+}
+
 static void without_a_directory(void **state)
 {
     struct tn_state a, b;
@@ -130,6 +174,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(kept_over_a_restart, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(damage_is_left_alone, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(preferences_merge, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(full_disk, make_dir, remove_dir),
+        cmocka_unit_test(impossible_directories),
         cmocka_unit_test(without_a_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
