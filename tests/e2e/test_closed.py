@@ -178,6 +178,27 @@ def special_destinations(b):
     expect(not wrong, "\n".join(wrong))
 
 
+@case("28: public prefixes routed to us as subnets are exit traffic all the same: proxied, or refused with egress off")
+def public_subnets(b):
+    p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)
+    b.exit(proxy=p)
+    b.control.ask("routes", node="exit", routes=["0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "45.45.45.0/24"])
+    b.client.cli("set", "--accept-routes")
+    try:
+        b.client.wait_peer("exit", lambda x: "45.45.45.0/24" in x.get("AllowedIPs", []), "routes the prefix")
+        b.client.no_exit()
+        with b.oracle(p):
+            b.expect_through(p, b.net.inet.web4)
+        b.exit()
+        b.client.no_exit()
+        with b.oracle():
+            b.expect_no_page()
+    finally:
+        p.stop()
+        b.client.cli("set", "--accept-routes=false")
+        b.control.approve_exit("exit")
+
+
 @case("29: IPv6 destination, proxy without IPv6, node with IPv6: refused at once, no IPv6 packet leaves")
 def no_v6_at_the_proxy(b):
     b.need_tun()
