@@ -203,6 +203,9 @@ def doh_without_proxy(b):
     with b.oracle(p):
         b.expect_no_page("http://four.example/ip")
     expect(len(b.doh.asked()) == asked, "a question got through")
+    status = b.node.status()
+    problem = status["Egress"].get("DNSProblem")
+    expect(problem and any(problem in line for line in status["Health"]), f"status does not tell: {status['Egress']}")
 
 
 if __name__ == "__main__":
