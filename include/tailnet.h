@@ -90,7 +90,8 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   log_level           error | warn | info | debug */
 TAILNET_API int tailnet_set(tailnet *t, const char *option, const char *value);
 
-/* Where log lines go; default: nowhere. Called on the node's thread; must not call this library. */
+/* Where log lines go; default: nowhere. To be set before the start. Called on the node's thread, and by tailnet_start on its
+ * caller's; must not call this library. */
 TAILNET_API void tailnet_set_log(tailnet *t, void (*log)(void *ctx, int level, const char *module, const char *line),
                                  void *ctx);
 
@@ -112,6 +113,7 @@ TAILNET_API int tailnet_addresses(tailnet *t, char *ip4, size_t len4, char *ip6,
 
 /* Opens a TCP connection to "host:port" or "[ip6]:port"; host is a peer's name (short or full), or an IP address. *fd is a
  * stream socket for read, write, poll, shutdown and close, blocking until you set O_NONBLOCK. Closing it ends the connection.
+ * A connection that breaks reads as end of file, and writing to it fails: where that matters, the protocol must tell its end.
  * network: "tcp". -ECONNREFUSED, -ETIMEDOUT, -EHOSTUNREACH, -ENOENT, -ENOTCONN (node not up). */
 TAILNET_API int tailnet_dial(tailnet *t, const char *network, const char *address, int timeout_ms, int *fd);
 
@@ -122,7 +124,8 @@ TAILNET_API int tailnet_listener_fd(tailnet_listener *l);
 /* Takes a connection. remote (may be NULL) gets "ip:port" of the peer, 56 bytes are enough. -ETIMEDOUT, -EAGAIN (timeout 0),
  * -ECANCELED, TAILNET_ECLOSED. */
 TAILNET_API int tailnet_accept(tailnet_listener *l, int timeout_ms, int *fd, char *remote, size_t remote_len);
-/* Ends the listener; connections that were accepted live on. Must come before tailnet_close. */
+/* Ends the listener and every tailnet_accept that waits at it (TAILNET_ECLOSED); connections that were accepted live on. Must come
+ * before tailnet_close. */
 TAILNET_API void tailnet_listener_close(tailnet_listener *l);
 
 /* The node's status as JSON (the LocalAPI's status document). Free with tailnet_free. */

@@ -50,8 +50,8 @@ int cmd_bad_flag(const char *command, char *const *argv, int c)
 
 int cmd_bad_word(const char *command, const char *word)
 {
-    enum { WHOLE_MAX = 16, HEAD = 6 }; /* a long one may be an auth key or a proxy's URL that lost its flag */
-    bool whole = strlen(word) <= WHOLE_MAX;
+    enum { WHOLE_MAX = 60, HEAD = 3 };
+    bool whole = strcmp(command, "run") != 0; /* there it may be an auth key or a password that lost its flag */
     cmd_complain("%.*s%s: not expected (tailnet %s --help)", whole ? WHOLE_MAX : HEAD, word, whole ? "" : "...",
                  command);
     return EXIT_USAGE;
@@ -66,7 +66,8 @@ static const struct command *find_command(const char *name)
 
 static int no_such_command(const char *name)
 {
-    cmd_complain("%.60s: no such command (tailnet help lists them)", name);
+    int len = name[0] != '-' ? 60 : name[1] != '-' ? 2 : (int)strcspn(name, "="); /* a flag's value may be a secret */
+    cmd_complain("%.*s: no such command (tailnet help lists them)", len, name);
     return EXIT_USAGE;
 }
 

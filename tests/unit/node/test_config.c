@@ -93,6 +93,9 @@ static void values(void **state)
         {"hostname", "a-b.c", "a b"},
         {"login_server", "http://1.2.3.4:5", "1.2.3.4"},
         {"exit_dns", "https://1.1.1.1/dns-query", "http://1.1.1.1/"},
+        {"exit_dns", "https://[2606:4700::1111]:8443/q", "https://dns.google/dns-query"},
+        {"exit_dns", "https://[2606:4700::1111]/q", "https://[1.1.1.1]/q"},
+        {"hostname", "a", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
         {"socks5_server", "127.0.0.1:1055", "localhost"},
         {"ephemeral", "true", "maybe"},
         {"log_level", "debug", "loud"},
@@ -107,6 +110,43 @@ static void values(void **state)
     }
     assert_int_equal(set(&c, "exit_prox", "x"), TN_E_NOENT);
     tn_config_fini(&c);
+}
+
+/* What ends up in the state file and in status must be text. */
+static void words(void **state)
+{
+    struct tn_config c;
+    tn_config_init(&c);
+    static const char *const bad[] = {"\xff\xfe", "two words", "line\nbreak", "caf\xc3\xa9"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char url[64];
+        snprintf(url, sizeof url, "https://%s/", bad[i]);
+        assert_int_equal(set(&c, "exit_node", bad[i]), TN_E_INVAL);
+        assert_int_equal(set(&c, "login_server", url), TN_E_INVAL);
+    }
+    assert_false(c.said & (TN_SAID_EXIT_NODE | TN_SAID_LOGIN_SERVER));
+    assert_int_equal(set(&c, "exit_node", "berlin.example.ts.net"), 0);
+    assert_int_equal(set(&c, "exit_node", ""), 0); /* said: none */
+    assert_true(c.said & TN_SAID_EXIT_NODE);
+    assert_null(c.exit_node);
+    tn_config_fini(&c);
+}
+
+/* The egress gets a proxy of its own, credentials included; the configuration keeps its one. */
+static void proxy_copies(void **state)
+{
+    struct tn_config c;
+    tn_config_init(&c);
+    assert_null(tn_config_copy_proxy(&c));
+    assert_int_equal(set(&c, "exit_proxy", "socks5://u:sekret@1.2.3.4:1080"), 0);
+    struct tn_proxy *p = tn_config_copy_proxy(&c);
+    assert_non_null(p);
+    assert_ptr_not_equal(p->pass, c.proxy->pass);
+    assert_true(tn_secret_eq(p->pass, c.proxy->pass) && tn_secret_eq(p->user, c.proxy->user));
+    assert_string_equal(p->host, "1.2.3.4");
+    tn_config_fini(&c);
+    assert_string_equal(tn_secret_bytes(p->pass), "sekret");
+    tn_proxy_free(p);
 }
 
 static void secrets_from_files(void **state)
@@ -135,6 +175,7 @@ int main(void)
         cmocka_unit_test(egress_table),
         cmocka_unit_test(last_proxy_counts),
         cmocka_unit_test(values),
+        cmocka_unit_test(words), cmocka_unit_test(proxy_copies),
         cmocka_unit_test(secrets_from_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
