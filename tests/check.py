@@ -111,7 +111,7 @@ def build(run):
         env = dict(os.environ)
         if shutil.which("ccache") and "CC" not in env:
             env["CC"] = "ccache gcc"
-        code, _ = run(["meson", "setup", BUILD, "-Db_sanitize=address,undefined", "-Db_lundef=false"],
+        code, _ = run(["meson", "setup", BUILD, "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dwerror=true"],
                       env=env)
         if code:
             return False
