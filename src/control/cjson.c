@@ -80,7 +80,8 @@ static size_t read_memory(void *arg, void *out, size_t cap)
 {
     struct memory *m = arg;
     size_t n = m->left < cap ? m->left : cap;
-    if (n) memcpy(out, m->at, n);
+    if (n == 0) return 0;
+    memcpy(out, m->at, n);
     m->at += n;
     m->left -= n;
     return n;

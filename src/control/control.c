@@ -204,8 +204,11 @@ static void on_link_down(void *ctx, int err, const char *text, uint64_t now_us)
         c->reconnecting = false;
         c->login.at_us = c->poll.at_us = c->now_us;
     } else {
-        tn_logf(c->config.log, TN_LOG_INFO, "control", "disconnected: %s", text);
-        tn_client_say(c, "%s", text);
+        char line[sizeof c->text];
+        snprintf(line, sizeof line, "%s: %s; trying again", c->url.authority, text);
+        bool repeated = strcmp(line, c->text) == 0; /* by the second while a server is away: once is enough to read */
+        tn_logf(c->config.log, repeated ? TN_LOG_DEBUG : TN_LOG_INFO, "control", "disconnected from %s", line);
+        tn_client_say(c, "%s", line);
         if (c->login.wanted && c->login.at_us <= c->now_us)
             c->login.at_us = c->now_us + tn_backoff_next(&c->login.backoff, &c->config.rng);
         if (c->logged_in && c->poll.at_us <= c->now_us)

@@ -133,7 +133,8 @@ int tailnet_dial(tailnet *t, const char *network, const char *address, int timeo
 {
     if (!is_tcp(t, network)) return TN_E_INVAL;
     int err = tn_node_dial_wait(&t->node, address, timeout_ms, fd);
-    if (err) tn_node_set_error(&t->node, "dial %.120s: %s", address, tn_err_text(err));
+    if (err)
+        tn_node_set_error(&t->node, "dial %.120s: %s", address, err == TN_E_INVAL ? "expected host:port" : tn_err_text(err));
     return err;
 }
 

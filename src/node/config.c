@@ -182,9 +182,12 @@ static int set_hostname(struct tn_config *c, const char *value, char why[200])
 {
     size_t len = strlen(value);
     if (len > 253) return bad(why, "hostname", "at most 253 characters");
-    for (size_t i = 0; i < len; i++)
+    for (size_t i = 0, label = 0; i < len; i++) {
         if (!isalnum((unsigned char)value[i]) && value[i] != '-' && value[i] != '.' && value[i] != '_')
             return bad(why, "hostname", "letters, digits, '-', '.' and '_'");
+        label = value[i] == '.' ? 0 : label + 1;
+        if (label > 63) return bad(why, "hostname", "labels of at most 63 characters"); /* RFC 1035 section 2.3.4 */
+    }
     c->said |= TN_SAID_HOSTNAME;
     return set_string(&c->hostname, value);
 }
@@ -213,10 +216,27 @@ static int set_exit_node(struct tn_config *c, const char *value, char why[200])
     return set_string(&c->exit_node, value);
 }
 
+/* "https://1.2.3.4[:port]/..." or "https://[v6][:port]/...": a name would have to be resolved by somebody. */
+static bool is_address_url(const char *url)
+{
+    char host[TN_ADDRPORT_STRLEN];
+    struct tn_addrport ap;
+    struct tn_ip ip;
+    if (strncmp(url, "https://", 8) != 0) return false;
+    size_t len = strcspn(url + 8, "/");
+    if (len >= sizeof host) return false;
+    snprintf(host, sizeof host, "%.*s", (int)len, url + 8);
+    if (tn_addrport_parse(host, &ap) == 0) return true;
+    if (host[0] == '[' && len > 2 && host[len - 1] == ']') {
+        host[len - 1] = '\0';
+        return tn_ip_parse(host + 1, &ip) == 0 && ip.family == 6;
+    }
+    return tn_ip_parse(host, &ip) == 0 && ip.family == 4;
+}
+
 static int set_exit_dns(struct tn_config *c, const char *value, char why[200])
 {
-    if (*value && strncmp(value, "https://", 8) != 0)
-        return bad(why, "exit_dns", "an https:// URL with an IP address as host");
+    if (*value && !is_address_url(value)) return bad(why, "exit_dns", "an https:// URL with an IP address as host");
     return set_string(&c->exit_dns, value);
 }
 

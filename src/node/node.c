@@ -230,7 +230,9 @@ static int make_egress(struct tn_node *n)
     enum tn_egress_mode mode = n->config.advertise_exit_node ? tn_config_egress(&n->config, &n->egress_missing) : TN_EGRESS_OFF;
     struct tn_proxy *proxy = NULL; /* a copy, which the egress owns: after a failed start there may be another */
     if (mode == TN_EGRESS_PROXY && !(proxy = tn_config_copy_proxy(&n->config))) return TN_E_NOMEM;
-    if (n->config.advertise_exit_node) err = tn_egress_set_policy(n->egress, mode, proxy);
+    if (mode != TN_EGRESS_OFF) err = tn_egress_set_policy(n->egress, mode, proxy);
+    else if (n->egress_missing)
+        tn_logf(&n->log, TN_LOG_WARN, "egress", "exit traffic is refused; missing: %s", n->egress_missing);
     if (err) return err;
     struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of, .ctx = n};
     n->forward = tn_forward_new(&fc);
