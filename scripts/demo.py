@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python still imports: a silent end
+
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 from lib import inet, proxies, sandbox  # noqa: E402
@@ -92,21 +94,24 @@ def main():
     sandbox.enter()
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, lambda s, _f: sys.exit(128 + s))
-    work = sandbox.Workdir("demo")
-    demo = Demo(work.path)
+    work = demo = None
     code = 0
     try:
+        work = sandbox.Workdir("demo")
+        demo = Demo(work.path)
         demo.parts()
         demo.show()
         demo.end()
         say(REAL)
     except (Failure, OSError, RuntimeError) as e:
         say(f"The demo failed: {e}")
-        say(demo.sup.report())
+        say(demo.sup.report() if demo else "")
         code = 1
     finally:
-        demo.sup.end()
-        work.remove()
+        if demo:
+            demo.sup.end()
+        if work:
+            work.remove()
     sys.exit(code)
 
 
