@@ -28,7 +28,7 @@ struct ack_work {
     struct tn_ack_result r;
     uint32_t fack_before;
     uint64_t newest_us;   /* when the newest segment sent only once and acknowledged now was sent; 0: none */
-    bool rexmit_acked;    /* something sent more than once was cumulatively acknowledged */
+    uint64_t rexmit_us;   /* last transmission of the last segment acknowledged that was sent more than once; 0: none */
 };
 
 static void note_delivered(struct tn_tcp *c, struct ack_work *w, const struct tn_rec *rec, uint64_t now_us)
@@ -44,9 +44,11 @@ static void ack_records(struct tn_tcp *c, struct ack_work *w, uint64_t now_us)
     uint32_t sacked_before = t->sacked;
     struct tn_rec rec;
     while (tn_recs_pop(t, w->seg->ack, &rec)) {
-        if (rec.xmits > 1) w->rexmit_acked = true;
+        if (rec.xmits > 1) w->rexmit_us = rec.sent_us;
         if (!(rec.flags & TN_REC_SACKED)) note_delivered(c, w, &rec, now_us);
     }
+    /* What lay behind a hole has waited for its repair: its time is not a round trip. */
+    if (w->rexmit_us) w->newest_us = 0;
     w->r.acked = w->seg->ack - c->snd_una;
     w->r.delivered += w->r.acked - (sacked_before - t->sacked);
 }
@@ -88,19 +90,23 @@ static void sack_input(struct tn_tcp *c, struct ack_work *w, uint64_t now_us)
     }
 }
 
+/* The round trip of a segment that was sent more than once, 0 if unknown. The echo tells which transmission was answered,
+ * but not when the first answer got lost and a duplicate brought the next one: then it is the time of the loss. An echo of an
+ * earlier transmission therefore counts only if the ACK can't be the answer to the last one. */
+static uint64_t ambiguous_rtt(const struct tn_tcp *c, const struct ack_work *w, uint64_t now_us)
+{
+    if (!w->rexmit_us || !c->has_ts || !w->seg->tsecr) return 0;
+    uint64_t since = now_us - w->rexmit_us;
+    if (seq_ge(w->seg->tsecr, tn_tcp_tsval(c->ts_offset, w->rexmit_us))) return since ? since : 1;
+    if (since >= c->rtt.min_us) return 0;
+    uint32_t ms = tn_tcp_tsval(c->ts_offset, now_us) - w->seg->tsecr;
+    return ms <= TN_RTT_SAMPLE_MAX_US / 1000 ? ms * 1000ull + 1 : 0;
+}
+
 static void sample_rtt(struct tn_tcp *c, struct ack_work *w, uint64_t now_us)
 {
-    const struct tn_tcp_seg *seg = w->seg;
-    uint64_t rtt = 0;
-    if (w->newest_us) {
-        rtt = now_us - w->newest_us;
-    } else if (w->r.acked && c->has_ts && seg->tsecr) {
-        uint32_t ms = tn_tcp_tsval(c->ts_offset, now_us) - seg->tsecr; /* Karn's ambiguity resolved by the echo */
-        if (ms > TN_RTT_SAMPLE_MAX_US / 1000) return;
-        rtt = ms * 1000ull;
-    } else {
-        return;
-    }
+    uint64_t rtt = w->newest_us ? now_us - w->newest_us : ambiguous_rtt(c, w, now_us);
+    if (!w->newest_us && !rtt) return;
     tn_rtt_sample(&c->rtt, rtt, now_us);
     w->r.rtt_us = rtt ? (uint32_t)rtt : 1;
 }
@@ -177,7 +183,7 @@ static void flight_ack(struct tn_tcp *c, const struct tn_tcp_seg *seg, bool wind
     if (c->has_sack && seg->nsack) sack_input(c, &w, now_us);
     if (!c->has_sack) count_dupacks(c, &w, window_same);
     sample_rtt(c, &w, now_us);
-    w.r.spurious = w.rexmit_acked && fl->rexmitted && c->has_ts && seg->tsecr && seq_lt(seg->tsecr, fl->undo_tsval);
+    w.r.spurious = w.rexmit_us && fl->rexmitted && c->has_ts && seg->tsecr && seq_lt(seg->tsecr, fl->undo_tsval);
     tn_recovery_on_ack(c, &w.r, now_us);
     drop_idle_flight(c);
     if (fin) fin_acked(c, now_us);
