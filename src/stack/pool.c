@@ -80,8 +80,7 @@ static struct slab *slab_with_room(struct tn_pool *p)
 
 uint8_t *tn_pool_get(struct tn_pool *p, size_t held)
 {
-    size_t limit = held ? p->budget - (p->budget >> TN_POOL_RESERVE_SHIFT) : p->budget;
-    if (p->used + TN_CHUNK > limit) return NULL;
+    if (!tn_pool_allows(p, held)) return NULL;
     struct slab *s = slab_with_room(p);
     if (!s) return NULL;
     int i = __builtin_ctz(s->free);
@@ -96,9 +95,10 @@ uint8_t *tn_pool_get(struct tn_pool *p, size_t held)
     return chunk;
 }
 
-/* Empty slabs kept for the next burst: one always (its pages that were never used cost nothing), more only in proportion to
- * what is in use, so that a busy pool does not map and unmap all the time and an idle one keeps next to nothing. */
-static unsigned spare_slabs(const struct tn_pool *p) { return 1 + (p->nslabs - p->nempty) / 8; }
+/* Empty slabs kept for the next burst: two always, which is what a reader's reservation takes (pages never used cost nothing),
+ * more only in proportion to what is in use, so that a busy pool does not map and unmap all the time and an idle one keeps
+ * next to nothing. */
+static unsigned spare_slabs(const struct tn_pool *p) { return 2 + (p->nslabs - p->nempty) / 8; }
 
 void tn_pool_put(struct tn_pool *p, uint8_t *chunk)
 {

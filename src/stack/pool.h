@@ -32,6 +32,11 @@ void tn_pool_fini(struct tn_pool *p); /* unmaps everything, also what was not pu
 /* A chunk, not zeroed. held: chunks the asking queue has. NULL: over the budget, or no memory. */
 uint8_t *tn_pool_get(struct tn_pool *p, size_t held);
 void tn_pool_put(struct tn_pool *p, uint8_t *chunk);
+/* Does the budget allow another chunk for a queue with this many? */
+static inline bool tn_pool_allows(const struct tn_pool *p, size_t held)
+{
+    return p->used + TN_CHUNK <= (held ? p->budget - (p->budget >> TN_POOL_RESERVE_SHIFT) : p->budget);
+}
 /* Bookkeeping memory allocated elsewhere that counts against the budget. Charging never fails: its size is bounded by a
  * small part of the bytes it describes. */
 static inline void tn_pool_charge(struct tn_pool *p, size_t bytes) { p->used += bytes; }

@@ -33,6 +33,8 @@ uint32_t tn_queue_reserve(struct tn_queue *q, struct tn_pool *p, uint32_t n);
 /* Drops the first n bytes, n <= len. A chunk that bytes may yet be added to stays: when nothing is left or expected,
  * tn_queue_trim gives it back. */
 void tn_queue_consume(struct tn_queue *q, struct tn_pool *p, uint32_t n);
+/* Bytes that fit after the last one without another chunk; for a queue without holes. */
+static inline uint32_t tn_queue_room(const struct tn_queue *q) { return q->slots * (uint32_t)TN_CHUNK - q->off - q->len; }
 /* Gives back chunks that hold no byte of [0, keep). */
 void tn_queue_trim(struct tn_queue *q, struct tn_pool *p, uint32_t keep);
 void tn_queue_clear(struct tn_queue *q, struct tn_pool *p);

@@ -18,11 +18,6 @@ void tn_recs_fini(struct tn_recs *t, struct tn_pool *p)
     tn_recs_init(t);
 }
 
-void tn_recs_shrink(struct tn_recs *t, struct tn_pool *p)
-{
-    if (t->count == 0 && t->ring) tn_recs_fini(t, p);
-}
-
 static bool grow(struct tn_recs *t, struct tn_pool *p)
 {
     uint32_t cap = t->cap ? t->cap * 2 : CAP_MIN;

@@ -77,7 +77,5 @@ uint32_t tn_recs_next_lost(struct tn_recs *t);
 /* Removes the first record (copied to *out) if it ends at or before ack. Otherwise, if ack lies inside, cuts its front and
  * returns false. */
 bool tn_recs_pop(struct tn_recs *t, uint32_t ack, struct tn_rec *out);
-/* Gives the memory back when there are no records. */
-void tn_recs_shrink(struct tn_recs *t, struct tn_pool *p);
 
 #endif

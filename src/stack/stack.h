@@ -101,7 +101,8 @@ void tn_stack_reset_syn(struct tn_stack *st, const struct tn_syn *syn, uint64_t 
  * stack, burst 200). False when the limit held it back or the packet must not be answered (ICMP errors, multicast). */
 bool tn_stack_unreach(struct tn_stack *st, enum tn_unreach what, const uint8_t *packet, size_t len, uint64_t now_us);
 
-/* on_accept: a connection completed its handshake; set its events with tn_tcp_set_events before returning 0; another
+/* Flows passed on to another owner: bytes that came before tn_tcp_set_events are not announced again.
+ * on_accept: a connection completed its handshake; set its events with tn_tcp_set_events before returning 0; another
  * return value resets it. ip family 0: any own address. port 0 is invalid. backlog: half-open connections at most. */
 int tn_tcp_listen(struct tn_stack *st, const struct tn_addrport *local, unsigned backlog,
                   int (*on_accept)(void *arg, struct tn_tcp *c, uint64_t now_us), void *arg,

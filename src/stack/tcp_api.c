@@ -65,8 +65,8 @@ int tn_tcp_peek(struct tn_tcp *c, struct iovec *iov, int n)
 
 void tn_tcp_consume(struct tn_tcp *c, size_t len, uint64_t now_us)
 {
+    if (len == 0 || c->f.state == TN_TCP_CLOSED || (c->f.state == TN_TCP_DONE && c->err)) return; /* reset meanwhile */
     assert(len <= c->recvq.len);
-    if (c->f.state == TN_TCP_CLOSED || len == 0) return;
     struct tn_pool *p = &c->st->pool;
     tn_stack_enter(c->st);
     tn_queue_consume(&c->recvq, p, (uint32_t)len);
@@ -88,8 +88,9 @@ bool tn_tcp_eof(const struct tn_tcp *c) { return c->fin_rcvd && c->recvq.len == 
 size_t tn_tcp_space(const struct tn_tcp *c)
 {
     if (!can_write(c)) return 0;
-    uint32_t limit = tn_tcp_send_limit(c);
-    return limit > c->sendq.len ? limit - c->sendq.len : 0;
+    uint32_t limit = tn_tcp_send_limit(c), space = limit > c->sendq.len ? limit - c->sendq.len : 0;
+    if (tn_pool_allows(&c->st->pool, c->sendq.held)) return space;
+    return space < tn_queue_room(&c->sendq) ? space : tn_queue_room(&c->sendq);
 }
 
 static void want_space(struct tn_tcp *c)

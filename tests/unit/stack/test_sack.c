@@ -161,7 +161,7 @@ static void limit(void **state)
     struct tn_rec out;
     while (tn_recs_pop(&t, TN_RECS_MAX, &out)) continue;
     assert_int_equal(t.count, 0);
-    tn_recs_shrink(&t, &p);
+    tn_recs_fini(&t, &p);
     assert_int_equal(p.used, 0);
     tn_pool_fini(&p);
 }

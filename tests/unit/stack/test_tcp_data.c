@@ -466,6 +466,35 @@ static void tail_loss_probe(void **state)
     s_free(s);
 }
 
+static void probe_that_repaired_a_loss_reduces(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    s_write(s, 4 * MSS);
+    s_discard(s);
+    s_pass(s, 10000);
+    s_in(s, A, 0, 3 * MSS, 512, 0); /* the last one is lost */
+    uint32_t cwnd = s->c->cc.cwnd;
+    while (s_stats(s).retransmits == 0) s_pass(s, tn_stack_next_deadline(s->st) - s->now);
+    s_expect(s, A, 3 * MSS, 0, MSS);
+    bool by_probe = s_stats(s).rto_events == 0;
+    s_pass(s, 10000);
+    s_in(s, A, 0, 4 * MSS, 512, 0);
+    assert_true(!by_probe || s->c->cc.cwnd < cwnd);
+    s_free(s);
+    s = s_new();
+    s_connect(s);
+    s_write(s, 4 * MSS);
+    s_discard(s);
+    s_until_sent(s); /* all were only late: the probe's duplicate is reported */
+    uint32_t before = s->c->cc.cwnd;
+    assert_int_equal(s_take(s).seq, 3 * MSS);
+    s_in(s, A, 0, 3 * MSS, 512, 0);
+    s_sack(s, 4 * MSS, 512, 1, 3 * MSS, 4 * MSS);
+    assert_true(s->c->cc.cwnd >= before && s->c->cc.ssthresh == TN_SSTHRESH_NONE);
+    s_free(s);
+}
+
 static void dupacks_without_sack(void **state)
 {
     struct script *s = s_new();
@@ -641,6 +670,31 @@ static void stalled_flows_leave_room(void **state)
     s_free(s);
 }
 
+/* Who finds the pool empty is told when there is memory again. */
+static void waits_for_memory(void **state)
+{
+    enum { BUDGET = 1024 * 1024 };
+    struct script *s = s_new_with((struct tn_stack_config){.budget = BUDGET});
+    s_connect(s);
+    tn_pool_charge(&s->st->pool, BUDGET);
+    assert_int_equal(tn_tcp_write(s->c, "x", 1, s->now), 0);
+    s_in(s, A, 0, 0, 512, MSS); /* nowhere to put it */
+    struct tn_tcp_seg a = s_expect(s, A, 0, 0, 0);
+    assert_int_equal(tn_tcp_readable(s->c), 0);
+    assert_int_equal(s->writable, 0);
+    assert_true(a.window << 8 >= 60000); /* announced before: it does not shrink */
+    assert_true(tn_stack_next_deadline(s->st) > s->now);
+    tn_pool_uncharge(&s->st->pool, BUDGET);
+    assert_true(tn_stack_next_deadline(s->st) <= s->now);
+    s_pass(s, 0);
+    assert_int_equal(s->writable, 1);
+    assert_int_equal(tn_tcp_write(s->c, "x", 1, s->now), 1);
+    s_expect(s, A, 0, 0, 1);
+    s_in(s, A, 0, 1, 512, MSS);
+    assert_int_equal(tn_tcp_readable(s->c), MSS);
+    s_free(s);
+}
+
 static void bytes_in_order_beat_bytes_out_of_order(void **state)
 {
     struct script *s = s_new_with((struct tn_stack_config){.budget = 1024 * 1024});
@@ -757,10 +811,10 @@ int main(void)
         TEST(respects_the_window), TEST(zero_window_is_probed), TEST(silly_window_is_used_in_the_end),
         TEST(zero_window_without_answers_ends), TEST(nagle), TEST(timeout_backs_off), TEST(user_timeout),
         TEST(fast_retransmit_by_sack), TEST(reordering_window_waits), TEST(lost_retransmission_is_found),
-        TEST(holes_are_filled_in_order), TEST(tail_loss_probe), TEST(dupacks_without_sack),
+        TEST(holes_are_filled_in_order), TEST(tail_loss_probe), TEST(probe_that_repaired_a_loss_reduces), TEST(dupacks_without_sack),
         TEST(mistaken_timeout_is_undone), TEST(mistaken_retransmission_is_undone_by_dsack), TEST(reneging_receiver),
         TEST(sack_nonsense_is_ignored), TEST(idle_flows_hold_nothing), TEST(reserve_and_commit),
-        TEST(short_writes_and_wakeups), TEST(stalled_flows_leave_room), TEST(bytes_in_order_beat_bytes_out_of_order),
+        TEST(short_writes_and_wakeups), TEST(stalled_flows_leave_room), TEST(waits_for_memory), TEST(bytes_in_order_beat_bytes_out_of_order),
         TEST(freed_in_its_own_callback), TEST(packets_that_come_back_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
