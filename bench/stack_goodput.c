@@ -1,5 +1,5 @@
-/* Goodput of our stack beside Linux: one bulk flow over the link emulator, 100 Mbit/s, 80 ms round trip, a queue of one
- * bandwidth-delay product, random loss 0, 0.1 and 1 % in the direction of the data.
+/* Goodput of our stack beside Linux: one bulk flow over the link emulator, 100 Mbit/s, 80 ms round trip, a queue of
+ * one bandwidth-delay product, random loss 0, 0.1 and 1 % in the direction of the data.
  *
  *   ours > ours     on a virtual clock
  *   ours > linux    through a TUN device, in real time
@@ -84,7 +84,8 @@ static int accept_receiver(void *arg, struct tn_tcp *c, uint64_t now_us)
 static void start_stack(struct ours *o, const struct setup *s, struct link *out, struct tn_ip addr, uint64_t now)
 {
     *o = (struct ours){.rng = s->seed + out->c.seed, .now = now, .out = out};
-    struct tn_stack_config config = {.mtu = (uint16_t)s->mtu, .rng = tn_rng_seeded(&o->rng), .cb.output = output, .ctx = o};
+    struct tn_stack_config config = {
+        .mtu = (uint16_t)s->mtu, .rng = tn_rng_seeded(&o->rng), .cb.output = output, .ctx = o};
     o->st = tn_stack_new(&config);
     if (!o->st || tn_stack_set_addrs(o->st, &addr, 1, now) != 0) abort();
 }
@@ -222,7 +223,8 @@ static double ours_with_kernel(const struct setup *s, bool we_send)
     while ((o.now = tunbed_now_us()) < end) {
         tunbed_drain(tun, &in);
         to_kernel(tun, &out, o.now);
-        for (struct link_packet *p; (p = link_take(&in, o.now)); free(p)) tn_stack_input(o.st, p->bytes, p->len, o.now);
+        for (struct link_packet *p; (p = link_take(&in, o.now)); free(p))
+            tn_stack_input(o.st, p->bytes, p->len, o.now);
         if (tn_stack_next_deadline(o.st) <= o.now) tn_stack_timeout(o.st, o.now);
         if (we_send) kernel_read(&listener, &fd, &received);
         else kernel_write(fd);
@@ -299,8 +301,8 @@ int main(int argc, char **argv)
         else if (opt == 'b') bbr = true;
         else return 2;
     }
-    printf("goodput in Mbit/s of %.0f, %.0f ms, %.0f s\n%-22s%9s%9s%9s\n", s.mbit, s.rtt_ms, s.seconds, "random loss", "0",
-           "0.1 %", "1 %");
+    printf("goodput in Mbit/s of %.0f, %.0f ms, %.0f s\n%-22s%9s%9s%9s\n", s.mbit, s.rtt_ms, s.seconds, "random loss",
+           "0", "0.1 %", "1 %");
     measure("ours > ours", &s, 0);
     measure("ours > linux", &s, 1);
     measure("linux cubic > ours", &s, 2);

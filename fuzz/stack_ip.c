@@ -1,5 +1,6 @@
-/* Raw packets into the stack: the input is a row of packets, each after two bytes of length; the first byte of a packet says
- * whether its checksums are put right first, so that the fuzzer gets past them. A listener, a UDP socket and hooks are there. */
+/* Raw packets into the stack: the input is a row of packets, each after two bytes of length; the first byte of a
+ * packet says whether its checksums are put right first, so that the fuzzer gets past them. A listener, a UDP socket
+ * and hooks are there. */
 #include "stack/stack.h"
 #include "util/cursor.h"
 #include "util/heap.h"
@@ -31,7 +32,8 @@ static enum tn_syn_verdict on_syn(void *ctx, const struct tn_syn *syn, uint64_t 
     static const struct tn_tcp_events none;
     struct tn_tcp *c;
     if (syn->dst.port % 3 == 0) return TN_SYN_RESET;
-    if (syn->dst.port % 3 == 1) return tn_tcp_accept_syn(b->st, syn, &none, NULL, now_us, &c) == 0 ? TN_SYN_HELD : TN_SYN_DROP;
+    if (syn->dst.port % 3 == 1)
+        return tn_tcp_accept_syn(b->st, syn, &none, NULL, now_us, &c) == 0 ? TN_SYN_HELD : TN_SYN_DROP;
     return TN_SYN_DROP;
 }
 
@@ -40,8 +42,8 @@ static bool on_tcp(void *ctx, const struct tn_addrport *src, const struct tn_add
     return src->port & 1;
 }
 
-static void on_udp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet, size_t len,
-                   const uint8_t *payload, size_t payload_len, uint64_t now_us)
+static void on_udp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,
+                   size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us)
 {
     struct box *b = ctx;
     if (payload < packet || payload + payload_len > packet + len) abort();
@@ -53,8 +55,8 @@ static void on_other(void *ctx, uint8_t proto, const uint8_t *packet, size_t len
     tn_stack_unreach(((struct box *)ctx)->st, TN_UNREACH_PROTO, packet, len, now_us);
 }
 
-static void on_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from, const uint8_t *bytes,
-                        size_t len, uint64_t now_us)
+static void on_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from,
+                        const uint8_t *bytes, size_t len, uint64_t now_us)
 {
     struct tn_udp_sock **u = arg;
     tn_udp_sendto(*u, local, from, bytes, len, now_us);

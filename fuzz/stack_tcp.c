@@ -1,6 +1,6 @@
-/* TCP segments into every state: the input is a row of steps of eight bytes, each a segment whose numbers are chosen relative to
- * what the flow expects, a call of the owner, or time. After every step the flow must be consistent, and at the end, when the
- * peer is silent for good, nothing may be left. */
+/* TCP segments into every state: the input is a row of steps of eight bytes, each a segment whose numbers are chosen
+ * relative to what the flow expects, a call of the owner, or time. After every step the flow must be consistent, and
+ * at the end, when the peer is silent for good, nothing may be left. */
 #include "stack/internal.h"
 #include "util/cursor.h"
 
@@ -69,10 +69,19 @@ static void segment(struct box *b, const uint8_t *p)
 {
     static uint8_t bytes[2000];
     struct tn_tcp_seg s = {
-        .sport = b->remote.port, .dport = b->local.port, .flags = p[1], .seq = near_value(b->rcv_expected, p[2], p[3]),
-        .ack = near_value(b->our_next, p[4], p[5]), .window = p[6] & 0x80 ? (uint16_t)(p[6] << 8) : p[6],
-        .len = p[7] < 200 ? p[7] : (p[7] - 199u) * 22u, .has_ts = !(p[0] & 0x10), .tsecr = b->last_tsval,
-        .mss = p[0] & 0x20 ? 60 : 1240, .sack_ok = true, .has_wscale = !(p[0] & 0x40), .wscale = p[3] % 16,
+        .sport = b->remote.port,
+        .dport = b->local.port,
+        .flags = p[1],
+        .seq = near_value(b->rcv_expected, p[2], p[3]),
+        .ack = near_value(b->our_next, p[4], p[5]),
+        .window = p[6] & 0x80 ? (uint16_t)(p[6] << 8) : p[6],
+        .len = p[7] < 200 ? p[7] : (p[7] - 199u) * 22u,
+        .has_ts = !(p[0] & 0x10),
+        .tsecr = b->last_tsval,
+        .mss = p[0] & 0x20 ? 60 : 1240,
+        .sack_ok = true,
+        .has_wscale = !(p[0] & 0x40),
+        .wscale = p[3] % 16,
     };
     b->tsval += p[0] & 0x80 ? -5u : 1u;
     s.tsval = b->tsval;
@@ -151,8 +160,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct tn_tcp_listener *l;
     b.local = (struct tn_addrport){tn_ip4(100, 64, 0, 1), 80};
     b.remote = (struct tn_addrport){tn_ip4(100, 64, 0, 2), 1000};
-    struct tn_stack_config config = {.budget = 256 * 1024, .rng = tn_rng_seeded(&b.rng), .ctx = &b, .cb.output = output,
-                                     .tcp_buffer_max = 65536};
+    struct tn_stack_config config = {
+        .budget = 256 * 1024, .rng = tn_rng_seeded(&b.rng), .ctx = &b, .cb.output = output, .tcp_buffer_max = 65536};
     if (!(b.st = tn_stack_new(&config))) return 0;
     tn_stack_set_addrs(b.st, &b.local.ip, 1, b.now);
     check(tn_tcp_listen(b.st, &b.local, 4, on_accept, &b, &l) == 0);
@@ -162,7 +171,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (kind < 10) segment(&b, p);
         else if (kind < 14) owner(&b, p);
         else pass(&b, kind == 14 ? p[3] * 1000u : p[3] * 300000ull);
-        for (size_t i = 0; i < b.st->timers.count; i++) check_flow(TN_CONTAINER(b.st->timers.slot[i], struct tn_tcp, timer));
+        for (size_t i = 0; i < b.st->timers.count; i++)
+            check_flow(TN_CONTAINER(b.st->timers.slot[i], struct tn_tcp, timer));
         check(b.st->depth == 0 && b.st->pool.used <= b.st->pool.budget + 64 * 1024);
     }
     if (b.c) tn_tcp_release(b.c, b.now);

@@ -1,4 +1,5 @@
-/* TCP, ICMP and UDP headers: whatever parses lies inside the input, and what is written from it parses to the same. */
+/* TCP, ICMP and UDP headers: whatever parses lies inside the input, and what is written from it parses to the
+ * same. */
 #include "wire/icmp.h"
 #include "wire/tcp.h"
 #include "wire/udp.h"
@@ -18,7 +19,8 @@ static void tcp(const uint8_t *p, size_t len)
     struct tn_tcp_seg s, again;
     uint8_t buf[TN_TCP_HDR_MAX];
     if (tn_tcp_seg_parse(p, len, &s) != 0) return;
-    check(s.payload >= p && s.payload + s.len == p + len && s.nsack <= TN_TCP_SACK_MAX && s.wscale <= TN_TCP_WSCALE_MAX);
+    check(s.payload >= p && s.payload + s.len == p + len && s.nsack <= TN_TCP_SACK_MAX &&
+          s.wscale <= TN_TCP_WSCALE_MAX);
     size_t hdr = tn_tcp_seg_put(buf, &s);
     check(hdr <= sizeof buf && tn_tcp_seg_parse(buf, hdr, &again) == 0);
     check(again.seq == s.seq && again.ack == s.ack && again.flags == s.flags && again.window == s.window);

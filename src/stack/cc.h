@@ -1,8 +1,8 @@
 /* Congestion control as an exchangeable part.
  *
  * The algorithm owns cwnd outside loss recovery, and ssthresh. Loss detection (rack.c), what is sent during recovery
- * (recovery.c: proportional rate reduction) and retransmission timeouts are the same for all of them. All amounts are bytes.
- * State lives in the flow: an algorithm has TN_CC_STATE bytes, and no heap. */
+ * (recovery.c: proportional rate reduction) and retransmission timeouts are the same for all of them. All amounts are
+ * bytes. State lives in the flow: an algorithm has TN_CC_STATE bytes, and no heap. */
 #ifndef TN_STACK_CC_H
 #define TN_STACK_CC_H
 

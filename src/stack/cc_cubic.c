@@ -1,12 +1,12 @@
 /* CUBIC (RFC 9438) with HyStart++ (RFC 9406).
  *
  * Congestion avoidance follows W(t) = C (t - K)^3 + W_max in segments and seconds, floored by what Reno would have
- * (section 4.3). Slow start ends early when the round-trip time grows: HyStart++ then goes on at a quarter of the speed for
- * five rounds (conservative slow start) and leaves for good, unless the delay falls back, which means it was noise. Without
- * that, slow start overshoots a bottleneck's queue by a whole window and loses half of it at once.
+ * (section 4.3). Slow start ends early when the round-trip time grows: HyStart++ then goes on at a quarter of the
+ * speed for five rounds (conservative slow start) and leaves for good, unless the delay falls back, which means it
+ * was noise. Without that, slow start overshoots a bottleneck's queue by a whole window and loses half of it at once.
  *
- * Arithmetic is in floating point: it is a few operations per ACK and free of overflow cases. Window growth below one byte per ACK is
- * carried over in credit. */
+ * Arithmetic is in floating point: it is a few operations per ACK and free of overflow cases. Window growth below one
+ * byte per ACK is carried over in credit. */
 #include "stack/cc.h"
 #include "stack/seq.h"
 
@@ -123,7 +123,8 @@ static void avoid(struct tn_cc *cc, struct cubic *q, const struct tn_cc_ack *a, 
 {
     if (q->epoch_us == 0) start_epoch(cc, q, a->now_us);
     double cwnd = (double)cc->cwnd / cc->mss, segs = (double)acked / cc->mss;
-    /* Reno's growth at beta 0.7: 3(1-b)/(1+b) segments a round trip until it has caught up, then one (section 4.3). */
+    /* Reno's growth at beta 0.7: 3(1-b)/(1+b) segments a round trip until it has caught up, then one (section
+     * 4.3). */
     double alpha = q->w_est >= q->w_max ? 1 : 3 * (1 - CUBIC_BETA) / (1 + CUBIC_BETA);
     q->w_est += (float)(alpha * segs / cwnd);
     double t = (double)(a->now_us - q->epoch_us) / 1e6 + (double)a->srtt_us / 1e6 - q->k;

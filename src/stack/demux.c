@@ -1,5 +1,6 @@
-/* Which flow, listener or socket a packet belongs to. Keys are hashed with a per-stack secret, so a peer can't choose ports
- * that fall into one chain; initial sequence numbers and timestamp offsets come from a second one (RFC 6528, 7323). */
+/* Which flow, listener or socket a packet belongs to. Keys are hashed with a per-stack secret, so a peer can't choose
+ * ports that fall into one chain; initial sequence numbers and timestamp offsets come from a second one (RFC 6528,
+ * 7323). */
 #include "stack/internal.h"
 
 enum { PORT_FIRST = 49152, PORT_LAST = 65535 }; /* RFC 6335's dynamic range */
@@ -8,7 +9,8 @@ struct tuple {
     struct tn_addrport local, remote;
 };
 
-static uint64_t hash_tuple(const struct tn_hashkey *key, const struct tn_addrport *local, const struct tn_addrport *remote)
+static uint64_t hash_tuple(const struct tn_hashkey *key, const struct tn_addrport *local,
+                           const struct tn_addrport *remote)
 {
     uint8_t bytes[40] = {local->ip.family};
     memcpy(bytes + 1, local->ip.b, 16);
@@ -25,7 +27,8 @@ static bool flow_eq(const struct tn_hnode *node, const void *key)
     return tn_addrport_eq(&f->remote, &t->remote) && tn_addrport_eq(&f->local, &t->local);
 }
 
-struct tn_flow *tn_flow_find(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote)
+struct tn_flow *tn_flow_find(const struct tn_stack *st, const struct tn_addrport *local,
+                             const struct tn_addrport *remote)
 {
     struct tuple t = {*local, *remote};
     struct tn_hnode *n = tn_htable_find(&st->flows, hash_tuple(&st->key, local, remote), flow_eq, &t);
@@ -45,8 +48,8 @@ uint32_t tn_flow_isn(const struct tn_stack *st, const struct tn_flow *f, uint64_
     return (uint32_t)(now_us / 4) + (uint32_t)hash_tuple(&st->isn_key, &f->local, &f->remote);
 }
 
-/* Per tuple, so that timestamps of one tuple keep growing from connection to connection (reuse of TIME_WAIT, PAWS), and
- * don't tell how long we have been up. */
+/* Per tuple, so that timestamps of one tuple keep growing from connection to connection (reuse of TIME_WAIT, PAWS),
+ * and don't tell how long we have been up. */
 uint32_t tn_flow_ts_offset(const struct tn_stack *st, const struct tn_flow *f)
 {
     return (uint32_t)(hash_tuple(&st->isn_key, &f->local, &f->remote) >> 32);

@@ -39,8 +39,8 @@ static int error_code(enum tn_icmp_kind kind)
     }
 }
 
-/* Only a connection attempt is ended by an error, and only if the error quotes its SYN (RFC 5927 section 4.1): an established
- * flow has retransmissions to find out by itself. */
+/* Only a connection attempt is ended by an error, and only if the error quotes its SYN (RFC 5927 section 4.1): an
+ * established flow has retransmissions to find out by itself. */
 static void tcp_error(struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote,
                       uint32_t seq, int err, uint64_t now_us)
 {
@@ -75,8 +75,8 @@ void tn_stack_icmp_input(struct tn_stack *st, const struct tn_ippkt *ip, uint64_
 
 /* ---- errors out ---- */
 
-/* RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e): no answer to errors, to groups, to what has no single sender, to later
- * fragments. */
+/* RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e): no answer to errors, to groups, to what has no single sender, to
+ * later fragments. */
 static bool may_answer(const struct tn_ippkt *ip)
 {
     static const struct tn_ip broadcast = {4, {255, 255, 255, 255}};
@@ -138,7 +138,8 @@ int tn_stack_ping(struct tn_stack *st, const struct tn_ip *to, uint16_t id, uint
 }
 
 void tn_stack_on_echo_reply(struct tn_stack *st,
-                            void (*fn)(void *arg, const struct tn_ip *from, uint16_t id, uint16_t seq, uint64_t now_us),
+                            void (*fn)(void *arg, const struct tn_ip *from, uint16_t id, uint16_t seq,
+                                       uint64_t now_us),
                             void *arg)
 {
     st->on_echo = fn;

@@ -1,13 +1,14 @@
 /* What the files of this room share. Not for other rooms.
  *
- * Life of a call. Every entry point brackets its work with tn_stack_enter and tn_stack_leave. Segments are emitted while it
- * runs; callbacks into owners are not made there but noted (tn_tcp_raise) and delivered when the outermost tn_stack_input or
- * tn_stack_timeout is about to return, so no owner sees a flow in the middle of a change, and no tn_tcp_* call ever calls back.
- * A flow that ends is taken out of all tables at once (tn_tcp_destroy), and its memory is freed when the outermost call
- * leaves. The output callback may call in again; so each emitting loop looks at the flow's state anew after each packet.
+ * Life of a call. Every entry point brackets its work with tn_stack_enter and tn_stack_leave. Segments are emitted
+ * while it runs; callbacks into owners are not made there but noted (tn_tcp_raise) and delivered when the outermost
+ * tn_stack_input or tn_stack_timeout is about to return, so no owner sees a flow in the middle of a change, and no
+ * tn_tcp_* call ever calls back. A flow that ends is taken out of all tables at once (tn_tcp_destroy), and its memory
+ * is freed when the outermost call leaves. The output callback may call in again; so each emitting loop looks at the
+ * flow's state anew after each packet.
  *
- * Life of bytes. sendq holds [snd_una, snd_una + len): acknowledged bytes leave it. recvq holds [rcv_nxt - len, rcv_nxt) plus
- * what came out of order beyond. A FIN is a sequence number after the bytes, in neither queue. */
+ * Life of bytes. sendq holds [snd_una, snd_una + len): acknowledged bytes leave it. recvq holds [rcv_nxt - len,
+ * rcv_nxt) plus what came out of order beyond. A FIN is a sequence number after the bytes, in neither queue. */
 #ifndef TN_STACK_INTERNAL_H
 #define TN_STACK_INTERNAL_H
 
@@ -31,9 +32,9 @@ enum {
     TN_STACK_MTU_MIN = 576,  /* what IPv4 hosts must take; with IPv6 1280 is the least that makes sense */
     TN_STACK_MTU_MAX = 9000, /* a packet is built on the C stack */
     TN_STACK_FLOWS_MAX = 1 << 18,
-    TN_STACK_HALF_OPEN_MAX = 4096,   /* 2 MiB of control blocks that a SYN flood may cost */
-    TN_STACK_ORPHANS_MAX = 8192,     /* flows closing without an owner; beyond that release means reset */
-    TN_STACK_TIME_WAIT_MAX = 16384,  /* the oldest gives way */
+    TN_STACK_HALF_OPEN_MAX = 4096,  /* 2 MiB of control blocks that a SYN flood may cost */
+    TN_STACK_ORPHANS_MAX = 8192,    /* flows closing without an owner; beyond that release means reset */
+    TN_STACK_TIME_WAIT_MAX = 16384, /* the oldest gives way */
     TN_STACK_ADDRS_MAX = 64,
     TN_STACK_EVENTS_PER_CALL = 1024, /* two owners that excite each other must not hold the loop */
     TN_STACK_TTL = 64,
@@ -42,16 +43,16 @@ enum {
     TN_TCP_BUFFER_LIMIT = 16 * 1024 * 1024, /* what the chunk ring can address twice over */
     TN_TCP_RCVBUF_START = 64 * 1024,
     TN_TCP_SNDBUF_START = 32 * 1024,
-    TN_TCP_MSS_MIN = 48,     /* a peer announcing less would make us send mostly headers (CVE-2019-11479) */
-    TN_TCP_IW_SEGS = 10,     /* RFC 6928 */
+    TN_TCP_MSS_MIN = 48, /* a peer announcing less would make us send mostly headers (CVE-2019-11479) */
+    TN_TCP_IW_SEGS = 10, /* RFC 6928 */
     TN_TCP_DELACK_US = 40000,
-    TN_TCP_QUICKACKS = 16,   /* segments acknowledged at once at the start: slow start is clocked by ACKs */
-    TN_TCP_SYN_RETRIES = 6,  /* 1+2+4+8+16+32 s and the last wait: gives up after about two minutes */
+    TN_TCP_QUICKACKS = 16,  /* segments acknowledged at once at the start: slow start is clocked by ACKs */
+    TN_TCP_SYN_RETRIES = 6, /* 1+2+4+8+16+32 s and the last wait: gives up after about two minutes */
     TN_TCP_SYNACK_RETRIES = 5,
-    TN_TCP_USER_TIMEOUT_US = 300 * 1000000,  /* data unacknowledged for so long ends the flow (RFC 1122 R2: > 100 s) */
+    TN_TCP_USER_TIMEOUT_US = 300 * 1000000, /* data unacknowledged for so long ends the flow (RFC 1122 R2: > 100 s) */
     TN_TCP_ORPHAN_TIMEOUT_US = 60 * 1000000, /* the same without an owner, and FIN_WAIT_2 without one */
     TN_TCP_TIME_WAIT_US = 60 * 1000000,      /* two times an MSL of 30 s, as Linux has it */
-    TN_TCP_OOW_SPACING_US = 100000, /* between answers to segments without data that are out of window */
+    TN_TCP_OOW_SPACING_US = 100000,          /* between answers to segments without data that are out of window */
 };
 
 enum tn_tcp_state {
@@ -211,7 +212,8 @@ bool tn_stack_is_own(const struct tn_stack *st, const struct tn_ip *ip);
 /* One of our addresses of this family, or NULL. */
 const struct tn_ip *tn_stack_addr(const struct tn_stack *st, uint8_t family);
 
-/* ip_output.c: puts IP headers before a transport packet and hands it to the output callback, in fragments if it must. */
+/* ip_output.c: puts IP headers before a transport packet and hands it to the output callback, in fragments if it
+ * must. */
 enum { TN_IP_HDR_MAX = 40 };
 struct tn_ip_out {
     uint8_t buf[TN_IP_HDR_MAX + TN_STACK_MTU_MAX];
@@ -219,14 +221,15 @@ struct tn_ip_out {
 /* Where the transport header starts: fill l4_len bytes there, checksum field zero, then tn_ip_send. */
 static inline uint8_t *tn_ip_out_l4(struct tn_ip_out *o) { return o->buf + TN_IP_HDR_MAX; }
 /* cksum_at: offset of the checksum field in the transport header, which is filled in; -1: none. */
-void tn_ip_send(struct tn_stack *st, struct tn_ip_out *o, const struct tn_ip *src, const struct tn_ip *dst, uint8_t proto,
-                size_t l4_len, int cksum_at);
+void tn_ip_send(struct tn_stack *st, struct tn_ip_out *o, const struct tn_ip *src, const struct tn_ip *dst,
+                uint8_t proto, size_t l4_len, int cksum_at);
 /* Any length up to 65,515 (IPv4) or 65,535 bytes of transport packet, checksum already filled. */
 int tn_ip_send_large(struct tn_stack *st, const struct tn_ip *src, const struct tn_ip *dst, uint8_t proto,
                      const uint8_t *l4, size_t l4_len);
 
 /* demux.c */
-struct tn_flow *tn_flow_find(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote);
+struct tn_flow *tn_flow_find(const struct tn_stack *st, const struct tn_addrport *local,
+                             const struct tn_addrport *remote);
 int tn_flow_insert(struct tn_stack *st, struct tn_flow *f);
 void tn_flow_remove(struct tn_stack *st, struct tn_flow *f);
 uint32_t tn_flow_isn(const struct tn_stack *st, const struct tn_flow *f, uint64_t now_us);
@@ -254,7 +257,8 @@ struct tn_tcp *tn_tcp_new(struct tn_stack *st, const struct tn_addrport *local, 
 void tn_tcp_set_state(struct tn_tcp *c, enum tn_tcp_state state, uint64_t now_us);
 void tn_tcp_raise(struct tn_tcp *c, unsigned events);
 void tn_tcp_deliver(struct tn_tcp *c, uint64_t now_us);
-/* Ends the flow and reports err to the owner, at once out of the table; with err 0 unread bytes stay readable first. */
+/* Ends the flow and reports err to the owner, at once out of the table; with err 0 unread bytes stay readable
+ * first. */
 void tn_tcp_end(struct tn_tcp *c, int err, uint64_t now_us);
 void tn_tcp_destroy(struct tn_tcp *c);
 void tn_tcp_enter_time_wait(struct tn_tcp *c, uint64_t now_us);

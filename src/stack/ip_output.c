@@ -12,8 +12,8 @@ static void emit(struct tn_stack *st, uint8_t *packet, size_t len)
     st->cb.output(st->ctx, packet, len);
 }
 
-void tn_ip_send(struct tn_stack *st, struct tn_ip_out *o, const struct tn_ip *src, const struct tn_ip *dst, uint8_t proto,
-                size_t l4_len, int cksum_at)
+void tn_ip_send(struct tn_stack *st, struct tn_ip_out *o, const struct tn_ip *src, const struct tn_ip *dst,
+                uint8_t proto, size_t l4_len, int cksum_at)
 {
     uint8_t *l4 = tn_ip_out_l4(o);
     if (cksum_at >= 0) {

@@ -1,7 +1,7 @@
 /* Reassembly of IP fragments (RFC 791, 8200), bounded on every side.
  *
- * TCP never needs it (its segments fit the MTU), so what is here serves UDP and echo. Overlapping fragments drop the whole
- * datagram in both families (RFC 5722): nothing honest sends them. Exact duplicates are ignored. */
+ * TCP never needs it (its segments fit the MTU), so what is here serves UDP and echo. Overlapping fragments drop the
+ * whole datagram in both families (RFC 5722): nothing honest sends them. Exact duplicates are ignored. */
 #ifndef TN_STACK_IPREASS_H
 #define TN_STACK_IPREASS_H
 
@@ -24,8 +24,9 @@ struct tn_ipreass {
 
 void tn_ipreass_init(struct tn_ipreass *r);
 void tn_ipreass_fini(struct tn_ipreass *r);
-/* Takes a fragment. When it completes its datagram: returns the whole as one packet without fragment header and with correct
- * lengths and header checksum, malloc'd, the caller's to free, its length in *len. NULL: not complete, or dropped. */
+/* Takes a fragment. When it completes its datagram: returns the whole as one packet without fragment header and with
+ * correct lengths and header checksum, malloc'd, the caller's to free, its length in *len. NULL: not complete, or
+ * dropped. */
 uint8_t *tn_ipreass_add(struct tn_ipreass *r, const struct tn_ippkt *ip, uint64_t now_us, size_t *len);
 void tn_ipreass_expire(struct tn_ipreass *r, uint64_t now_us);
 uint64_t tn_ipreass_deadline(const struct tn_ipreass *r); /* TN_NEVER */

@@ -1,10 +1,11 @@
-/* Connections that come: listeners on our own addresses, and SYNs to foreign ones that a forwarder decided to accept. */
+/* Connections that come: listeners on our own addresses, and SYNs to foreign ones that a forwarder decided to
+ * accept. */
 #include "stack/internal.h"
 
 #include <stdlib.h>
 
-static struct tn_tcp *half_open(struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote,
-                                const struct tn_tcp_seg *syn, uint64_t now_us)
+static struct tn_tcp *half_open(struct tn_stack *st, const struct tn_addrport *local,
+                                const struct tn_addrport *remote, const struct tn_tcp_seg *syn, uint64_t now_us)
 {
     struct tn_tcp *c = tn_tcp_new(st, local, remote, now_us);
     if (!c) return NULL;

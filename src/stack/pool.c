@@ -12,8 +12,8 @@
 #define UNPOISON(at, n) ((void)(at))
 #endif
 
-/* A slab is aligned to its size, so a chunk finds its slab by masking. Its first page is the header; free chunks are bits,
- * so that pages never handed out are never touched and cost nothing. */
+/* A slab is aligned to its size, so a chunk finds its slab by masking. Its first page is the header; free chunks are
+ * bits, so that pages never handed out are never touched and cost nothing. */
 enum { SLAB = 64 * 1024, SLAB_CHUNKS = SLAB / TN_CHUNK - 1 };
 #define ALL_FREE ((uint16_t)((1u << SLAB_CHUNKS) - 1))
 
@@ -95,9 +95,9 @@ uint8_t *tn_pool_get(struct tn_pool *p, size_t held)
     return chunk;
 }
 
-/* Empty slabs kept for the next burst: two always, which is what a reader's reservation takes (pages never used cost nothing),
- * more only in proportion to what is in use, so that a busy pool does not map and unmap all the time and an idle one keeps
- * next to nothing. */
+/* Empty slabs kept for the next burst: two always, which is what a reader's reservation takes (pages never used cost
+ * nothing), more only in proportion to what is in use, so that a busy pool does not map and unmap all the time and an
+ * idle one keeps next to nothing. */
 static unsigned spare_slabs(const struct tn_pool *p) { return 2 + (p->nslabs - p->nempty) / 8; }
 
 void tn_pool_put(struct tn_pool *p, uint8_t *chunk)

@@ -1,11 +1,11 @@
 /* Chunks of TCP bytes: fixed pieces of memory from slabs that go back to the kernel when they are empty.
  *
- * One pool per stack. The budget is a hard limit on bytes handed out (chunks, and the bookkeeping that grows with bytes
- * in flight). Fairness needs no list of flows: what one queue may hold depends on what is still free (after the dynamic
- * thresholds of Choudhury and Hahne, 1998). The allowance falls with the square of it, because what a queue holds already,
- * and the window it has announced, can't be taken back: after n greedy queues in a row 1/(1 + n/4) of the budget is still free,
- * the largest stop growing first, and newcomers get less and less but something. The last sixteenth is kept for queues that
- * hold nothing yet, so that a stalled crowd can't silence the others. */
+ * One pool per stack. The budget is a hard limit on bytes handed out (chunks, and the bookkeeping that grows with
+ * bytes in flight). Fairness needs no list of flows: what one queue may hold depends on what is still free (after the
+ * dynamic thresholds of Choudhury and Hahne, 1998). The allowance falls with the square of it, because what a queue
+ * holds already, and the window it has announced, can't be taken back: after n greedy queues in a row 1/(1 + n/4) of
+ * the budget is still free, the largest stop growing first, and newcomers get less and less but something. The last
+ * sixteenth is kept for queues that hold nothing yet, so that a stalled crowd can't silence the others. */
 #ifndef TN_STACK_POOL_H
 #define TN_STACK_POOL_H
 
@@ -37,8 +37,8 @@ static inline bool tn_pool_allows(const struct tn_pool *p, size_t held)
 {
     return p->used + TN_CHUNK <= (held ? p->budget - (p->budget >> TN_POOL_RESERVE_SHIFT) : p->budget);
 }
-/* Bookkeeping memory allocated elsewhere that counts against the budget. Charging never fails: its size is bounded by a
- * small part of the bytes it describes. */
+/* Bookkeeping memory allocated elsewhere that counts against the budget. Charging never fails: its size is bounded by
+ * a small part of the bytes it describes. */
 static inline void tn_pool_charge(struct tn_pool *p, size_t bytes) { p->used += bytes; }
 static inline void tn_pool_uncharge(struct tn_pool *p, size_t bytes) { p->used -= bytes; }
 static inline size_t tn_pool_free(const struct tn_pool *p) { return p->used < p->budget ? p->budget - p->used : 0; }

@@ -1,7 +1,7 @@
 /* Loss detection by time: RACK (RFC 8985). A segment is lost when one that was sent later has arrived and more than a
- * round trip plus a reordering window has passed since it was sent. This finds lost retransmissions as well, which counting
- * (RFC 6675) can't; and with three segments reported beyond a hole and no reordering ever seen the window is zero, which is
- * counting's answer at the same moment. */
+ * round trip plus a reordering window has passed since it was sent. This finds lost retransmissions as well, which
+ * counting (RFC 6675) can't; and with three segments reported beyond a hole and no reordering ever seen the window is
+ * zero, which is counting's answer at the same moment. */
 #include "stack/internal.h"
 
 enum { REO_MULT_MAX = 16 /* four lowest RTTs */, REO_PERSIST = 16, DUP_THRESH = 3 };

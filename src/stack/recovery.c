@@ -1,9 +1,10 @@
-/* Loss recovery. Three states: OPEN; RECOVERY, in which lost segments are sent again while proportional rate reduction
- * (RFC 9937) brings the window down to ssthresh; LOSS after a retransmission timeout, which starts again from one segment.
+/* Loss recovery. Three states: OPEN; RECOVERY, in which lost segments are sent again while proportional rate
+ * reduction (RFC 9937) brings the window down to ssthresh; LOSS after a retransmission timeout, which starts again
+ * from one segment.
  *
  * A reduction that turns out to have been for nothing is taken back: when the ACK of a retransmitted segment echoes a
- * timestamp from before the retransmission (Eifel, RFC 3522), or when every retransmission was reported as a duplicate
- * (D-SACK, RFC 3708). */
+ * timestamp from before the retransmission (Eifel, RFC 3522), or when every retransmission was reported as a
+ * duplicate (D-SACK, RFC 3708). */
 #include "stack/internal.h"
 
 #include <assert.h>
@@ -47,8 +48,8 @@ static void prr(struct tn_tcp *c, uint32_t delivered, bool safe)
         count = ssthresh - pipe < limit ? ssthresh - pipe : limit;
     }
     if (count < 0) count = 0;
-    /* The fast retransmit goes out whatever the arithmetic says, so does what NewReno's partial ACK asks for, and an empty
-     * network must not stay empty. */
+    /* The fast retransmit goes out whatever the arithmetic says, so does what NewReno's partial ACK asks for, and an
+     * empty network must not stay empty. */
     bool must = !fl->rexmitted || pipe == 0 || (!c->has_sack && fl->recs.unsent_lost);
     if (must && count < mss) count = mss;
     c->cc.cwnd = pipe + (uint32_t)count;
@@ -77,8 +78,8 @@ static bool was_mistake(struct tn_tcp *c, const struct tn_ack_result *r)
     return fl->can_undo && fl->ca != TN_CA_OPEN && r->spurious;
 }
 
-/* NewReno (RFC 6582) for peers without SACK: the third duplicate, and then each partial ACK, says that the first segment is
- * lost. */
+/* NewReno (RFC 6582) for peers without SACK: the third duplicate, and then each partial ACK, says that the first
+ * segment is lost. */
 static void newreno_detect(struct tn_tcp *c, const struct tn_ack_result *r)
 {
     struct tn_flight *fl = c->flight;
@@ -94,7 +95,8 @@ static void grow(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_u
     struct tn_flight *fl = c->flight;
     bool limited = fl->cwnd_limited || fl->ca == TN_CA_LOSS;
     if (tn_cc_in_slow_start(&c->cc) && c->cc.cwnd < 2 * fl->max_inflight) limited = true;
-    /* What was only reported selectively counts when the hole below it has closed: until then it may be the sign of loss. */
+    /* What was only reported selectively counts when the hole below it has closed: until then it may be the sign of
+     * loss. */
     if (!r->acked) return;
     struct tn_cc_ack ack = {
         .now_us = now_us, .acked = r->delivered, .rtt_us = r->rtt_us, .srtt_us = c->rtt.srtt_us,
@@ -140,7 +142,8 @@ void tn_recovery_on_ack(struct tn_tcp *c, const struct tn_ack_result *r, uint64_
     if (fl->ca != TN_CA_OPEN && seq_ge(c->snd_una, fl->recover)) leave(c);
     if (fl->ca == TN_CA_OPEN && fl->recs.unsent_lost) enter_recovery(c, r->inflight_before, now_us);
     if (fl->ca != TN_CA_RECOVERY) grow(c, r, now_us);
-    else if (r->delivered || fl->recs.lost > lost_before) prr(c, r->delivered, r->acked && fl->recs.lost <= lost_before);
+    else if (r->delivered || fl->recs.lost > lost_before)
+        prr(c, r->delivered, r->acked && fl->recs.lost <= lost_before);
 }
 
 void tn_recovery_on_timer_loss(struct tn_tcp *c, uint64_t now_us)

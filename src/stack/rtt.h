@@ -6,8 +6,8 @@
 
 enum {
     TN_RTO_INITIAL_US = 1000000,  /* RFC 6298 section 2 */
-    /* The variance term's floor, as Linux has it, instead of a floor of one second on the whole: a tail loss costs the
-     * round trip and a fifth of a second. Covers the peers' delayed ACKs. */
+    /* The variance term's floor, as Linux has it, instead of a floor of one second on the whole: a tail loss costs
+     * the round trip and a fifth of a second. Covers the peers' delayed ACKs. */
     TN_RTO_SLACK_US = 200000,
     TN_RTO_MAX_US = 60000000,
     TN_RTT_MIN_WINDOW_S = 300, /* a minimum older than this is replaced: routes change (relay to direct) */

@@ -60,7 +60,8 @@ static bool is_linked(const struct tn_rec *r)
 
 /* ---- changes of state ---- */
 
-struct tn_rec *tn_recs_push(struct tn_recs *t, struct tn_pool *p, uint32_t seq, uint32_t len, bool fin, uint64_t now_us)
+struct tn_rec *tn_recs_push(struct tn_recs *t, struct tn_pool *p, uint32_t seq, uint32_t len, bool fin,
+                            uint64_t now_us)
 {
     if (t->count == t->cap && !grow(t, p)) return NULL;
     uint32_t id = tn_recs_end(t);
@@ -70,7 +71,8 @@ struct tn_rec *tn_recs_push(struct tn_recs *t, struct tn_pool *p, uint32_t seq, 
     }
     t->count++;
     struct tn_rec *r = tn_rec_at(t, id);
-    *r = (struct tn_rec){.sent_us = now_us, .seq = seq, .len = (uint16_t)len, .flags = fin ? TN_REC_FIN : 0, .xmits = 1};
+    *r = (struct tn_rec){
+        .sent_us = now_us, .seq = seq, .len = (uint16_t)len, .flags = fin ? TN_REC_FIN : 0, .xmits = 1};
     link_newest(t, id);
     return r;
 }

@@ -1,17 +1,18 @@
-/* The sender's scoreboard: one record per segment in flight, what the receiver has said about it, and when it was sent.
+/* The sender's scoreboard: one record per segment in flight, what the receiver has said about it, and when it was
+ * sent.
  *
- * Records cover [snd_una, snd_nxt) without gaps, in a ring addressed by a running number (id), so a sequence number is
- * found by binary search. Each record is in one of these states:
+ * Records cover [snd_una, snd_nxt) without gaps, in a ring addressed by a running number (id), so a sequence number
+ * is found by binary search. Each record is in one of these states:
  *
  *   outstanding          sent, nothing known
  *   LOST                 deemed lost, to be sent again
  *   LOST | RESENT        sent again, nothing known about that one
  *   SACKED               arrived, not yet cumulatively acknowledged
  *
- * Two structures keep the work per ACK constant however large the window is. Outstanding and RESENT records form a list in
- * the order of their last transmission, which is what loss detection by time walks from its old end (RFC 8985). SACKED
- * records carry a skip count: how many of their successors are known to be SACKED too; walks compress it, so a block that
- * is reported again and again is not walked again.
+ * Two structures keep the work per ACK constant however large the window is. Outstanding and RESENT records form a
+ * list in the order of their last transmission, which is what loss detection by time walks from its old end (RFC
+ * 8985). SACKED records carry a skip count: how many of their successors are known to be SACKED too; walks compress
+ * it, so a block that is reported again and again is not walked again.
  *
  * Byte counts (a FIN counts as one): pipe = span - sacked - lost + resent (RFC 6675 section 5's pipe). */
 #ifndef TN_STACK_SACK_H
@@ -22,8 +23,8 @@
 
 enum tn_rec_flag { TN_REC_SACKED = 1, TN_REC_LOST = 2, TN_REC_RESENT = 4, TN_REC_FIN = 8 };
 
-/* Segments in flight per flow: 8 MiB of full segments is 6,944; the rest is for small ones. More waits for ACKs, so tiny
- * writes into a large window can't make us keep a record per byte. */
+/* Segments in flight per flow: 8 MiB of full segments is 6,944; the rest is for small ones. More waits for ACKs, so
+ * tiny writes into a large window can't make us keep a record per byte. */
 enum { TN_RECS_MAX = 16384 };
 #define TN_REC_NONE UINT32_MAX
 
@@ -58,7 +59,8 @@ static inline uint32_t tn_recs_pipe(const struct tn_recs *t, uint32_t span)
 }
 
 /* A new segment at the end. NULL: TN_RECS_MAX reached or no memory. */
-struct tn_rec *tn_recs_push(struct tn_recs *t, struct tn_pool *p, uint32_t seq, uint32_t len, bool fin, uint64_t now_us);
+struct tn_rec *tn_recs_push(struct tn_recs *t, struct tn_pool *p, uint32_t seq, uint32_t len, bool fin,
+                            uint64_t now_us);
 /* The segment with this id has been sent again. */
 void tn_recs_resent(struct tn_recs *t, uint32_t id, uint64_t now_us);
 void tn_recs_mark_lost(struct tn_recs *t, uint32_t id);
@@ -74,8 +76,8 @@ uint32_t tn_recs_next_unsacked(struct tn_recs *t, uint32_t id);
 uint32_t tn_recs_find(const struct tn_recs *t, uint32_t seq);
 /* The oldest record that is LOST and not RESENT, or TN_REC_NONE. */
 uint32_t tn_recs_next_lost(struct tn_recs *t);
-/* Removes the first record (copied to *out) if it ends at or before ack. Otherwise, if ack lies inside, cuts its front and
- * returns false. */
+/* Removes the first record (copied to *out) if it ends at or before ack. Otherwise, if ack lies inside, cuts its
+ * front and returns false. */
 bool tn_recs_pop(struct tn_recs *t, uint32_t ack, struct tn_rec *out);
 
 #endif

@@ -4,7 +4,12 @@
 #include <stdlib.h>
 
 enum { IP6_NO_NEXT = 59 }; /* nothing follows, nothing to answer (RFC 8200 section 4.7) */
-enum { DEFAULT_BUDGET = 64 * 1024 * 1024, UNREACH_PER_SECOND = 100, UNREACH_BURST = 200, CHALLENGES_PER_SECOND = 1000 };
+enum {
+    DEFAULT_BUDGET = 64 * 1024 * 1024,
+    UNREACH_PER_SECOND = 100,
+    UNREACH_BURST = 200,
+    CHALLENGES_PER_SECOND = 1000
+};
 
 struct tn_stack *tn_stack_new(const struct tn_stack_config *config)
 {
@@ -145,7 +150,8 @@ static void input_whole(struct tn_stack *st, const struct tn_ippkt *ip, const ui
     if (ip->proto == TN_IPPROTO_TCP) tn_stack_tcp_input(st, ip, now_us);
     else if (ip->proto == TN_IPPROTO_UDP) tn_stack_udp_input(st, ip, packet, now_us);
     else if (!tn_stack_is_own(st, &ip->dst)) foreign_other(st, ip, packet, now_us);
-    else if (ip->proto == (ip->src.family == 4 ? TN_IPPROTO_ICMP : TN_IPPROTO_ICMP6)) tn_stack_icmp_input(st, ip, now_us);
+    else if (ip->proto == (ip->src.family == 4 ? TN_IPPROTO_ICMP : TN_IPPROTO_ICMP6))
+        tn_stack_icmp_input(st, ip, now_us);
     else if (ip->proto != IP6_NO_NEXT) tn_stack_icmp_error(st, TN_UNREACH_PROTO, ip, packet, now_us);
 }
 
@@ -156,7 +162,8 @@ static void input_fragment(struct tn_stack *st, const struct tn_ippkt *ip, uint6
     uint8_t *whole = tn_ipreass_add(&st->reass, ip, now_us, &len);
     if (!whole) return;
     struct tn_ippkt k;
-    if (tn_ippkt_parse(whole, len, &k) == 0 && !k.has_frag && k.proto != TN_IPPROTO_TCP) input_whole(st, &k, whole, now_us);
+    if (tn_ippkt_parse(whole, len, &k) == 0 && !k.has_frag && k.proto != TN_IPPROTO_TCP)
+        input_whole(st, &k, whole, now_us);
     free(whole);
 }
 

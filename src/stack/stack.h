@@ -4,11 +4,12 @@
  * that queues data may emit at once. Callbacks may call back into the stack, except tn_stack_free; a flow freed
  * inside its own callback is released at the end of the outermost call.
  *
- * The events of TCP flows (tn_tcp_events, on_accept) come only out of tn_stack_input and tn_stack_timeout, never from inside a
- * tn_tcp_* call. So after calls from outside a callback ask tn_stack_next_deadline again: it says 0 when events wait.
+ * The events of TCP flows (tn_tcp_events, on_accept) come only out of tn_stack_input and tn_stack_timeout, never from
+ * inside a tn_tcp_* call. So after calls from outside a callback ask tn_stack_next_deadline again: it says 0 when
+ * events wait.
  *
- * Memory: an idle established flow is its control block; bytes in flight live in chunks from a pool with a byte budget
- * that all flows share. Under pressure windows shrink first and new flows are refused last. */
+ * Memory: an idle established flow is its control block; bytes in flight live in chunks from a pool with a byte
+ * budget that all flows share. Under pressure windows shrink first and new flows are refused last. */
 #ifndef TN_STACK_STACK_H
 #define TN_STACK_STACK_H
 
@@ -44,13 +45,16 @@ struct tn_stack_callbacks {
     void (*output)(void *ctx, uint8_t *packet, size_t len);
     /* TCP SYN to an address that is not our own. NULL: such packets are dropped. */
     enum tn_syn_verdict (*foreign_syn)(void *ctx, const struct tn_syn *syn, uint64_t now_us);
-    /* Any other TCP segment of a foreign 4-tuple that has no flow (an RST or ACK while the SYN is held). For an RST the
-     * gate cancels its dial. The stack answers non-RST segments with RST unless this returns true (held: ignore). */
-    bool (*foreign_tcp)(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst, uint64_t now_us);
-    /* UDP to a foreign address, or any other protocol to one: packet is the whole IP packet (checksums verified), borrowed.
-     * NULL: dropped. */
-    void (*foreign_udp)(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,
-                        size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us);
+    /* Any other TCP segment of a foreign 4-tuple that has no flow (an RST or ACK while the SYN is held). For an RST
+     * the gate cancels its dial. The stack answers non-RST segments with RST unless this returns true (held:
+     * ignore). */
+    bool (*foreign_tcp)(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst,
+                        uint64_t now_us);
+    /* UDP to a foreign address, or any other protocol to one: packet is the whole IP packet (checksums verified),
+     * borrowed. NULL: dropped. */
+    void (*foreign_udp)(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst,
+                        const uint8_t *packet, size_t len, const uint8_t *payload, size_t payload_len,
+                        uint64_t now_us);
     void (*foreign_other)(void *ctx, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us);
 };
 
@@ -66,7 +70,8 @@ struct tn_stack_config {
 
 struct tn_stack *tn_stack_new(const struct tn_stack_config *config);
 void tn_stack_free(struct tn_stack *st); /* silent: no RST is sent, no callback comes */
-/* At most 64. Own addresses: echo is answered, listeners and UDP sockets live there. Flows of addresses that went away are reset. */
+/* At most 64. Own addresses: echo is answered, listeners and UDP sockets live there. Flows of addresses that went
+ * away are reset. */
 int tn_stack_set_addrs(struct tn_stack *st, const struct tn_ip *addrs, size_t n, uint64_t now_us);
 void tn_stack_set_tcp_buffer_max(struct tn_stack *st, size_t bytes); /* for flows created from now on */
 
@@ -82,8 +87,8 @@ struct tn_tcp_events {
     void (*on_readable)(void *arg, struct tn_tcp *c, uint64_t now_us); /* new bytes, or the peer's FIN, are there */
     void (*on_writable)(void *arg, struct tn_tcp *c, uint64_t now_us); /* after a short write: there is space again */
     /* The connection has ended, err 0 after both FINs were exchanged and everything was acknowledged; TN_E_RESET,
-     * TN_E_TIMEDOUT, TN_E_REFUSED (RST to our SYN), TN_E_HOSTUNREACH ... The flow is gone when this returns (TIME_WAIT
-     * lives on inside the stack without its owner). Not called after tn_tcp_abort or tn_tcp_release. */
+     * TN_E_TIMEDOUT, TN_E_REFUSED (RST to our SYN), TN_E_HOSTUNREACH ... The flow is gone when this returns
+     * (TIME_WAIT lives on inside the stack without its owner). Not called after tn_tcp_abort or tn_tcp_release. */
     void (*on_close)(void *arg, int err, uint64_t now_us);
 };
 
@@ -97,8 +102,9 @@ int tn_tcp_accept_syn(struct tn_stack *st, const struct tn_syn *syn, const struc
 /* Refuses a held SYN by RST, or by ICMP unreachable with the family's own code for it. */
 enum tn_unreach { TN_UNREACH_HOST, TN_UNREACH_PORT, TN_UNREACH_ADMIN, TN_UNREACH_PROTO };
 void tn_stack_reset_syn(struct tn_stack *st, const struct tn_syn *syn, uint64_t now_us);
-/* An ICMP(v6) destination unreachable quoting this packet, sent from the packet's destination; rate-limited (100/s per
- * stack, burst 200). False when the limit held it back or the packet must not be answered (ICMP errors, multicast). */
+/* An ICMP(v6) destination unreachable quoting this packet, sent from the packet's destination; rate-limited (100/s
+ * per stack, burst 200). False when the limit held it back or the packet must not be answered (ICMP errors,
+ * multicast). */
 bool tn_stack_unreach(struct tn_stack *st, enum tn_unreach what, const uint8_t *packet, size_t len, uint64_t now_us);
 
 /* Flows passed on to another owner: bytes that came before tn_tcp_set_events are not announced again.
@@ -110,25 +116,28 @@ int tn_tcp_listen(struct tn_stack *st, const struct tn_addrport *local, unsigned
 void tn_tcp_unlisten(struct tn_tcp_listener *l); /* established flows stay */
 void tn_tcp_set_events(struct tn_tcp *c, const struct tn_tcp_events *ev, void *arg);
 
-/* Reading without copying: up to n views of bytes in order (returned count of views; 0: nothing now), then consume, which
- * opens the window. tn_tcp_eof: all bytes were consumed and the peer has sent FIN. */
+/* Reading without copying: up to n views of bytes in order (returned count of views; 0: nothing now), then consume,
+ * which opens the window. tn_tcp_eof: all bytes were consumed and the peer has sent FIN. */
 int tn_tcp_peek(struct tn_tcp *c, struct iovec *iov, int n);
 void tn_tcp_consume(struct tn_tcp *c, size_t len, uint64_t now_us);
 size_t tn_tcp_readable(const struct tn_tcp *c);
 bool tn_tcp_eof(const struct tn_tcp *c);
 
-/* Writing: space() bytes fit now. Either copy (returns how many were taken, on_writable follows if short; negative when
- * closed for writing), or reserve views, fill them and commit. */
+/* Writing: space() bytes fit now. Either copy (returns how many were taken, on_writable follows if short; negative
+ * when closed for writing), or reserve views, fill them and commit. */
 size_t tn_tcp_space(const struct tn_tcp *c);
 long tn_tcp_write(struct tn_tcp *c, const void *bytes, size_t len, uint64_t now_us);
-int tn_tcp_reserve(struct tn_tcp *c, struct iovec *iov, int n, size_t want); /* count of views; 0: no space, on_writable follows */
+/* Returns the count of views; 0: no space, on_writable follows. */
+int tn_tcp_reserve(struct tn_tcp *c, struct iovec *iov, int n, size_t want);
 void tn_tcp_commit(struct tn_tcp *c, size_t len, uint64_t now_us);           /* len <= reserved; 0 gives them back */
 void tn_tcp_shutdown(struct tn_tcp *c, uint64_t now_us); /* FIN after what is queued; reading goes on */
 void tn_tcp_abort(struct tn_tcp *c, uint64_t now_us);    /* RST; the handle is dead */
 /* Orderly close by an owner that is done: FIN after what is queued, received bytes are refused with RST once they
  * come, no callbacks any more; the handle is dead. */
 void tn_tcp_release(struct tn_tcp *c, uint64_t now_us);
-void tn_tcp_set_keepalive(struct tn_tcp *c, uint64_t idle_us, uint64_t interval_us, int probes, uint64_t now_us); /* idle 0: off */
+/* After idle_us without a segment from the peer up to this many probes go out, interval_us apart; then TN_E_TIMEDOUT.
+ * 0: off. */
+void tn_tcp_set_keepalive(struct tn_tcp *c, uint64_t idle_us, uint64_t interval_us, int probes, uint64_t now_us);
 void tn_tcp_set_nodelay(struct tn_tcp *c, bool on); /* default on */
 struct tn_addrport tn_tcp_local(const struct tn_tcp *c);
 struct tn_addrport tn_tcp_remote(const struct tn_tcp *c);
@@ -144,8 +153,8 @@ void tn_tcp_info(const struct tn_tcp *c, struct tn_tcp_info *out);
 /* ---- UDP on own addresses ---- */
 
 struct tn_udp_events {
-    void (*on_datagram)(void *arg, const struct tn_addrport *local, const struct tn_addrport *from, const uint8_t *bytes,
-                        size_t len, uint64_t now_us);
+    void (*on_datagram)(void *arg, const struct tn_addrport *local, const struct tn_addrport *from,
+                        const uint8_t *bytes, size_t len, uint64_t now_us);
     void (*on_unreach)(void *arg, const struct tn_addrport *to, int err, uint64_t now_us); /* ICMP; may be NULL */
 };
 /* local ip family 0: any own address; port 0: pick one (see tn_udp_local). */
@@ -154,8 +163,8 @@ int tn_udp_bind(struct tn_stack *st, const struct tn_addrport *local, const stru
 void tn_udp_unbind(struct tn_udp_sock *u);
 struct tn_addrport tn_udp_local(const struct tn_udp_sock *u);
 /* from: one of our addresses, or family 0. Fragments over the MTU; TN_E_TOOBIG over 65,507. */
-int tn_udp_sendto(struct tn_udp_sock *u, const struct tn_addrport *from, const struct tn_addrport *to, const void *bytes,
-                  size_t len, uint64_t now_us);
+int tn_udp_sendto(struct tn_udp_sock *u, const struct tn_addrport *from, const struct tn_addrport *to,
+                  const void *bytes, size_t len, uint64_t now_us);
 /* For forwarders: a datagram from any (foreign) source address. */
 int tn_stack_udp_send_from(struct tn_stack *st, const struct tn_addrport *from, const struct tn_addrport *to,
                            const void *bytes, size_t len, uint64_t now_us);
@@ -163,7 +172,9 @@ int tn_stack_udp_send_from(struct tn_stack *st, const struct tn_addrport *from, 
 /* ---- ICMP echo from us (tailnet ping --icmp) ---- */
 int tn_stack_ping(struct tn_stack *st, const struct tn_ip *to, uint16_t id, uint16_t seq, uint64_t now_us);
 void tn_stack_on_echo_reply(struct tn_stack *st,
-                            void (*fn)(void *arg, const struct tn_ip *from, uint16_t id, uint16_t seq, uint64_t now_us), void *arg);
+                            void (*fn)(void *arg, const struct tn_ip *from, uint16_t id, uint16_t seq,
+                                       uint64_t now_us),
+                            void *arg);
 
 struct tn_stack_stats {
     size_t flows, half_open, time_wait, chunk_bytes, budget;

@@ -1,4 +1,5 @@
-/* The acknowledgment in a segment: window, scoreboard, round-trip time; then the recovery decides what follows from it. */
+/* The acknowledgment in a segment: window, scoreboard, round-trip time; then the recovery decides what follows from
+ * it. */
 #include "stack/internal.h"
 
 #include <stdlib.h>
@@ -11,7 +12,8 @@ static void update_window(struct tn_tcp *c, const struct tn_tcp_seg *seg)
     if (seq_lt(seg->ack, c->snd_una)) return;
     if (seg->ack == c->snd_una) {
         if (seq_lt(seg->seq, c->snd_wl1)) return;
-        /* An edge does not move back: this one is older. Zero is believed all the same, as peers under pressure mean it. */
+        /* An edge does not move back: this one is older. Zero is believed all the same, as peers under pressure mean
+         * it. */
         if (seg->seq == c->snd_wl1 && window && window <= c->snd_wnd) return;
     }
     c->snd_wnd = window;
@@ -28,7 +30,7 @@ struct ack_work {
     struct tn_ack_result r;
     uint32_t fack_before;
     uint64_t newest_us;   /* when the newest segment sent only once and acknowledged now was sent; 0: none */
-    uint64_t rexmit_us;   /* last transmission of the last segment acknowledged that was sent more than once; 0: none */
+    uint64_t rexmit_us; /* last transmission of the last segment acknowledged that was sent more than once; 0: none */
 };
 
 static void note_delivered(struct tn_tcp *c, struct ack_work *w, const struct tn_rec *rec, uint64_t now_us)
@@ -90,9 +92,9 @@ static void sack_input(struct tn_tcp *c, struct ack_work *w, uint64_t now_us)
     }
 }
 
-/* The round trip of a segment that was sent more than once, 0 if unknown. The echo tells which transmission was answered,
- * but not when the first answer got lost and a duplicate brought the next one: then it is the time of the loss. An echo of an
- * earlier transmission therefore counts only if the ACK can't be the answer to the last one. */
+/* The round trip of a segment that was sent more than once, 0 if unknown. The echo tells which transmission was
+ * answered, but not when the first answer got lost and a duplicate brought the next one: then it is the time of the
+ * loss. An echo of an earlier transmission therefore counts only if the ACK can't be the answer to the last one. */
 static uint64_t ambiguous_rtt(const struct tn_tcp *c, const struct ack_work *w, uint64_t now_us)
 {
     if (!w->rexmit_us || !c->has_ts || !w->seg->tsecr) return 0;

@@ -24,7 +24,8 @@ static int choose_local(struct tn_stack *st, const struct tn_addrport *want, con
     if (local->port == 0) return tn_flow_pick_port(st, local, remote);
     struct tn_flow *old = tn_flow_find(st, local, remote);
     if (old && !old->is_time_wait) return TN_E_ADDRINUSE;
-    if (old) tn_time_wait_free(st, TN_CONTAINER(old, struct tn_time_wait, f)); /* sequence numbers go on by the clock */
+    if (old)
+        tn_time_wait_free(st, TN_CONTAINER(old, struct tn_time_wait, f)); /* sequence numbers go on by the clock */
     return 0;
 }
 
@@ -65,7 +66,8 @@ int tn_tcp_peek(struct tn_tcp *c, struct iovec *iov, int n)
 
 void tn_tcp_consume(struct tn_tcp *c, size_t len, uint64_t now_us)
 {
-    if (len == 0 || c->f.state == TN_TCP_CLOSED || (c->f.state == TN_TCP_DONE && c->err)) return; /* reset meanwhile */
+    if (len == 0 || c->f.state == TN_TCP_CLOSED || (c->f.state == TN_TCP_DONE && c->err))
+        return; /* reset meanwhile */
     assert(len <= c->recvq.len);
     struct tn_pool *p = &c->st->pool;
     tn_stack_enter(c->st);

@@ -1,8 +1,8 @@
-/* TCP segments in: to which flow they belong, and the checks in the order of RFC 9293 section 3.10.7 with the hardening of
- * RFC 5961 (exact reset sequence, challenge ACKs) and RFC 7323 (PAWS).
+/* TCP segments in: to which flow they belong, and the checks in the order of RFC 9293 section 3.10.7 with the
+ * hardening of RFC 5961 (exact reset sequence, challenge ACKs) and RFC 7323 (PAWS).
  *
- * A segment passes four gates: timestamp, sequence, reset/SYN, acknowledgment. What passes is trimmed to the window and taken
- * in; then one call to tn_tcp_output answers everything the segment caused. */
+ * A segment passes four gates: timestamp, sequence, reset/SYN, acknowledgment. What passes is trimmed to the window
+ * and taken in; then one call to tn_tcp_output answers everything the segment caused. */
 #include "stack/internal.h"
 
 /* A timestamp not refreshed for 24 days says nothing any more: the clock may have wrapped (RFC 7323 section 5.5). */
@@ -100,7 +100,8 @@ static bool paws_ok(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now
 {
     if (!c->has_ts || seg->flags & TN_TCP_RST) return true;
     if (!seg->has_ts) return false; /* RFC 7323 section 3.2 */
-    if (!seq_lt(seg->tsval, c->ts_recent) || (uint32_t)(now_us / 1000000) - c->ts_recent_s > PAWS_STALE_S) return true;
+    if (!seq_lt(seg->tsval, c->ts_recent) || (uint32_t)(now_us / 1000000) - c->ts_recent_s > PAWS_STALE_S)
+        return true;
     if (seg->len || seg->flags & TN_TCP_FIN) tn_tcp_send_ack(c, now_us);
     else challenge(c, now_us);
     return false;
@@ -117,7 +118,8 @@ static void out_of_window(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64
 {
     if (seg->flags & TN_TCP_RST) return;
     if (seg->flags & TN_TCP_SYN) {
-        if (c->f.state == TN_TCP_SYN_RCVD && seg->seq + 1 == c->rcv_nxt) tn_tcp_send_syn(c, now_us); /* our SYN-ACK got lost */
+        if (c->f.state == TN_TCP_SYN_RCVD && seg->seq + 1 == c->rcv_nxt)
+            tn_tcp_send_syn(c, now_us); /* our SYN-ACK got lost */
         else challenge(c, now_us);
         return;
     }

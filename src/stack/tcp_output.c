@@ -1,7 +1,8 @@
 /* Segments out: what may be sent, in which order, and how they are built.
  *
- * Lost segments go first, then new data as far as both windows allow, then an ACK if nothing carried it. A full segment is
- * always cc.mss bytes (SACK blocks ride on pure ACKs and on what has room), so retransmissions are never resized. */
+ * Lost segments go first, then new data as far as both windows allow, then an ACK if nothing carried it. A full
+ * segment is always cc.mss bytes (SACK blocks ride on pure ACKs and on what has room), so retransmissions are never
+ * resized. */
 #include "stack/internal.h"
 
 #include <stdlib.h>
@@ -110,7 +111,8 @@ static bool make_flight(struct tn_tcp *c, uint64_t now_us)
     return true;
 }
 
-/* After a pause the old window says little about the network (RFC 5681 section 4.1, RFC 7661): halve it per timeout passed. */
+/* After a pause the old window says little about the network (RFC 5681 section 4.1, RFC 7661): halve it per timeout
+ * passed. */
 static void restart_after_idle(struct tn_tcp *c, uint64_t now_us)
 {
     uint64_t idle = now_us - c->sent_us, rto = c->rtt.rto_us;

@@ -1,4 +1,5 @@
-/* Bytes and FIN of acceptable segments: into the receive queue at their place, ranges and D-SACK noted, delivery in order. */
+/* Bytes and FIN of acceptable segments: into the receive queue at their place, ranges and D-SACK noted, delivery in
+ * order. */
 #include "stack/internal.h"
 
 #include <assert.h>
@@ -34,8 +35,8 @@ static void advance(struct tn_tcp *c, uint32_t nxt, uint64_t now_us)
     if (fin) take_fin(c, now_us);
 }
 
-/* Memory is short: bytes that can be delivered are worth more than bytes that wait for them (the peer keeps what it was told
- * by SACK until it is acknowledged, RFC 2018 section 8). */
+/* Memory is short: bytes that can be delivered are worth more than bytes that wait for them (the peer keeps what it
+ * was told by SACK until it is acknowledged, RFC 2018 section 8). */
 static void renege(struct tn_tcp *c)
 {
     tn_reass_free(c->reass);

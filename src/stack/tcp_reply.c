@@ -14,7 +14,8 @@ void tn_tcp_reply(struct tn_stack *st, const struct tn_addrport *local, const st
     tn_ip_send(st, &o, &local->ip, &remote->ip, TN_IPPROTO_TCP, len, CKSUM_AT);
 }
 
-/* RFC 9293 section 3.10.7.1: the reset takes its sequence number from the segment's ACK, or acknowledges all of it. */
+/* RFC 9293 section 3.10.7.1: the reset takes its sequence number from the segment's ACK, or acknowledges all of
+ * it. */
 void tn_tcp_reply_rst(struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote,
                       const struct tn_tcp_seg *seg)
 {

@@ -19,7 +19,10 @@ const char *tn_tcp_state_name(unsigned state)
     return state < TN_TCP_STATES ? names[state] : "?";
 }
 
-static uint16_t own_mss(const struct tn_stack *st, uint8_t family) { return (uint16_t)(st->mtu - (family == 4 ? 40 : 60)); }
+static uint16_t own_mss(const struct tn_stack *st, uint8_t family)
+{
+    return (uint16_t)(st->mtu - (family == 4 ? 40 : 60));
+}
 
 static int enter_tables(struct tn_tcp *c)
 {

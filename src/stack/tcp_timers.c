@@ -1,6 +1,6 @@
-/* A flow's timers: one for whatever the sending side waits for, one for the delayed ACK, one for keepalive; in the heap they
- * are one entry. Deadlines mostly move later (each ACK pushes the retransmission away), and then the entry stays where it is:
- * it comes up early, finds nothing due, and is put where it belongs. */
+/* A flow's timers: one for whatever the sending side waits for, one for the delayed ACK, one for keepalive; in the
+ * heap they are one entry. Deadlines mostly move later (each ACK pushes the retransmission away), and then the entry
+ * stays where it is: it comes up early, finds nothing due, and is put where it belongs. */
 #include "stack/internal.h"
 
 enum { ORPHAN_PERSISTS = 8 /* about a minute at ordinary round trips */ };

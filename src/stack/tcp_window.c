@@ -1,12 +1,12 @@
 /* The receive window and the send buffer: how large they may be.
  *
- * rcv_buf is what the window is sized for. It starts small and follows what the owner reads per round trip times four (twice
- * for the sender's next doubling, twice for a hole that is being repaired), so a slow reader keeps a small window. Below that
- * comes the pool: what a queue may hold depends on what is still free (pool.h).
+ * rcv_buf is what the window is sized for. It starts small and follows what the owner reads per round trip times four
+ * (twice for the sender's next doubling, twice for a hole that is being repaired), so a slow reader keeps a small
+ * window. Below that comes the pool: what a queue may hold depends on what is still free (pool.h).
  *
- * The right edge that was announced never moves back. With window scaling an edge between two multiples can't be expressed
- * once rcv_nxt has moved: it is rounded up, until tiny segments have pushed it a chunk beyond its place; then down (RFC 7323
- * section 2.4), but what lies within the announced edge is accepted all the same. */
+ * The right edge that was announced never moves back. With window scaling an edge between two multiples can't be
+ * expressed once rcv_nxt has moved: it is rounded up, until tiny segments have pushed it a chunk beyond its place;
+ * then down (RFC 7323 section 2.4), but what lies within the announced edge is accepted all the same. */
 #include "stack/internal.h"
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -73,8 +73,8 @@ void tn_tcp_window_consumed(struct tn_tcp *c, uint32_t len, uint64_t now_us)
     c->meter_us = now_us;
 }
 
-/* Round-trip time as a receiver sees it: from our timestamp in the peer's echo. Pauses of the peer make it too long, so lower
- * samples count at once and higher ones slowly. */
+/* Round-trip time as a receiver sees it: from our timestamp in the peer's echo. Pauses of the peer make it too long,
+ * so lower samples count at once and higher ones slowly. */
 void tn_tcp_window_sample(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
 {
     if (seg->len > c->rcv_mss) c->rcv_mss = (uint16_t)seg->len;
@@ -98,9 +98,9 @@ uint32_t tn_tcp_send_limit(const struct tn_tcp *c)
 
 /* ---- waiting for memory ---- */
 
-/* Who is held back while the pool is nearly full queues up; who is held back by its own backlog does not, since that moves
- * with its reader and its ACKs. Waiting begins at seven eighths and ends at three quarters, so nobody goes round in
- * circles. */
+/* Who is held back while the pool is nearly full queues up; who is held back by its own backlog does not, since that
+ * moves with its reader and its ACKs. Waiting begins at seven eighths and ends at three quarters, so nobody goes
+ * round in circles. */
 void tn_tcp_wait_memory(struct tn_tcp *c)
 {
     struct tn_stack *st = c->st;

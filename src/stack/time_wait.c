@@ -1,6 +1,6 @@
-/* TIME_WAIT: what must be remembered of a connection that is over, in a fifth of its memory. The peer's FIN may come again and
- * is acknowledged; a new SYN of the same 4-tuple is let through when it can't be an old duplicate (RFC 6191, RFC 1122 section
- * 4.2.2.13); resets are ignored (RFC 1337). */
+/* TIME_WAIT: what must be remembered of a connection that is over, in a fifth of its memory. The peer's FIN may come
+ * again and is acknowledged; a new SYN of the same 4-tuple is let through when it can't be an old duplicate (RFC
+ * 6191, RFC 1122 section 4.2.2.13); resets are ignored (RFC 1337). */
 #include "stack/internal.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* UDP: sockets on our own addresses, datagrams from foreign ones for forwarders. Callbacks come while the packet is being
- * taken in; a socket unbound meanwhile is freed when the outermost call leaves. */
+/* UDP: sockets on our own addresses, datagrams from foreign ones for forwarders. Callbacks come while the packet is
+ * being taken in; a socket unbound meanwhile is freed when the outermost call leaves. */
 #include "stack/internal.h"
 #include "util/cursor.h"
 #include "wire/udp.h"
@@ -102,8 +102,8 @@ static int send_datagram(struct tn_stack *st, const struct tn_addrport *from, co
     return err;
 }
 
-int tn_udp_sendto(struct tn_udp_sock *u, const struct tn_addrport *from, const struct tn_addrport *to, const void *bytes,
-                  size_t len, uint64_t now_us)
+int tn_udp_sendto(struct tn_udp_sock *u, const struct tn_addrport *from, const struct tn_addrport *to,
+                  const void *bytes, size_t len, uint64_t now_us)
 {
     struct tn_addrport src = {.port = u->local.port};
     if (from && from->ip.family) src.ip = from->ip;

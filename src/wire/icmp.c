@@ -3,10 +3,24 @@
 #include "util/err.h"
 #include "wire/ip.h"
 
-enum icmp4 { ICMP4_ECHO_REPLY = 0, ICMP4_UNREACH = 3, ICMP4_QUENCH = 4, ICMP4_REDIRECT = 5, ICMP4_ECHO = 8, ICMP4_TIME = 11,
-             ICMP4_PARAM = 12 };
-enum icmp6 { ICMP6_UNREACH = 1, ICMP6_TOO_BIG = 2, ICMP6_TIME = 3, ICMP6_PARAM = 4, ICMP6_ERROR_LAST = 127, ICMP6_ECHO = 128,
-             ICMP6_ECHO_REPLY = 129 };
+enum icmp4 {
+    ICMP4_ECHO_REPLY = 0,
+    ICMP4_UNREACH = 3,
+    ICMP4_QUENCH = 4,
+    ICMP4_REDIRECT = 5,
+    ICMP4_ECHO = 8,
+    ICMP4_TIME = 11,
+    ICMP4_PARAM = 12
+};
+enum icmp6 {
+    ICMP6_UNREACH = 1,
+    ICMP6_TOO_BIG = 2,
+    ICMP6_TIME = 3,
+    ICMP6_PARAM = 4,
+    ICMP6_ERROR_LAST = 127,
+    ICMP6_ECHO = 128,
+    ICMP6_ECHO_REPLY = 129
+};
 enum { PARAM_NEXT_HEADER = 1, QUOTE_L4_MIN = 8 };
 
 static enum tn_icmp_kind unreach4(uint8_t code)
@@ -118,6 +132,7 @@ bool tn_icmp_put(uint8_t out[TN_ICMP_HDR], uint8_t family, enum tn_icmp_kind kin
     tn_put_be16(out + 2, 0);
     tn_put_be16(out + 4, id);
     tn_put_be16(out + 6, seq);
-    if (out[0] == ICMP6_PARAM && family == 6) tn_put_be32(out + 4, 6); /* pointer: the base header's next-header byte */
+    if (out[0] == ICMP6_PARAM && family == 6)
+        tn_put_be32(out + 4, 6); /* pointer: the base header's next-header byte */
     return true;
 }

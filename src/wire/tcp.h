@@ -39,13 +39,14 @@ struct tn_tcp_seg {
     size_t len;
 };
 
-/* l4: the transport header and payload of one unfragmented packet whose checksum was verified. 0 or TN_E_MALFORMED: too
- * short, data offset out of range, an option that runs over the header or whose length contradicts its kind. Unknown
- * options are skipped; MSS, window scale and SACK-permitted count only in a SYN; SACK blocks that are empty are dropped. */
+/* l4: the transport header and payload of one unfragmented packet whose checksum was verified. 0 or TN_E_MALFORMED:
+ * too short, data offset out of range, an option that runs over the header or whose length contradicts its kind.
+ * Unknown options are skipped; MSS, window scale and SACK-permitted count only in a SYN; SACK blocks that are empty
+ * are dropped. */
 int tn_tcp_seg_parse(const uint8_t *l4, size_t len, struct tn_tcp_seg *out);
 
-/* Writes header and options (checksum and urgent pointer zero) for seg at out, which has TN_TCP_HDR_MAX bytes; returns
- * the header's length. As many SACK blocks are written as fit. */
+/* Writes header and options (checksum and urgent pointer zero) for seg at out, which has TN_TCP_HDR_MAX bytes;
+ * returns the header's length. As many SACK blocks are written as fit. */
 size_t tn_tcp_seg_put(uint8_t *out, const struct tn_tcp_seg *seg);
 
 #endif

@@ -1,8 +1,8 @@
-/* Our stack against the Linux kernel: it sits behind a TUN device in a private network namespace, the kernel's sockets are on the
- * other side, and the link emulator is between them in both directions.
+/* Our stack against the Linux kernel: it sits behind a TUN device in a private network namespace, the kernel's
+ * sockets are on the other side, and the link emulator is between them in both directions.
  *
- * Each scenario is a process with a namespace of its own. In it one thread runs the stack and its services (struct bed), and
- * the main thread is an ordinary program with blocking sockets. Time limits only end a test that hangs.
+ * Each scenario is a process with a namespace of its own. In it one thread runs the stack and its services (struct
+ * bed), and the main thread is an ordinary program with blocking sockets. Time limits only end a test that hangs.
  *
  * Exit code 77 where namespaces or TUN devices are not to be had. With a name as argument: only that scenario. */
 #include "../sim/tunbed.h"
@@ -204,8 +204,8 @@ static int on_accept(void *arg, struct tn_tcp *c, uint64_t now_us)
     return 0;
 }
 
-static void on_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from, const uint8_t *bytes,
-                        size_t len, uint64_t now_us)
+static void on_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from,
+                        const uint8_t *bytes, size_t len, uint64_t now_us)
 {
     struct bed *b = arg;
     struct tn_udp_sock **sock = (struct tn_udp_sock **)(b + 1);
@@ -232,13 +232,15 @@ static enum tn_syn_verdict on_foreign_syn(void *ctx, const struct tn_syn *syn, u
     return TN_SYN_HELD;
 }
 
-static bool on_foreign_tcp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst, uint64_t now_us)
+static bool on_foreign_tcp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst,
+                           uint64_t now_us)
 {
     return false;
 }
 
-static void on_foreign_udp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,
-                           size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us)
+static void on_foreign_udp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst,
+                           const uint8_t *packet, size_t len, const uint8_t *payload, size_t payload_len,
+                           uint64_t now_us)
 {
     struct bed *b = ctx;
     tn_stack_unreach(b->st, TN_UNREACH_PORT, packet, len, now_us);
@@ -293,7 +295,8 @@ static void bed_turn(struct bed *b)
     b->now = tunbed_now_us();
     if (read(b->wake, &drained, sizeof drained) == sizeof drained) obey(b);
     tunbed_drain(b->tun, &b->in);
-    for (struct link_packet *p; (p = link_take(&b->in, b->now)); free(p)) tn_stack_input(b->st, p->bytes, p->len, b->now);
+    for (struct link_packet *p; (p = link_take(&b->in, b->now)); free(p))
+        tn_stack_input(b->st, p->bytes, p->len, b->now);
     for (struct link_packet *p; (p = link_take(&b->out, b->now)); free(p))
         if (write(b->tun, p->bytes, p->len) < 0) continue; /* what the kernel does not take is lost on the way */
     if (b->lazy && b->lazy->wake_us <= b->now) {
@@ -440,7 +443,8 @@ static void read_pattern(int fd, size_t expected)
     size_t got = 0;
     for (ssize_t n; (n = read(fd, buf, sizeof buf)) != 0; got += (size_t)n) {
         REQUIRE(n > 0, "kernel read at %zu: %s", got, strerror(errno));
-        for (ssize_t i = 0; i < n; i++) REQUIRE(buf[i] == pattern(got + (size_t)i), "byte %zu changed", got + (size_t)i);
+        for (ssize_t i = 0; i < n; i++)
+            REQUIRE(buf[i] == pattern(got + (size_t)i), "byte %zu changed", got + (size_t)i);
     }
     REQUIRE(got == expected, "%zu of %zu bytes", got, expected);
 }
@@ -625,9 +629,11 @@ static void run_ping(struct bed *b, const struct scenario *s)
 
 #define CLEAN {.delay_us = 2000}
 #define LOSSY {.delay_us = 10000, .rate_bps = 50000000, .queue_bytes = 100000, .loss = 0.02}
-#define MESSY                                                                                                     \
-    {.delay_us = 5000, .rate_bps = 50000000, .queue_bytes = 200000, .loss = 0.01, .reorder = 0.05, .reorder_us = 15000, \
-     .duplicate = 0.02, .corrupt = 0.005}
+#define MESSY                                                                                                        \
+    {                                                                                                                \
+        .delay_us = 5000, .rate_bps = 50000000, .queue_bytes = 200000, .loss = 0.01, .reorder = 0.05,                \
+        .reorder_us = 15000, .duplicate = 0.02, .corrupt = 0.005                                                     \
+    }
 #define MIB (1024 * 1024)
 
 static const struct scenario scenarios[] = {
@@ -694,7 +700,8 @@ int main(int argc, char **argv)
         uint64_t start = tunbed_now_us();
         int status = run_scenario(s);
         if (status == TUNBED_SKIP) return TUNBED_SKIP;
-        printf("%s %s (%.1f s)\n", status == 0 ? "ok    " : "FAILED", s->name, (double)(tunbed_now_us() - start) / 1e6);
+        printf("%s %s (%.1f s)\n", status == 0 ? "ok    " : "FAILED", s->name,
+               (double)(tunbed_now_us() - start) / 1e6);
         if (status == 0) passed++;
         else failed++;
     }

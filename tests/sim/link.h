@@ -1,7 +1,7 @@
 /* One direction of a link: delay, rate with a drop-tail queue, loss, reordering, duplication, corruption, blackout.
  *
- * Seeded and without a clock of its own: the same packets at the same times come out the same. Shared by the simulator
- * (virtual time), the tests against the kernel and the benchmark (real time). */
+ * Seeded and without a clock of its own: the same packets at the same times come out the same. Shared by the
+ * simulator (virtual time), the tests against the kernel and the benchmark (real time). */
 #ifndef TN_TESTS_LINK_H
 #define TN_TESTS_LINK_H
 

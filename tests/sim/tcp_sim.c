@@ -1,16 +1,18 @@
 /* Two of our stacks on a virtual clock, joined by an emulated link, in random short runs.
  *
- * Each run takes everything from its seed: address family, MTU, buffers, budgets, loss, reordering, duplication, corruption,
- * blackout, options taken out of the SYNs, how owners write, read, close, and how many connections there are. In some runs the
- * server is behind the SYN gate: its address is not its stack's own, and SYNs are held for a while. After every event the
- * invariants of check_stack are tested, and every packet is looked at as it leaves (watch_packet). At the end every byte must
- * have arrived as sent, every connection must have ended in order on both sides, and after TIME_WAIT nothing may be left.
+ * Each run takes everything from its seed: address family, MTU, buffers, budgets, loss, reordering, duplication,
+ * corruption, blackout, options taken out of the SYNs, how owners write, read, close, and how many connections there
+ * are. In some runs the server is behind the SYN gate: its address is not its stack's own, and SYNs are held for a
+ * while. After every event the invariants of check_stack are tested, and every packet is looked at as it leaves
+ * (watch_packet). At the end every byte must have arrived as sent, every connection must have ended in order on both
+ * sides, and after TIME_WAIT nothing may be left.
  *
  * In violent runs owners also abort and release connections at any moment; there errors are to be expected, but what
  * arrives must still be a beginning of what was sent, and nothing may be left.
  *
  *   tcp_sim            the runs of ./check
- *   tcp_sim -n COUNT   that many runs         -s SEED   start (or only, with -n 1) seed        -v   say what each run is */
+ *   tcp_sim -n COUNT   that many runs         -s SEED   start (or only, with -n 1) seed        -v   say what each run
+ * is */
 #include "link.h"
 #include "stack/internal.h"
 #include "util/cursor.h"
@@ -157,8 +159,8 @@ static void read_some(struct end *e)
         for (int i = 0; i < n && left; i++) {
             const uint8_t *p = iov[i].iov_base;
             for (size_t k = 0; k < iov[i].iov_len && left; k++, total++, left--)
-                REQUIRE(p[k] == pattern(e->conn, from_client, e->received + (uint32_t)total), "byte %u of conn %u changed",
-                        e->received + (uint32_t)total, e->conn);
+                REQUIRE(p[k] == pattern(e->conn, from_client, e->received + (uint32_t)total),
+                        "byte %u of conn %u changed", e->received + (uint32_t)total, e->conn);
         }
         e->received += (uint32_t)total;
         tn_tcp_consume(e->c, total, w->now);
@@ -197,10 +199,12 @@ static void on_close(void *arg, int err, uint64_t now_us)
     e->err = err;
     e->c = NULL;
     e->look_at_us = UINT64_MAX;
-    if (err == 0) REQUIRE(e->received == e->peer->sent && e->fin_sent, "closed in order before both ends had finished");
+    if (err == 0)
+        REQUIRE(e->received == e->peer->sent && e->fin_sent, "closed in order before both ends had finished");
     /* Our last ACK may get lost so often that the peer's TIME_WAIT is over before; then a reset answers. */
     bool all_there = e->saw_eof && e->peer->closed && e->peer->err == 0 && e->peer->received == e->to_send;
-    if (!e->w->violent && !all_there) REQUIRE(err == 0, "host %d conn %u ended with %s", (int)(e->host - e->w->h), e->conn, tn_err_name(err));
+    if (!e->w->violent && !all_there)
+        REQUIRE(err == 0, "host %d conn %u ended with %s", (int)(e->host - e->w->h), e->conn, tn_err_name(err));
 }
 
 static const struct tn_tcp_events events = {on_open, on_readable, on_writable, on_close};
@@ -232,7 +236,8 @@ static enum tn_syn_verdict on_foreign_syn(void *ctx, const struct tn_syn *syn, u
     return TN_SYN_HELD;
 }
 
-static bool on_foreign_tcp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst, uint64_t now_us)
+static bool on_foreign_tcp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst,
+                           uint64_t now_us)
 {
     struct held *held = &((struct host *)ctx)->w->held[(src->port - 1000u) % MAX_CONNS];
     if (rst) held->decide_us = 0;
@@ -294,7 +299,8 @@ static size_t strip(struct world *w, uint8_t *packet, size_t len)
     struct tn_ippkt ip;
     struct tn_tcp_seg s;
     REQUIRE(tn_ippkt_parse(packet, len, &ip) == 0, "malformed packet sent");
-    if (ip.proto != TN_IPPROTO_TCP || tn_tcp_seg_parse(ip.l4, ip.l4_len, &s) != 0 || !(s.flags & TN_TCP_SYN)) return len;
+    if (ip.proto != TN_IPPROTO_TCP || tn_tcp_seg_parse(ip.l4, ip.l4_len, &s) != 0 || !(s.flags & TN_TCP_SYN))
+        return len;
     if (w->no_timestamps) s.has_ts = false;
     if (w->no_sack) s.sack_ok = false;
     if (w->no_scaling) s.has_wscale = false;
@@ -407,7 +413,8 @@ static void make_links(struct world *w)
 {
     static const uint64_t rates[] = {0, 0, 1000000, 10000000, 100000000};
     static const double rarely[] = {0, 0, 0.001, 0.01, 0.05, 0.2};
-    /* At a fifth lost in each direction one handshake in a thousand fails for good: only where errors are expected. */
+    /* At a fifth lost in each direction one handshake in a thousand fails for good: only where errors are
+     * expected. */
     const double worst = w->violent ? 1 : 0.5;
     uint64_t delay = pick(w, 4) == 0 ? pick(w, 1000) : pick(w, 100000), rate = rates[pick(w, 5)];
     for (unsigned i = 0; i < HOSTS; i++) {
@@ -536,7 +543,9 @@ static void describe(struct world *w)
             struct end *e = &w->h[i].ends[k];
             struct tn_tcp_info info = {.state = "-"};
             if (e->c) tn_tcp_info(e->c, &info);
-            fprintf(stderr, "  host %u conn %u: sent %u/%u received %u eof %d closed %d err %d state %s cwnd %u rto %llu wnd %u/%u\n",
+            fprintf(stderr,
+                    "  host %u conn %u: sent %u/%u received %u eof %d closed %d err %d state %s cwnd %u rto %llu wnd "
+                    "%u/%u\n",
                     i, k, e->sent, e->to_send, e->received, e->saw_eof, e->closed, e->err, info.state, info.cwnd,
                     (unsigned long long)info.rto_us, info.snd_wnd, info.rcv_wnd);
         }

@@ -1,5 +1,6 @@
-/* Scripted segments, in packetdrill's manner: a stack with one peer, whose segments are written out by hand, and whose answers
- * are taken out one by one. Sequence numbers are relative: 0 is the first byte of data in each direction, so a SYN is at -1. */
+/* Scripted segments, in packetdrill's manner: a stack with one peer, whose segments are written out by hand, and
+ * whose answers are taken out one by one. Sequence numbers are relative: 0 is the first byte of data in each
+ * direction, so a SYN is at -1. */
 #ifndef TN_TESTS_SCRIPT_H
 #define TN_TESTS_SCRIPT_H
 
@@ -82,7 +83,8 @@ static inline enum tn_syn_verdict s_foreign_syn(void *ctx, const struct tn_syn *
     return s->verdict;
 }
 
-static inline bool s_foreign_tcp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst, uint64_t now_us)
+static inline bool s_foreign_tcp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst,
+                                 uint64_t now_us)
 {
     struct script *s = ctx;
     s->foreign_rsts += rst;
@@ -102,7 +104,8 @@ static inline struct script *s_new_with(struct tn_stack_config config)
     s->local = (struct tn_addrport){tn_ip4(100, 64, 0, 1), OURS};
     s->remote = (struct tn_addrport){tn_ip4(100, 64, 0, 2), THEIRS};
     config.rng = tn_rng_seeded(&s->rng);
-    config.cb = (struct tn_stack_callbacks){.output = s_output, .foreign_syn = s_foreign_syn, .foreign_tcp = s_foreign_tcp};
+    config.cb =
+        (struct tn_stack_callbacks){.output = s_output, .foreign_syn = s_foreign_syn, .foreign_tcp = s_foreign_tcp};
     config.ctx = s;
     s->st = tn_stack_new(&config);
     assert_non_null(s->st);
@@ -134,7 +137,8 @@ static inline void s_inject(struct script *s, const struct tn_tcp_seg *seg, cons
     free(exact);
 }
 
-static inline struct tn_tcp_seg s_seg(struct script *s, uint8_t flags, int32_t seq, int32_t ack, uint16_t window, size_t len)
+static inline struct tn_tcp_seg s_seg(struct script *s, uint8_t flags, int32_t seq, int32_t ack, uint16_t window,
+                                      size_t len)
 {
     struct tn_tcp_seg seg = {
         .sport = s->remote.port, .dport = s->local.port, .seq = PEER_ISS + 1 + (uint32_t)seq, .flags = flags,
@@ -205,7 +209,8 @@ static inline struct tn_tcp_seg s_expect_(struct script *s, uint8_t flags, int32
         fail();
     }
     struct tn_tcp_seg seg = s_take(s);
-    if ((seg.flags & ~P) != flags || (int32_t)seg.seq != seq || (flags & A && (int32_t)seg.ack != ack) || seg.len != len) {
+    if ((seg.flags & ~P) != flags || (int32_t)seg.seq != seq || (flags & A && (int32_t)seg.ack != ack) ||
+        seg.len != len) {
         print_error("%s:%d: flags %02x seq %d ack %d len %zu was sent\n", file, line, seg.flags, (int32_t)seg.seq,
                     (int32_t)seg.ack, seg.len);
         fail();

@@ -50,7 +50,8 @@ static void tokens(void **state)
 
 static struct tn_cc fresh(uint32_t segs)
 {
-    struct tn_cc cc = {.ops = &tn_cc_cubic, .mss = MSS, .cwnd = segs * MSS, .ssthresh = TN_SSTHRESH_NONE, .cwnd_max = 1 << 30};
+    struct tn_cc cc = {
+        .ops = &tn_cc_cubic, .mss = MSS, .cwnd = segs * MSS, .ssthresh = TN_SSTHRESH_NONE, .cwnd_max = 1 << 30};
     cc.ops->init(&cc);
     return cc;
 }
@@ -68,8 +69,15 @@ static void round_trip(struct tn_cc *cc, struct path *p)
     for (uint32_t i = 0; i < segs; i++) {
         p->now += p->rtt_us / segs;
         p->una += MSS;
-        struct tn_cc_ack a = {.now_us = p->now, .acked = MSS, .rtt_us = p->rtt_us, .srtt_us = p->rtt_us, .min_rtt_us = p->rtt_us,
-                              .una = p->una, .nxt = end + (i + 1) * MSS, .inflight = cc->cwnd, .cwnd_limited = true};
+        struct tn_cc_ack a = {.now_us = p->now,
+                              .acked = MSS,
+                              .rtt_us = p->rtt_us,
+                              .srtt_us = p->rtt_us,
+                              .min_rtt_us = p->rtt_us,
+                              .una = p->una,
+                              .nxt = end + (i + 1) * MSS,
+                              .inflight = cc->cwnd,
+                              .cwnd_limited = true};
         cc->ops->on_ack(cc, &a);
     }
 }

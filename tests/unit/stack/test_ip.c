@@ -1,4 +1,5 @@
-/* IP around TCP: demultiplexing, echo, errors in and out, datagrams in one piece and in fragments, reassembly under fire. */
+/* IP around TCP: demultiplexing, echo, errors in and out, datagrams in one piece and in fragments, reassembly under
+ * fire. */
 #include "script.h"
 
 #include "wire/icmp.h"
@@ -31,8 +32,9 @@ static void box_output(void *ctx, uint8_t *packet, size_t len)
     e->len = len;
 }
 
-static void box_foreign_udp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,
-                            size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us)
+static void box_foreign_udp(void *ctx, const struct tn_addrport *src, const struct tn_addrport *dst,
+                            const uint8_t *packet, size_t len, const uint8_t *payload, size_t payload_len,
+                            uint64_t now_us)
 {
     struct box *b = ctx;
     b->foreign++;
@@ -48,8 +50,8 @@ static void box_foreign_other(void *ctx, uint8_t proto, const uint8_t *packet, s
     ((struct box *)ctx)->others++;
 }
 
-static void box_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from, const uint8_t *bytes,
-                         size_t len, uint64_t now_us)
+static void box_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from,
+                         const uint8_t *bytes, size_t len, uint64_t now_us)
 {
     struct box *b = arg;
     b->datagrams++;

@@ -44,7 +44,8 @@ static void check_views(const struct tn_queue *q, const struct model *m)
     struct iovec iov[64];
     int n = tn_queue_views(q, 0, q->len, iov, 64);
     uint32_t at = 0;
-    for (int i = 0; i < n; at += (uint32_t)iov[i++].iov_len) assert_memory_equal(iov[i].iov_base, m->bytes + at, iov[i].iov_len);
+    for (int i = 0; i < n; at += (uint32_t)iov[i++].iov_len)
+        assert_memory_equal(iov[i].iov_base, m->bytes + at, iov[i].iov_len);
     assert_int_equal(at, m->len);
 }
 
@@ -69,7 +70,8 @@ static void queue_like_an_array(void **state)
         tn_pool_init(&p, 1 << 20);
         memset(&m, 0, sizeof m);
         for (int step = 0; step < 100; step++) {
-            uint32_t at = (uint32_t)tn_rng_below(&rng, MODEL / 2), n = (uint32_t)tn_rng_below(&rng, MODEL / 2 - 1) + 1;
+            uint32_t at = (uint32_t)tn_rng_below(&rng, MODEL / 2),
+                     n = (uint32_t)tn_rng_below(&rng, MODEL / 2 - 1) + 1;
             uint8_t bytes[MODEL];
             if (step % 3) n = n % 1300 + 1;
             if (step % 2) at = m.len < MODEL / 2 ? m.len : at;
@@ -79,7 +81,8 @@ static void queue_like_an_array(void **state)
             memset(m.known + at, 1, n);
             while (m.len < MODEL && m.known[m.len]) m.len++;
             q.len = m.len;
-            uint32_t from = (uint32_t)tn_rng_below(&rng, m.len + 1), count = (uint32_t)tn_rng_below(&rng, m.len - from + 1);
+            uint32_t from = (uint32_t)tn_rng_below(&rng, m.len + 1),
+                     count = (uint32_t)tn_rng_below(&rng, m.len - from + 1);
             tn_queue_read(&q, from, bytes, count);
             assert_memory_equal(bytes, m.bytes + from, count);
             check_views(&q, &m);
@@ -99,7 +102,8 @@ static void queue_holds_what_has_bytes(void **state)
     struct tn_pool p;
     struct tn_queue q = {0};
     tn_pool_init(&p, 1 << 24);
-    for (uint32_t at = 0; at < 100; at++) assert_int_equal(tn_queue_write(&q, &p, at * 60000, "x", 1), 0); /* far apart */
+    for (uint32_t at = 0; at < 100; at++)
+        assert_int_equal(tn_queue_write(&q, &p, at * 60000, "x", 1), 0); /* far apart */
     assert_int_equal(q.held, 100);
     tn_queue_trim(&q, &p, 60001);
     assert_int_equal(q.held, 2);

@@ -97,6 +97,7 @@ static void nothing_held(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(like_a_map), cmocka_unit_test(limit), cmocka_unit_test(nothing_held)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(like_a_map), cmocka_unit_test(limit),
+                                       cmocka_unit_test(nothing_held)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -186,6 +186,7 @@ static void ids_wrap(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(like_a_list), cmocka_unit_test(limit), cmocka_unit_test(ids_wrap)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(like_a_list), cmocka_unit_test(limit),
+                                       cmocka_unit_test(ids_wrap)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Bytes in both directions, segment by segment: timestamps, delayed ACKs, windows, SACK from both ends, retransmission. */
+/* Bytes in both directions, segment by segment: timestamps, delayed ACKs, windows, SACK from both ends,
+ * retransmission. */
 #include "script.h"
 
 enum { MSS = 1228 };
@@ -352,7 +353,8 @@ static void user_timeout(void **state)
         s_discard(s);
     }
     assert_int_equal(s->close_err, TN_E_TIMEDOUT);
-    assert_true(s->now - start >= TN_TCP_USER_TIMEOUT_US && s->now - start < TN_TCP_USER_TIMEOUT_US + 65 * 1000000ull);
+    assert_true(s->now - start >= TN_TCP_USER_TIMEOUT_US &&
+                s->now - start < TN_TCP_USER_TIMEOUT_US + 65 * 1000000ull);
     s_free(s);
 }
 
@@ -805,17 +807,41 @@ static void packets_that_come_back_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(old_timestamps_are_rejected), TEST(timestamps_after_a_month), TEST(quick_then_delayed_acks),
-        TEST(out_of_order_is_acknowledged_at_once), TEST(duplicates_are_reported), TEST(no_sack_unless_agreed),
-        TEST(window_closes_and_opens), TEST(window_follows_the_reader), TEST(tiny_segments_cannot_push_the_window),
-        TEST(respects_the_window), TEST(zero_window_is_probed), TEST(silly_window_is_used_in_the_end),
-        TEST(zero_window_without_answers_ends), TEST(nagle), TEST(timeout_backs_off), TEST(user_timeout),
-        TEST(fast_retransmit_by_sack), TEST(reordering_window_waits), TEST(lost_retransmission_is_found),
-        TEST(holes_are_filled_in_order), TEST(tail_loss_probe), TEST(probe_that_repaired_a_loss_reduces), TEST(dupacks_without_sack),
-        TEST(mistaken_timeout_is_undone), TEST(mistaken_retransmission_is_undone_by_dsack), TEST(reneging_receiver),
-        TEST(sack_nonsense_is_ignored), TEST(idle_flows_hold_nothing), TEST(reserve_and_commit),
-        TEST(short_writes_and_wakeups), TEST(stalled_flows_leave_room), TEST(waits_for_memory), TEST(bytes_in_order_beat_bytes_out_of_order),
-        TEST(freed_in_its_own_callback), TEST(packets_that_come_back_at_once),
+        TEST(old_timestamps_are_rejected),
+        TEST(timestamps_after_a_month),
+        TEST(quick_then_delayed_acks),
+        TEST(out_of_order_is_acknowledged_at_once),
+        TEST(duplicates_are_reported),
+        TEST(no_sack_unless_agreed),
+        TEST(window_closes_and_opens),
+        TEST(window_follows_the_reader),
+        TEST(tiny_segments_cannot_push_the_window),
+        TEST(respects_the_window),
+        TEST(zero_window_is_probed),
+        TEST(silly_window_is_used_in_the_end),
+        TEST(zero_window_without_answers_ends),
+        TEST(nagle),
+        TEST(timeout_backs_off),
+        TEST(user_timeout),
+        TEST(fast_retransmit_by_sack),
+        TEST(reordering_window_waits),
+        TEST(lost_retransmission_is_found),
+        TEST(holes_are_filled_in_order),
+        TEST(tail_loss_probe),
+        TEST(probe_that_repaired_a_loss_reduces),
+        TEST(dupacks_without_sack),
+        TEST(mistaken_timeout_is_undone),
+        TEST(mistaken_retransmission_is_undone_by_dsack),
+        TEST(reneging_receiver),
+        TEST(sack_nonsense_is_ignored),
+        TEST(idle_flows_hold_nothing),
+        TEST(reserve_and_commit),
+        TEST(short_writes_and_wakeups),
+        TEST(stalled_flows_leave_room),
+        TEST(waits_for_memory),
+        TEST(bytes_in_order_beat_bytes_out_of_order),
+        TEST(freed_in_its_own_callback),
+        TEST(packets_that_come_back_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,7 +29,8 @@ static void syn(void **state)
 {
     struct tn_tcp_seg s;
     assert_int_equal(parse(linux_syn, sizeof linux_syn, &s), 0);
-    assert_true(s.sport == 50000 && s.dport == 443 && s.seq == 0x12345678 && s.flags == TN_TCP_SYN && s.window == 64240);
+    assert_true(s.sport == 50000 && s.dport == 443 && s.seq == 0x12345678 && s.flags == TN_TCP_SYN &&
+                s.window == 64240);
     assert_true(s.mss == 1460 && s.sack_ok && s.has_wscale && s.wscale == 7 && s.has_ts && s.tsval == 0x1001);
     assert_int_equal(s.len, 0);
     for (size_t n = 0; n < sizeof linux_syn; n++) assert_int_equal(parse(linux_syn, n, &s), TN_E_MALFORMED);
@@ -48,8 +49,17 @@ static void options_of_a_syn_count_there_alone(void **state)
 static void round_trip(void **state)
 {
     struct tn_tcp_seg in = {
-        .sport = 1, .dport = 65535, .seq = 0xfffffff0, .ack = 7, .flags = TN_TCP_ACK | TN_TCP_PSH, .window = 9, .has_ts = true,
-        .tsval = 11, .tsecr = 12, .nsack = 4, .sack = {{1, 2}, {3, 4}, {5, 6}, {7, 8}},
+        .sport = 1,
+        .dport = 65535,
+        .seq = 0xfffffff0,
+        .ack = 7,
+        .flags = TN_TCP_ACK | TN_TCP_PSH,
+        .window = 9,
+        .has_ts = true,
+        .tsval = 11,
+        .tsecr = 12,
+        .nsack = 4,
+        .sack = {{1, 2}, {3, 4}, {5, 6}, {7, 8}},
     };
     uint8_t b[TN_TCP_HDR_MAX + 5] = {0};
     size_t len = tn_tcp_seg_put(b, &in);
@@ -57,12 +67,14 @@ static void round_trip(void **state)
     struct tn_tcp_seg out;
     assert_int_equal(parse(b, len + 5, &out), 0);
     assert_true(out.seq == in.seq && out.ack == 7 && out.flags == in.flags && out.window == 9 && out.len == 5);
-    assert_true(out.tsval == 11 && out.tsecr == 12 && out.nsack == 3 && out.sack[2].start == 5 && out.sack[2].end == 6);
+    assert_true(out.tsval == 11 && out.tsecr == 12 && out.nsack == 3 && out.sack[2].start == 5 &&
+                out.sack[2].end == 6);
     in.has_ts = false;
     len = tn_tcp_seg_put(b, &in);
     assert_int_equal(parse(b, len, &out), 0);
     assert_int_equal(out.nsack, 4);
-    struct tn_tcp_seg s = {.flags = TN_TCP_SYN, .mss = 1240, .sack_ok = true, .has_wscale = true, .wscale = 8, .has_ts = true};
+    struct tn_tcp_seg s = {
+        .flags = TN_TCP_SYN, .mss = 1240, .sack_ok = true, .has_wscale = true, .wscale = 8, .has_ts = true};
     len = tn_tcp_seg_put(b, &s);
     assert_int_equal(parse(b, len, &out), 0);
     assert_true(out.mss == 1240 && out.sack_ok && out.wscale == 8 && out.has_ts);
@@ -94,7 +106,8 @@ static void options_that_lie(void **state)
         }
         assert_int_equal(with_options(bad[i], len, TN_TCP_SYN, &s), TN_E_MALFORMED);
     }
-    static const uint8_t fine[][8] = {{99, 4, 1, 1}, {0, 99, 0, 0}, {1, 1, 1, 1}, {3, 3, 77, 0}, {253, 8, 1, 2, 3, 4, 5, 6}};
+    static const uint8_t fine[][8] = {
+        {99, 4, 1, 1}, {0, 99, 0, 0}, {1, 1, 1, 1}, {3, 3, 77, 0}, {253, 8, 1, 2, 3, 4, 5, 6}};
     for (size_t i = 0; i < sizeof fine / sizeof fine[0]; i++)
         assert_int_equal(with_options(fine[i], i == 4 ? 8 : 4, TN_TCP_SYN, &s), 0);
     assert_int_equal(with_options(fine[3], 4, TN_TCP_SYN, &s), 0);
@@ -132,9 +145,10 @@ static void icmp_kinds(void **state)
         uint8_t family, type, code;
         enum tn_icmp_kind kind;
     } known[] = {
-        {4, 3, 4, TN_ICMP_TOO_BIG}, {4, 3, 13, TN_ICMP_UNREACH_ADMIN}, {4, 3, 200, TN_ICMP_ERROR_OTHER}, {4, 11, 0, TN_ICMP_ERROR_OTHER},
-        {4, 5, 0, TN_ICMP_ERROR_OTHER}, {4, 13, 0, TN_ICMP_OTHER}, {6, 2, 0, TN_ICMP_TOO_BIG}, {6, 1, 5, TN_ICMP_UNREACH_ADMIN},
-        {6, 3, 0, TN_ICMP_ERROR_OTHER}, {6, 100, 0, TN_ICMP_ERROR_OTHER}, {6, 133, 0, TN_ICMP_OTHER}, {6, 8, 0, TN_ICMP_ERROR_OTHER},
+        {4, 3, 4, TN_ICMP_TOO_BIG},       {4, 3, 13, TN_ICMP_UNREACH_ADMIN}, {4, 3, 200, TN_ICMP_ERROR_OTHER},
+        {4, 11, 0, TN_ICMP_ERROR_OTHER},  {4, 5, 0, TN_ICMP_ERROR_OTHER},    {4, 13, 0, TN_ICMP_OTHER},
+        {6, 2, 0, TN_ICMP_TOO_BIG},       {6, 1, 5, TN_ICMP_UNREACH_ADMIN},  {6, 3, 0, TN_ICMP_ERROR_OTHER},
+        {6, 100, 0, TN_ICMP_ERROR_OTHER}, {6, 133, 0, TN_ICMP_OTHER},        {6, 8, 0, TN_ICMP_ERROR_OTHER},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         b[0] = known[i].type;
