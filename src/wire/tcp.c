@@ -92,9 +92,7 @@ static void put_syn_options(struct tn_wr *w, const struct tn_tcp_seg *s)
         tn_wr_be16(w, s->mss);
     }
     if (s->sack_ok) {
-        tn_wr_be16(w, OPT_NOP << 8 | OPT_NOP);
-        tn_wr_u8(w, OPT_SACK_OK);
-        tn_wr_u8(w, LEN_SACK_OK);
+        tn_wr_be32(w, (uint32_t)OPT_NOP << 24 | OPT_NOP << 16 | OPT_SACK_OK << 8 | LEN_SACK_OK);
     }
     if (s->has_wscale) {
         tn_wr_u8(w, OPT_NOP);
@@ -110,9 +108,7 @@ static void put_sack(struct tn_wr *w, const struct tn_tcp_seg *s)
     size_t n = room < 4 ? 0 : (room - 4) / SACK_BLOCK;
     if (n > s->nsack) n = s->nsack;
     if (n == 0) return;
-    tn_wr_be16(w, OPT_NOP << 8 | OPT_NOP);
-    tn_wr_u8(w, OPT_SACK);
-    tn_wr_u8(w, (uint8_t)(2 + n * SACK_BLOCK));
+    tn_wr_be32(w, (uint32_t)OPT_NOP << 24 | OPT_NOP << 16 | OPT_SACK << 8 | (uint32_t)(2 + n * SACK_BLOCK));
     for (size_t i = 0; i < n; i++) {
         tn_wr_be32(w, s->sack[i].start);
         tn_wr_be32(w, s->sack[i].end);
@@ -121,25 +117,22 @@ static void put_sack(struct tn_wr *w, const struct tn_tcp_seg *s)
 
 size_t tn_tcp_seg_put(uint8_t *out, const struct tn_tcp_seg *s)
 {
-    struct tn_wr w = tn_wr_init(out, TN_TCP_HDR_MAX);
-    tn_wr_be16(&w, s->sport);
-    tn_wr_be16(&w, s->dport);
-    tn_wr_be32(&w, s->seq);
-    tn_wr_be32(&w, s->ack);
-    tn_wr_u8(&w, 0); /* data offset, known below */
-    tn_wr_u8(&w, s->flags);
-    tn_wr_be16(&w, s->window);
-    tn_wr_zero(&w, 4);
+    struct tn_wr w = tn_wr_init(out + TN_TCP_HDR_MIN, TN_TCP_HDR_MAX - TN_TCP_HDR_MIN);
+    tn_put_be16(out, s->sport);
+    tn_put_be16(out + 2, s->dport);
+    tn_put_be32(out + 4, s->seq);
+    tn_put_be32(out + 8, s->ack);
+    out[13] = s->flags;
+    tn_put_be16(out + 14, s->window);
+    tn_put_be32(out + 16, 0); /* checksum, urgent pointer */
     if (s->flags & TN_TCP_SYN) put_syn_options(&w, s);
     if (s->has_ts) {
-        tn_wr_be16(&w, OPT_NOP << 8 | OPT_NOP);
-        tn_wr_u8(&w, OPT_TS);
-        tn_wr_u8(&w, LEN_TS);
+        tn_wr_be32(&w, (uint32_t)OPT_NOP << 24 | OPT_NOP << 16 | OPT_TS << 8 | LEN_TS);
         tn_wr_be32(&w, s->tsval);
         tn_wr_be32(&w, s->tsecr);
     }
     put_sack(&w, s);
-    size_t len = tn_wr_len(&w); /* every option above is padded to four bytes */
+    size_t len = TN_TCP_HDR_MIN + tn_wr_len(&w); /* every option above is padded to four bytes */
     out[12] = (uint8_t)(len / 4 << 4);
     return len;
 }
