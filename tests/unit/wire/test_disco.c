@@ -1,5 +1,5 @@
-/* The messages were written by tailscale.com v1.102.5 disco (AppendMarshal) with the transaction id 01..0c and the node
- * key 0x40..0x5f. */
+/* The messages were written by tailscale.com v1.102.5 disco (AppendMarshal) with the transaction id 01..0c and the
+ * node key 0x40..0x5f. */
 #include "../../../src/wire/disco.c"
 #include "util/text.h"
 #include <setjmp.h>
