@@ -83,7 +83,8 @@ void tn_tcp_consume(struct tn_tcp *c, size_t len, uint64_t now_us)
 }
 
 size_t tn_tcp_readable(const struct tn_tcp *c) { return c->recvq.len; }
-bool tn_tcp_eof(const struct tn_tcp *c) { return c->fin_rcvd && c->recvq.len == 0; }
+/* Not after an error: what was unread is gone then, and its end must not look orderly. */
+bool tn_tcp_eof(const struct tn_tcp *c) { return c->fin_rcvd && c->recvq.len == 0 && !c->err; }
 
 /* ---- writing ---- */
 

@@ -664,6 +664,23 @@ static void reset_takes_unread_bytes(void **state)
     s_free(s);
 }
 
+/* A reset after the peer's FIN, before anything was read, must not look like the end of the stream. */
+static void reset_after_fin_is_no_end(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    struct tn_tcp *c = s->c;
+    s_in(s, F | A, 0, 0, 512, 500);
+    assert_false(tn_tcp_eof(c));
+    tn_stack_enter(s->st); /* hold the close back, as an owner sees it who looks before it is delivered */
+    s_in(s, R, 501, 0, 0, 0);
+    assert_int_equal(tn_tcp_readable(c), 0);
+    assert_false(tn_tcp_eof(c));
+    tn_stack_leave(s->st, true, s->now);
+    assert_int_equal(s->close_err, TN_E_RESET);
+    s_free(s);
+}
+
 /* ---- keepalive ---- */
 
 static void keepalive(void **state)
@@ -732,7 +749,7 @@ int main(void)
         TEST(time_wait_gives_way), TEST(time_wait_of_a_foreign_address), TEST(abort_resets),
         TEST(release_closes_in_order), TEST(release_refuses_more), TEST(release_with_unread_bytes),
         TEST(release_does_not_wait_for_ever), TEST(release_before_the_handshake), TEST(address_gone),
-        TEST(reset_takes_unread_bytes), TEST(keepalive), TEST(answers_keepalive), TEST(ports),
+        TEST(reset_takes_unread_bytes), TEST(reset_after_fin_is_no_end), TEST(keepalive), TEST(answers_keepalive), TEST(ports),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
