@@ -240,6 +240,8 @@ def main():
         meson_tests(run, sums, args)
     if what in ("all", "e2e"):
         build_peers(run, sums)
+        if what == "all":
+            meson_tests(run, sums, ("peers",))  # after the Go programs it needs
         e2e(children, sums, args[1:])
     return sums.end()
 
