@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define PREFIX "/localapi/v0/"
-#define COMMON_HEADERS "Tailscale-Version: 1.102.5-libtailnet\r\nTailscale-Cap: 119\r\n"
+#define COMMON_HEADERS "Tailscale-Version: " TN_NODE_IPN_VERSION "\r\nTailscale-Cap: 119\r\n"
 static_assert(TN_CAPVER == 119, "the Tailscale-Cap header says it too");
 
 static void respond_json(struct tn_httpd_req *req, int status, json_t *o)

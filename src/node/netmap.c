@@ -100,10 +100,10 @@ static bool is_own_address_of(const struct tn_netnode *node, const struct tn_pre
  * node. */
 static int set_allowed(struct tn_node *n, struct tn_npeer *p, const struct tn_netnode *node)
 {
-    struct tn_prefix *allowed = malloc(ALLOWED_MAX * sizeof *allowed);
-    size_t count = 0;
+    size_t most = node->nallowed_ips < ALLOWED_MAX ? node->nallowed_ips : ALLOWED_MAX, count = 0;
+    struct tn_prefix *allowed = malloc((most ? most : 1) * sizeof *allowed);
     if (!allowed) return TN_E_NOMEM;
-    for (size_t i = 0; i < node->nallowed_ips && count < ALLOWED_MAX; i++) {
+    for (size_t i = 0; i < node->nallowed_ips && count < most; i++) {
         const struct tn_prefix *a = &node->allowed_ips[i];
         bool wanted = is_own_address_of(node, a) ||
                       (is_default_route(a) ? n->exit_peer == node->id : n->config.accept_routes);
@@ -249,7 +249,7 @@ static const struct tn_netnode *find_exit(const struct tn_node *n, const char *w
     return NULL;
 }
 
-static bool offers_exit(const struct tn_netnode *node)
+bool tn_node_offers_exit(const struct tn_netnode *node)
 {
     for (size_t i = 0; i < node->nallowed_ips; i++)
         if (is_default_route(&node->allowed_ips[i])) return true;
@@ -267,7 +267,7 @@ void tn_node_choose_exit(struct tn_node *n, uint64_t now_us)
 {
     const char *wanted = n->config.exit_node;
     const struct tn_netnode *node = wanted ? find_exit(n, wanted) : NULL;
-    int64_t id = node && offers_exit(node) ? node->id : 0;
+    int64_t id = node && tn_node_offers_exit(node) ? node->id : 0;
     n->exit_missing = wanted && !id;
     if (id == n->exit_peer) return;
     int64_t old = n->exit_peer;
@@ -359,7 +359,7 @@ int tn_node_push_host(struct tn_node *n)
     struct tn_control_host host = {.hostname = n->hostname,
                                    .os_version = n->version_os,
                                    .machine = n->machine,
-                                   .ipn_version = "1.102.5-libtailnet",
+                                   .ipn_version = TN_NODE_IPN_VERSION,
                                    .backend_log_id = n->state.log_id,
                                    .routable_ips = default_routes,
                                    .nroutable_ips = n->config.advertise_exit_node ? 2 : 0,

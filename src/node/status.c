@@ -61,13 +61,6 @@ static json_t *peerapi_urls(const struct tn_netnode *node)
     return list;
 }
 
-static bool offers_exit(const struct tn_netnode *node)
-{
-    for (size_t i = 0; i < node->nallowed_ips; i++)
-        if (node->allowed_ips[i].bits == 0) return true;
-    return false;
-}
-
 /* What self and peers have in common. */
 static json_t *node_object(const struct tn_netnode *node)
 {
@@ -79,7 +72,7 @@ static json_t *node_object(const struct tn_netnode *node)
         prefix_array(node->allowed_ips, node->nallowed_ips), "Addrs", "CurAddr", "", "Relay", "", "PeerRelay", "",
         "RxBytes", 0, "TxBytes", 0, "Created", unix_time(node->created), "LastWrite", ZERO_TIME, "LastSeen",
         unix_time(node->last_seen), "LastHandshake", json_string(ZERO_TIME), "Online", node->online == 1, "ExitNode", 0,
-        "ExitNodeOption", offers_exit(node), "PeerAPIURL", peerapi_urls(node), "TaildropTarget", 0, "NoFileSharingReason",
+        "ExitNodeOption", tn_node_offers_exit(node), "PeerAPIURL", peerapi_urls(node), "TaildropTarget", 0, "NoFileSharingReason",
         "", "InNetworkMap", 1, "InMagicSock", 0, "InEngine", 0);
     if (!o) return NULL;
     if (node->tags) json_object_set(o, "Tags", node->tags);
@@ -249,7 +242,7 @@ json_t *tn_status_object(struct tn_node *n, bool peers)
     size_t slen = strlen(suffix);
     if (slen && suffix[slen - 1] == '.') suffix[slen - 1] = '\0';
     const char *url = tn_control_auth_url(n->control);
-    json_t *o = json_pack("{s:s s:b s:s s:b s:s s:o s:o s:o s:s s:o? s:n s:n s:o}", "Version", "1.102.5-libtailnet", "TUN", 0,
+    json_t *o = json_pack("{s:s s:b s:s s:b s:s s:o s:o s:o s:s s:o? s:n s:n s:o}", "Version", TN_NODE_IPN_VERSION, "TUN", 0,
                           "BackendState", tn_status_backend_state(n), "HaveNodeKey",
                           !tn_key_is_zero(n->state.identity.node.b), "AuthURL", url ? url : "", "TailscaleIPs",
                           self ? ip_array(self->addresses, self->naddresses) : json_null(), "Self", self_object(n, self),
