@@ -25,6 +25,7 @@ int tn_egress_new(const struct tn_egress_config *config, struct tn_egress **out)
     tn_list_init(&e->conns);
     tn_list_init(&e->run);
     tn_list_init(&e->graveyard);
+    tn_dgrams_init(e);
     int err = tn_run_init(e);
     if (err) {
         free(e);
@@ -42,7 +43,9 @@ void tn_egress_free(struct tn_egress *e, void (*done)(void *arg), void *arg)
     e->depth++; /* so that nothing is freed under a step that may be on the stack */
     TN_LIST_EACH(n, &e->conns)
         tn_conn_bury(TN_CONTAINER(n, struct tn_egress_conn, all), true);
+    tn_dgrams_fini(e);
     e->depth--;
+    if (e->depth == 0) tn_dgrams_bury(e);
     if (e->depth == 0)
         for (struct tn_list *n; (n = tn_list_pop_front(&e->graveyard));)
             free(TN_CONTAINER(n, struct tn_egress_conn, all));
@@ -74,6 +77,7 @@ int tn_egress_set_policy(struct tn_egress *e, enum tn_egress_mode mode, struct t
     e->stats.last_proxy_fail = TN_EGRESS_OK;
     int err = tn_policy_set(&e->policy, mode, proxy);
     tn_upstream_set(&e->upstream, e->policy.proxy);
+    tn_dgrams_policy_changed(e);
     tn_logf(e->log, err ? TN_LOG_WARN : TN_LOG_INFO, "egress", "%s", tn_policy_describe(&e->policy, line));
     tn_run_schedule(e);
     return err;

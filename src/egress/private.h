@@ -8,6 +8,7 @@
 #ifndef TN_EGRESS_PRIVATE_H
 #define TN_EGRESS_PRIVATE_H
 
+#include "egress/dgram_private.h"
 #include "egress/egress.h"
 #include "egress/guard.h"
 #include "egress/handshake.h"
@@ -92,6 +93,7 @@ struct tn_egress {
     void (*done)(void *arg);
     void *done_arg;
     uint64_t health_logged_us;
+    struct tn_dgrams dgrams;
     struct tn_egress_stats stats;
 };
 
@@ -102,6 +104,7 @@ int tn_run_init(struct tn_egress *e);
 void tn_run_fini(struct tn_egress *e); /* lets go of the loop; done follows */
 void tn_run_queue(struct tn_egress_conn *c);
 int tn_run_watch(struct tn_egress *e, int fd, void *token); /* token: a connection, or the upstream for its lookup */
+int tn_run_watch_dgrams(struct tn_egress *e, int fd, struct tn_chan *c); /* level-triggered, for reading */
 /* Before every close: while a forked child still has the descriptor, closing ours would leave it in the set, and
  * its events would name a connection that is gone. */
 void tn_run_unwatch(struct tn_egress *e, int fd);

@@ -9,12 +9,20 @@
 #include <unistd.h>
 
 enum { BATCH = 128 }; /* events per epoll_wait; more stay for the next turn of the loop */
+enum { DGRAM_TOKEN = 1 };
 
 uint64_t tn_egress_now(void) { return uv_hrtime() / 1000; }
 
 int tn_run_watch(struct tn_egress *e, int fd, void *token)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = token};
+    return epoll_ctl(e->epfd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
+}
+
+/* Told apart from the others by the lowest bit, which no object's address has. */
+int tn_run_watch_dgrams(struct tn_egress *e, int fd, struct tn_chan *c)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uintptr_t)c | DGRAM_TOKEN};
     return epoll_ctl(e->epfd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
 }
 
@@ -41,7 +49,7 @@ static void arm_timer(struct tn_egress *e)
 void tn_run_schedule(struct tn_egress *e)
 {
     if (e->closing || e->depth > 0) return; /* the end of the outermost step does it */
-    if (tn_list_empty(&e->run)) uv_idle_stop(&e->idle);
+    if (tn_list_empty(&e->run) && !tn_dgrams_pending(e)) uv_idle_stop(&e->idle);
     else uv_idle_start(&e->idle, on_idle);
     arm_timer(e);
 }
@@ -68,9 +76,11 @@ static void step(struct tn_egress_conn *c)
 
 static void leave(struct tn_egress *e)
 {
+    if (e->depth == 1) tn_dgrams_flush(e);
     if (--e->depth > 0) return;
     for (struct tn_list *n; (n = tn_list_pop_front(&e->graveyard));)
         free(TN_CONTAINER(n, struct tn_egress_conn, all));
+    tn_dgrams_bury(e);
     tn_run_schedule(e);
 }
 
@@ -105,7 +115,8 @@ static void on_poll(uv_poll_t *poll, int status, int uv_events)
     int n = epoll_wait(e->epfd, events, BATCH, 0);
     e->depth++;
     for (int i = 0; i < n; i++) {
-        if (events[i].data.ptr == &e->upstream) tn_upstream_on_lookup(e);
+        if (events[i].data.u64 & DGRAM_TOKEN) tn_chan_ready((struct tn_chan *)(uintptr_t)(events[i].data.u64 & ~(uint64_t)DGRAM_TOKEN));
+        else if (events[i].data.ptr == &e->upstream) tn_upstream_on_lookup(e);
         else note(events[i].data.ptr, events[i].events);
     }
     run(e);

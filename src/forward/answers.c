@@ -1,13 +1,15 @@
-/* What is not TCP and not for us: refused at once, never passed on, in every mode alike.
+/* What is not TCP and not for us: passed on where the egress has a way for it, else refused at once.
  *
  *   UDP                          port unreachable: QUIC falls back to TCP in milliseconds instead of waiting for timers
  *   ICMP and ICMPv6 echo         administratively prohibited (3/13, 1/1): a ping that fails, with the reason
+ *   port unreachable from a peer ends the flow it speaks of: the peer's application has closed its socket
  *   other ICMP, fragments        silence: an error is never answered by an error (RFC 1122 section 3.2.2)
  *   other protocols              protocol unreachable: SCTP, GRE, ESP, 6in4, 4in6 leave no other way either
  *   multicast and broadcast      silence
  * The stack limits the rate and knows which packets must not be answered. */
 #include "forward/private.h"
 #include "util/cursor.h"
+#include "wire/icmp.h"
 #include "wire/ip.h"
 
 enum { ICMP4_ECHO = 8, ICMP6_ECHO = 128 };
@@ -23,8 +25,20 @@ void tn_forward_udp(void *forward, const struct tn_addrport *src, const struct t
                     size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us)
 {
     struct tn_forward *f = forward;
+    if (!is_group(&dst->ip) && tn_dflow_udp(f, src, dst, payload, payload_len, now_us)) return;
     f->stats.udp_refused++;
     if (!is_group(&dst->ip)) (void)tn_stack_unreach(f->stack, TN_UNREACH_PORT, packet, len, now_us);
+}
+
+/* The peer may only speak of what we sent it. */
+static void take_error(struct tn_forward *f, const struct tn_ippkt *p)
+{
+    struct tn_icmp m;
+    struct tn_icmp_quote q;
+    if (tn_icmp_parse(p->src.family, p->l4, p->l4_len, &m) != 0 || m.kind != TN_ICMP_UNREACH_PORT) return;
+    if (tn_icmp_quote_parse(m.body, m.len, &q) != 0 || q.proto != TN_IPPROTO_UDP || !tn_ip_eq(&q.dst, &p->src)) return;
+    struct tn_addrport src = {q.dst, tn_get_be16(q.l4 + 2)}, dst = {q.src, tn_get_be16(q.l4)};
+    tn_dflow_peer_closed(f, &src, &dst);
 }
 
 static bool is_echo(const struct tn_ippkt *p)
@@ -33,22 +47,30 @@ static bool is_echo(const struct tn_ippkt *p)
     return p->proto == TN_IPPROTO_ICMP ? p->l4[0] == ICMP4_ECHO : p->l4[0] == ICMP6_ECHO;
 }
 
-void tn_forward_other(void *forward, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us)
+static void refuse_other(struct tn_forward *f, const struct tn_ippkt *p, const uint8_t *packet, size_t len, uint64_t now_us)
 {
-    struct tn_forward *f = forward;
-    struct tn_ippkt p;
-    if (tn_ippkt_parse(packet, len, &p) != 0 || p.has_frag || is_group(&p.dst)) return;
-    switch (p.proto) {
+    switch (p->proto) {
     case TN_IPPROTO_TCP:
     case TN_IPPROTO_UDP: return; /* with a header that the stack could not use */
     case TN_IPPROTO_ICMP:
     case TN_IPPROTO_ICMP6:
-        if (!is_echo(&p)) return;
+        if (!is_echo(p)) return;
         f->stats.icmp_refused++;
         (void)tn_stack_unreach(f->stack, TN_UNREACH_ADMIN, packet, len, now_us);
         return;
     default: (void)tn_stack_unreach(f->stack, TN_UNREACH_PROTO, packet, len, now_us);
     }
+}
+
+void tn_forward_other(void *forward, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us)
+{
+    struct tn_forward *f = forward;
+    struct tn_ippkt p;
+    if (tn_ippkt_parse(packet, len, &p) != 0 || p.has_frag || is_group(&p.dst)) return;
+    bool icmp = p.proto == (p.src.family == 4 ? TN_IPPROTO_ICMP : TN_IPPROTO_ICMP6);
+    if (icmp && is_echo(&p) && tn_dflow_echo(f, &p.src, &p.dst, p.l4, p.l4_len, now_us)) return;
+    if (icmp && !is_echo(&p)) take_error(f, &p);
+    refuse_other(f, &p, packet, len, now_us);
 }
 
 /* What a RST in answer needs to know. */
@@ -74,6 +96,6 @@ void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, 
         f->stats.udp_refused++;
         (void)tn_stack_unreach(f->stack, TN_UNREACH_PORT, packet, len, now_us);
     } else {
-        tn_forward_other(f, p.proto, packet, len, now_us);
+        refuse_other(f, &p, packet, len, now_us);
     }
 }

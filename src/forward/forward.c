@@ -17,6 +17,7 @@ struct tn_forward *tn_forward_new(const struct tn_forward_config *config)
     tn_list_init(&f->flows);
     tn_list_init(&f->opening);
     tn_gate_init(f, config->rng.fill ? config->rng : tn_rng_system());
+    tn_dflows_init(f);
     return f;
 }
 
@@ -27,7 +28,9 @@ void tn_forward_free(struct tn_forward *f)
     f->enabled = false;
     tn_flow_drop_all(f, now_us);
     tn_gate_drop_all(f, now_us);
+    tn_dflows_drop_all(f);
     tn_gate_fini(f);
+    tn_dflows_fini(f);
     free(f);
 }
 
@@ -41,12 +44,26 @@ void tn_forward_set_enabled(struct tn_forward *f, bool exit_node, uint64_t now_u
     if (exit_node) return;
     tn_gate_drop_all(f, now_us);
     tn_flow_drop_all(f, now_us);
+    tn_dflows_drop_all(f);
 }
 
 void tn_forward_peer_gone(struct tn_forward *f, uint64_t peer, uint64_t now_us)
 {
     tn_gate_drop_peer(f, peer, now_us);
     tn_flow_drop_peer(f, peer, now_us);
+    tn_dflows_drop_peer(f, peer);
+}
+
+void tn_forward_timeout(struct tn_forward *f, uint64_t now_us)
+{
+    tn_gate_timeout(f, now_us);
+    tn_dflows_timeout(f, now_us);
+}
+
+uint64_t tn_forward_next_deadline(const struct tn_forward *f)
+{
+    uint64_t held = tn_heap_next(&f->timers), idle = tn_dflows_next_deadline(f);
+    return held < idle ? held : idle;
 }
 
 void tn_forward_stats(const struct tn_forward *f, struct tn_forward_stats *out) { *out = f->stats; }

@@ -48,7 +48,8 @@ uint64_t tn_forward_next_deadline(const struct tn_forward *f);
 
 struct tn_forward_stats {
     unsigned flows, held; /* established; SYNs whose dial is under way */
-    uint64_t opened, refused, udp_refused, icmp_refused, canceled;
+    unsigned udp_flows;   /* pings too */
+    uint64_t opened, refused, udp_refused, udp_evicted, icmp_refused, canceled;
 };
 void tn_forward_stats(const struct tn_forward *f, struct tn_forward_stats *out);
 

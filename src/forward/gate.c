@@ -161,12 +161,10 @@ bool tn_forward_tcp(void *forward, const struct tn_addrport *src, const struct t
     return h != NULL;
 }
 
-void tn_forward_timeout(struct tn_forward *f, uint64_t now_us)
+void tn_gate_timeout(struct tn_forward *f, uint64_t now_us)
 {
     for (struct tn_timer *t; (t = tn_heap_pop_due(&f->timers, now_us));) cancel(TN_CONTAINER(t, struct tn_held, timer));
 }
-
-uint64_t tn_forward_next_deadline(const struct tn_forward *f) { return tn_heap_next(&f->timers); }
 
 struct drop {
     uint64_t peer, now_us;

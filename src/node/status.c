@@ -182,6 +182,7 @@ static json_t *egress_object(struct tn_node *n)
                           (json_int_t)fs.opened, "Refused", (json_int_t)fs.refused, "UDPRefused",
                           (json_int_t)fs.udp_refused, "BytesUp", (json_int_t)es.bytes_up, "BytesDown",
                           (json_int_t)es.bytes_down, "Failed", failed);
+    if (o) json_object_set_new(o, "UDPFlows", json_integer((json_int_t)fs.udp_flows)); /* pings too */
     if (o && !healthy) json_object_set_new(o, "ProxyProblem", json_string(tn_egress_fail_text(es.last_proxy_fail)));
     if (o && dns_problem(n)) json_object_set_new(o, "DNSProblem", json_string(dns_problem(n)));
     if (o && n->config.advertise_exit_node && n->egress_missing)

@@ -16,16 +16,28 @@ static void put_checksum(uint8_t *l4, size_t len, const struct tn_ip *src, const
     tn_put_be16(l4 + CKSUM_AT, tn_cksum_fold(tn_cksum_add(sum, l4, len)));
 }
 
-static void answer_echo(struct tn_stack *st, const struct tn_ippkt *ip, const struct tn_icmp *m)
+static int send_echo_reply(struct tn_stack *st, const struct tn_ip *from, const struct tn_ip *to, const struct tn_icmp *m)
 {
     size_t len = TN_ICMP_HDR + m->len;
     uint8_t small[TN_STACK_MTU], *l4 = len <= sizeof small ? small : malloc(len);
-    if (!l4) return;
-    tn_icmp_put(l4, ip->src.family, TN_ICMP_ECHO_REPLY, m->id, m->seq);
-    memcpy(l4 + TN_ICMP_HDR, m->body, m->len);
-    put_checksum(l4, len, &ip->dst, &ip->src);
-    tn_ip_send_large(st, &ip->dst, &ip->src, icmp_proto(ip->src.family), l4, len);
+    if (!l4) return TN_E_NOMEM;
+    tn_icmp_put(l4, from->family, TN_ICMP_ECHO_REPLY, m->id, m->seq);
+    if (m->len) memcpy(l4 + TN_ICMP_HDR, m->body, m->len);
+    put_checksum(l4, len, from, to);
+    int err = tn_ip_send_large(st, from, to, icmp_proto(from->family), l4, len);
     if (l4 != small) free(l4);
+    return err;
+}
+
+int tn_stack_echo_reply_from(struct tn_stack *st, const struct tn_ip *from, const struct tn_ip *to, uint16_t id,
+                             uint16_t seq, const void *body, size_t len, uint64_t now_us)
+{
+    struct tn_icmp m = {.id = id, .seq = seq, .body = body, .len = len};
+    if (from->family != to->family) return TN_E_INVAL;
+    tn_stack_enter(st);
+    int err = send_echo_reply(st, from, to, &m);
+    tn_stack_leave(st, false, now_us);
+    return err;
 }
 
 static int error_code(enum tn_icmp_kind kind)
@@ -68,7 +80,7 @@ void tn_stack_icmp_input(struct tn_stack *st, const struct tn_ippkt *ip, uint64_
         st->stats.in_malformed++;
         return;
     }
-    if (m.kind == TN_ICMP_ECHO_REQUEST) answer_echo(st, ip, &m);
+    if (m.kind == TN_ICMP_ECHO_REQUEST) (void)send_echo_reply(st, &ip->dst, &ip->src, &m);
     else if (m.kind == TN_ICMP_ECHO_REPLY && st->on_echo) st->on_echo(st->echo_arg, &ip->src, m.id, m.seq, now_us);
     else if (tn_icmp_is_error(m.kind)) take_error(st, ip, &m, now_us);
 }

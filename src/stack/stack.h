@@ -169,6 +169,10 @@ int tn_udp_sendto(struct tn_udp_sock *u, const struct tn_addrport *from, const s
 int tn_stack_udp_send_from(struct tn_stack *st, const struct tn_addrport *from, const struct tn_addrport *to,
                            const void *bytes, size_t len, uint64_t now_us);
 
+/* For forwarders: an echo reply from any (foreign) address, with this body. */
+int tn_stack_echo_reply_from(struct tn_stack *st, const struct tn_ip *from, const struct tn_ip *to, uint16_t id,
+                             uint16_t seq, const void *body, size_t len, uint64_t now_us);
+
 /* ---- ICMP echo from us (tailnet ping --icmp) ---- */
 int tn_stack_ping(struct tn_stack *st, const struct tn_ip *to, uint16_t id, uint16_t seq, uint64_t now_us);
 void tn_stack_on_echo_reply(struct tn_stack *st,

@@ -7,11 +7,13 @@
  *                                         "ID closed CODE" when the peer's connection is over
  *   write ID N   shut ID   abort ID       "ID wrote N"
  *   stall ID | go ID                      the peer's application stops or goes on reading
- *   udp ADDR:PORT   ping ADDR   raw HEX   "icmp V TYPE CODE" for every ICMP error that comes back
+ *   udp ADDR:PORT [SIZE [SOCKET]]         from one of four sockets; "udp SOCKET SIZE HASH FROM" for what comes
+ *   ping ADDR   raw HEX                   "icmp V TYPE CODE" for every ICMP message that comes back
  *   link 0|1                              0: packets between the stacks vanish
  *   skip SECONDS                          moves the clock, second by second
  *   stats                                 "stats flows F held H upstream U dials D peer P" + counters
  *   quit */
+#include "egress/dgram.h"
 #include "forward/forward.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -26,7 +28,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { IDS = 4096, TO_GATE = 0, TO_PEER = 1 };
+enum { UDP_SOCKS = 4, UDP_PORT = 5000, IDS = 4096, TO_GATE = 0, TO_PEER = 1 };
 
 struct packet {
     struct tn_list node;
@@ -50,7 +52,7 @@ static struct bench {
     struct tn_egress *e;
     struct tn_forward *f;
     struct tn_stack *peer, *gate;
-    struct tn_udp_sock *udp;
+    struct tn_udp_sock *udp[UDP_SOCKS];
     struct tn_list packets;
     struct tn_buf lines;
     uint64_t skipped_us;
@@ -184,7 +186,10 @@ static const struct tn_tcp_events tcp_events = {on_open, on_readable, on_writabl
 static void on_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from, const uint8_t *bytes,
                         size_t len, uint64_t now_us)
 {
-    say("udp %zu", len);
+    char text[TN_ADDRPORT_STRLEN];
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < len; i++) hash = (hash ^ bytes[i]) * 0x100000001b3u;
+    say("udp %d %zu %016llx %s", local->port - UDP_PORT, len, (unsigned long long)hash, tn_addrport_format(from, text));
 }
 static const struct tn_udp_events udp_events = {.on_datagram = on_datagram};
 
@@ -220,10 +225,27 @@ static void do_stats(void)
     tn_forward_stats(b.f, &s);
     tn_egress_stats(b.e, &es);
     tn_stack_stats(b.gate, &ps);
+    struct tn_dgram_stats ds;
+    tn_dgram_stats(b.e, &ds);
     say("stats flows %u held %u upstream %u dials %u tcp %zu opened %llu refused %llu udp_refused %llu icmp_refused %llu "
-        "canceled %llu chunks %zu",
+        "canceled %llu chunks %zu udp_flows %u evicted %llu dgrams %u sockets %u strangers %llu malformed %llu unsent %llu "
+        "associations %u",
         s.flows, s.held, es.flows, es.dials, ps.flows, (unsigned long long)s.opened, (unsigned long long)s.refused,
-        (unsigned long long)s.udp_refused, (unsigned long long)s.icmp_refused, (unsigned long long)s.canceled, ps.chunk_bytes);
+        (unsigned long long)s.udp_refused, (unsigned long long)s.icmp_refused, (unsigned long long)s.canceled, ps.chunk_bytes,
+        s.udp_flows, (unsigned long long)s.udp_evicted, ds.flows, ds.sockets, (unsigned long long)ds.strangers,
+        (unsigned long long)ds.malformed, (unsigned long long)ds.unsent, ds.associations);
+}
+
+static void do_udp(char *rest)
+{
+    static uint8_t bytes[65507];
+    struct tn_addrport ap;
+    const char *addr = strsep(&rest, " "), *size = strsep(&rest, " ");
+    size_t len = size ? strtoul(size, NULL, 10) : 1;
+    int sock = rest ? atoi(rest) % UDP_SOCKS : 0;
+    if (len > sizeof bytes || tn_addrport_parse(addr, &ap) != 0) abort();
+    for (size_t i = 0; i < len; i++) bytes[i] = (uint8_t)(i * 7 + len);
+    say("sent %d", tn_udp_sendto(b.udp[sock], NULL, &ap, bytes, len, now(NULL)));
 }
 
 static void do_raw(const char *hex)
@@ -290,7 +312,6 @@ static void do_conn(const char *verb, struct dial *d, char *rest)
 static void obey(char *line)
 {
     char *rest = line, *verb = strsep(&rest, " ");
-    struct tn_addrport ap;
     struct tn_ip ip;
     if (!strcmp(verb, "policy")) {
         char *mode = strsep(&rest, " ");
@@ -301,8 +322,8 @@ static void obey(char *line)
     } else if (!strcmp(verb, "gone")) {
         tn_forward_peer_gone(b.f, 7, now(NULL));
         say("gone");
-    } else if (!strcmp(verb, "udp") && tn_addrport_parse(rest, &ap) == 0) {
-        say("sent %d", tn_udp_sendto(b.udp, NULL, &ap, "x", 1, now(NULL)));
+    } else if (!strcmp(verb, "udp")) {
+        do_udp(rest);
     } else if (!strcmp(verb, "ping") && tn_ip_parse(rest, &ip) == 0) {
         say("sent %d", tn_stack_ping(b.peer, &ip, 1, 1, now(NULL)));
     } else if (!strcmp(verb, "raw")) {
@@ -382,7 +403,10 @@ int main(int argc, char **argv)
     b.gate = make_stack(true, 1);
     b.peer = make_stack(false, 7);
     tn_forward_set_stack(b.f, b.gate);
-    if (tn_udp_bind(b.peer, &(struct tn_addrport){.port = 5000}, &udp_events, NULL, &b.udp) != 0) return 2;
+    for (int i = 0; i < UDP_SOCKS; i++) {
+        struct tn_addrport any = {.port = (uint16_t)(UDP_PORT + i)};
+        if (tn_udp_bind(b.peer, &any, &udp_events, NULL, &b.udp[i]) != 0) return 2;
+    }
     uv_timer_init(&b.loop, &b.timer);
     uv_prepare_init(&b.loop, &b.prepare);
     uv_prepare_start(&b.prepare, on_prepare);

@@ -26,7 +26,9 @@ struct tn_tcp {
 };
 
 static struct fake {
-    unsigned resets, unreach[4], accepts, closes, dials;
+    unsigned resets, unreach[4], accepts, closes, dials, dgrams, peer_closed;
+    bool take_dgrams;
+    struct tn_addrport closed_src, closed_dst;
     struct tn_syn last_reset, last_accept;
     bool refuse_accept;
     struct tn_tcp *tcp;
@@ -184,6 +186,33 @@ void tn_egress_close(struct tn_egress_conn *c, bool reset)
     c->reset = reset;
     fake.closes++;
 }
+
+/* ---- datagrams are refused here; test_dgram.c is about their flows ---- */
+
+bool tn_dflow_udp(struct tn_forward *f, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *payload,
+                  size_t len, uint64_t now_us)
+{
+    fake.dgrams++;
+    return fake.take_dgrams;
+}
+bool tn_dflow_echo(struct tn_forward *f, const struct tn_ip *src, const struct tn_ip *dst, const uint8_t *message,
+                   size_t len, uint64_t now_us)
+{
+    fake.dgrams++;
+    return fake.take_dgrams;
+}
+void tn_dflow_peer_closed(struct tn_forward *f, const struct tn_addrport *src, const struct tn_addrport *dst)
+{
+    fake.closed_src = *src;
+    fake.closed_dst = *dst;
+    fake.peer_closed++;
+}
+void tn_dflows_init(struct tn_forward *f) {}
+void tn_dflows_fini(struct tn_forward *f) {}
+void tn_dflows_drop_peer(struct tn_forward *f, uint64_t peer) {}
+void tn_dflows_drop_all(struct tn_forward *f) {}
+void tn_dflows_timeout(struct tn_forward *f, uint64_t now_us) {}
+uint64_t tn_dflows_next_deadline(const struct tn_forward *f) { return TN_NEVER; }
 
 /* ---- the bench ---- */
 
@@ -773,6 +802,35 @@ static void test_refuse(void **state)
     tn_forward_free(f);
 }
 
+/* What the egress takes is not answered by us; groups never get that far; and what a peer says of datagrams that it
+ * got ends the flow, if it speaks of its own. */
+static void test_datagrams_are_passed_on(void **state)
+{
+    uint8_t p[128], error[128];
+    struct tn_forward *f = setup(true);
+    struct tn_ip to = tn_ip4(45, 45, 45, 45), group = tn_ip4(224, 0, 0, 1), me = tn_ip4(100, 64, 0, 7);
+    struct tn_addrport src = {me, 1000}, dst = {to, 443}, everybody = {group, 443};
+    fake.take_dgrams = true;
+    tn_forward_udp(f, &src, &dst, p, 28, p, 0, 1);
+    tn_forward_udp(f, &src, &everybody, p, 28, p, 0, 1);
+    size_t n = packet4(p, TN_IPPROTO_ICMP, to, 8);
+    tn_forward_other(f, TN_IPPROTO_ICMP, p, n, 1);
+    assert_int_equal(fake.dgrams, 2);
+    assert_int_equal(fake.unreach[TN_UNREACH_PORT] + fake.unreach[TN_UNREACH_ADMIN], 0);
+    for (int own = 0; own < 2; own++) {
+        size_t h = tn_ip_header_put(error, &me, &to, TN_IPPROTO_ICMP, 8 + 28, 64, 0);
+        tn_icmp_put(error + h, 4, TN_ICMP_UNREACH_PORT, 0, 0);
+        size_t q = tn_ip_header_put(error + h + 8, &to, own ? &me : &group, TN_IPPROTO_UDP, 8, 64, 0);
+        tn_put_be16(error + h + 8 + q, 443);
+        tn_put_be16(error + h + 8 + q + 2, 1000);
+        tn_put_be16(error + h + 8 + q + 4, 8);
+        tn_forward_other(f, TN_IPPROTO_ICMP, error, h + 8 + 28, 1);
+        assert_int_equal(fake.peer_closed, own);
+    }
+    assert_true(tn_addrport_eq(&fake.closed_src, &src) && tn_addrport_eq(&fake.closed_dst, &dst));
+    tn_forward_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -804,6 +862,7 @@ int main(void)
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_answers6),
         cmocka_unit_test(test_refuse),
+        cmocka_unit_test(test_datagrams_are_passed_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

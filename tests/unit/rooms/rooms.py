@@ -32,6 +32,7 @@ NETWORK = ["socket", "connect", "bind", "listen", "accept", "accept4", "sendto",
 ALLOWED_FILES = {
     "src/util/resolve.c": {"getaddrinfo"},  # the thread that looks up control, DERP and the proxy by name
     "src/egress/socket.c": {"socket", "connect", "recvmsg", "sendmsg"},
+    "src/egress/dgramsock.c": {"socket", "bind", "connect", "recvmsg", "recvmmsg", "sendmmsg"},
 }
 ALLOWED_ROOMS = {
     "node": set(NETWORK),  # the node's own connections, LocalAPI, listeners; nothing forwarded
@@ -45,6 +46,9 @@ ALLOWED_DATA = {
 # src/egress: who may make a socket, and who may dial directly.
 EGRESS_CALLERS = {
     "tn_socket_connect": {"direct.c", "proxied.c"},
+    "tn_dgramsock_udp": {"dgram.c"},
+    "tn_dgramsock_echo": {"dgram.c"},
+    "tn_dgramsock_connected": {"associate.c"},
     "tn_direct_begin": {"dial.c"},
     "tn_proxied_begin": {"dial.c"},
 }

@@ -1,0 +1,150 @@
+#include "egress/dgramsock.h"
+#include "egress/socket.h"
+#include "util/err.h"
+
+#include <linux/errqueue.h>
+#include <netinet/icmp6.h>
+#include <netinet/in.h>
+#include <netinet/ip_icmp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    PORT_MIN = 1024,     /* what is below belongs to the host's own services, also where we could take it */
+    CODE_NET_PROHIBITED = 9, CODE_HOST_PROHIBITED = 10, CODE_PROHIBITED = 13, CODE_FRAG_NEEDED = 4, /* RFC 1812 */
+    CODE6_POLICY = 5, CODE6_REJECT = 6, /* RFC 4443 */
+};
+
+static void set_option(int fd, int level, int name, int value)
+{
+    (void)setsockopt(fd, level, name, &value, sizeof value); /* comfort, never a condition */
+}
+
+static int make(uint8_t family, int proto)
+{
+    int fd = socket(family == 4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, proto);
+    if (fd < 0) return -errno;
+    if ((unsigned)fd >= tn_socket_room()) {
+        close(fd);
+        return TN_E_MFILE;
+    }
+    if (family == 4) set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
+    else set_option(fd, IPPROTO_IPV6, IPV6_RECVERR, 1);
+    if (family == 6) set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    return fd;
+}
+
+static bool try_bind(int fd, uint8_t family, uint16_t port)
+{
+    struct tn_addrport any = {{.family = family}, port};
+    struct sockaddr_storage sa;
+    socklen_t len = tn_addrport_to_sockaddr(&any, &sa);
+    return bind(fd, (struct sockaddr *)&sa, len) == 0;
+}
+
+int tn_dgramsock_udp(uint8_t family, uint16_t port)
+{
+    int fd = make(family, IPPROTO_UDP);
+    if (fd >= 0 && port >= PORT_MIN) (void)try_bind(fd, family, port); /* else the first send takes any */
+    return fd;
+}
+
+int tn_dgramsock_echo(uint8_t family, uint16_t id)
+{
+    int fd = make(family, family == 4 ? (int)IPPROTO_ICMP : (int)IPPROTO_ICMPV6);
+    if (fd >= 0) (void)try_bind(fd, family, id);
+    return fd;
+}
+
+int tn_dgramsock_connected(const struct tn_addrport *to)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = tn_addrport_to_sockaddr(to, &sa);
+    int fd = make(to->ip.family, IPPROTO_UDP);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&sa, len) == 0) return fd;
+    int err = -errno;
+    close(fd);
+    return err;
+}
+
+int tn_dgramsock_read(int fd, struct tn_dgram_in *in)
+{
+    struct mmsghdr msgs[TN_DGRAM_BATCH];
+    struct iovec iov[TN_DGRAM_BATCH];
+    struct sockaddr_storage from[TN_DGRAM_BATCH];
+    for (int i = 0; i < TN_DGRAM_BATCH; i++) {
+        iov[i] = (struct iovec){in->bytes[i], sizeof in->bytes[i]};
+        msgs[i].msg_hdr = (struct msghdr){
+            .msg_name = &from[i], .msg_namelen = sizeof from[i], .msg_iov = &iov[i], .msg_iovlen = 1};
+    }
+    int n;
+    do n = recvmmsg(fd, msgs, TN_DGRAM_BATCH, MSG_DONTWAIT, NULL);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) return errno == EWOULDBLOCK ? TN_E_AGAIN : -errno;
+    for (int i = 0; i < n; i++) {
+        in->got[i].len = msgs[i].msg_len;
+        if (tn_addrport_from_sockaddr((struct sockaddr *)&from[i], &in->got[i].from) != 0)
+            in->got[i].from = (struct tn_addrport){0};
+    }
+    return n;
+}
+
+int tn_dgramsock_write(int fd, const struct tn_dgram_item *items, int n, int *err)
+{
+    struct mmsghdr msgs[TN_DGRAM_BATCH];
+    struct iovec iov[TN_DGRAM_BATCH][2];
+    struct sockaddr_storage to[TN_DGRAM_BATCH];
+    for (int i = 0; i < n; i++) {
+        iov[i][0] = (struct iovec){(void *)(uintptr_t)items[i].head, items[i].head_len};
+        iov[i][1] = (struct iovec){(void *)(uintptr_t)items[i].body, items[i].len};
+        bool named = items[i].to.ip.family != 0;
+        msgs[i].msg_hdr = (struct msghdr){.msg_name = named ? &to[i] : NULL,
+                                          .msg_namelen = named ? tn_addrport_to_sockaddr(&items[i].to, &to[i]) : 0,
+                                          .msg_iov = iov[i],
+                                          .msg_iovlen = 2};
+    }
+    int r;
+    do r = sendmmsg(fd, msgs, (unsigned)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (r < 0 && errno == EINTR);
+    *err = r < 0 ? -errno : 0;
+    return r < 0 ? 0 : r;
+}
+
+/* False: none that says the destination is not there (a shorter path MTU, an exceeded hop limit). */
+static bool meaning(const struct sock_extended_err *e, enum tn_dgram_error *what)
+{
+    *what = TN_DGRAM_NO_HOST;
+    if (e->ee_origin == SO_EE_ORIGIN_ICMP) {
+        if (e->ee_type != ICMP_DEST_UNREACH || e->ee_code == CODE_FRAG_NEEDED) return false;
+        if (e->ee_code == ICMP_PORT_UNREACH) *what = TN_DGRAM_NO_PORT;
+        if (e->ee_code == CODE_NET_PROHIBITED || e->ee_code == CODE_HOST_PROHIBITED || e->ee_code == CODE_PROHIBITED)
+            *what = TN_DGRAM_PROHIBITED;
+        return true;
+    }
+    if (e->ee_origin != SO_EE_ORIGIN_ICMP6 || e->ee_type != ICMP6_DST_UNREACH) return false;
+    if (e->ee_code == ICMP6_DST_UNREACH_NOPORT) *what = TN_DGRAM_NO_PORT;
+    if (e->ee_code == ICMP6_DST_UNREACH_ADMIN || e->ee_code == CODE6_POLICY || e->ee_code == CODE6_REJECT)
+        *what = TN_DGRAM_PROHIBITED;
+    return true;
+}
+
+bool tn_dgramsock_error(int fd, struct tn_addrport *to, enum tn_dgram_error *what, bool *about)
+{
+    struct sockaddr_storage sa = {0};
+    char control[512];
+    struct msghdr msg = {
+        .msg_name = &sa, .msg_namelen = sizeof sa, .msg_control = control, .msg_controllen = sizeof control};
+    if (recvmsg(fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) return false;
+    *about = false;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+        bool v4 = c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR;
+        bool v6 = c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR;
+        if ((!v4 && !v6) || c->cmsg_len < CMSG_LEN(sizeof(struct sock_extended_err))) continue;
+        struct sock_extended_err e;
+        memcpy(&e, CMSG_DATA(c), sizeof e);
+        *about = meaning(&e, what) && tn_addrport_from_sockaddr((struct sockaddr *)&sa, to) == 0;
+    }
+    return true;
+}
+
+void tn_dgramsock_close(int fd) { close(fd); }

@@ -1,0 +1,43 @@
+/* Datagram sockets of forwarded traffic. With src/egress/socket.c the only unit of the forwarder that makes sockets. */
+#ifndef TN_EGRESS_DGRAMSOCK_H
+#define TN_EGRESS_DGRAMSOCK_H
+
+#include "egress/dgram.h"
+
+enum {
+    TN_DGRAM_MAX = 65507, /* UDP over IPv4: 65,535 less both headers; one limit for both families */
+    TN_DGRAM_BATCH = 16,  /* datagrams per system call */
+};
+
+/* Where datagrams are read to. Room for the largest in every slot: pages that none ever filled cost nothing. */
+struct tn_dgram_in {
+    struct {
+        struct tn_addrport from;
+        size_t len;
+    } got[TN_DGRAM_BATCH];
+    uint8_t bytes[TN_DGRAM_BATCH][65536];
+};
+
+struct tn_dgram_item {
+    struct tn_addrport to;
+    const uint8_t *head, *body; /* head: may be NULL */
+    size_t head_len, len;
+};
+
+/* A socket that may talk to everybody of the family, on this port or, when it is not to be had, on any. A descriptor
+ * or a negative errno; TN_E_MFILE also when only the descriptors kept for the node itself are left. */
+int tn_dgramsock_udp(uint8_t family, uint16_t port);
+/* For ICMP echo, without privileges: TN_E_ACCES where net.ipv4.ping_group_range does not have our group. */
+int tn_dgramsock_echo(uint8_t family, uint16_t id);
+/* A UDP socket that hears one address only. */
+int tn_dgramsock_connected(const struct tn_addrport *to);
+/* Count of datagrams, TN_E_AGAIN, or what the network said of an earlier one (see tn_dgramsock_error). */
+int tn_dgramsock_read(int fd, struct tn_dgram_in *in);
+/* How many of the items (at most TN_DGRAM_BATCH) were sent before one failed; *err: why, 0 if all. to with family 0:
+ * where the socket is connected to. */
+int tn_dgramsock_write(int fd, const struct tn_dgram_item *items, int n, int *err);
+/* One entry of the error queue: true, where the datagram had gone, and what became of it. */
+bool tn_dgramsock_error(int fd, struct tn_addrport *to, enum tn_dgram_error *what, bool *about);
+void tn_dgramsock_close(int fd);
+
+#endif
