@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Our exit node beside sing-box and the official exit node, in the same bed and the same run, taking turns: download, CPU and
+memory, connection rates, idle flows, fairness. Medians are printed.
+
+    bench/egress.py [--rounds N] [--build DIR] [--only NAME,...] [WORK ...]      works: download connects idle
+
+Needs root (a TUN device for the official client), the Go peers (tests/peers/build.sh), and bench/singbox/build.sh for sing-box;
+a peer that is not there is left out, and says so. The client is the official one, with a TUN device and a direct path."""
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+
+MIB = 1 << 20
+BLOB = 512 * MIB
+ECHO_PORT, BLOB_PORT = 7007, 8008
+SINGBOX = os.path.join(ROOT, "bench", "singbox", "bin", "sing-box")
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def memory_mb(pid, what="VmRSS"):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(what)) / 1e3
+
+
+def forget_peak(pid):
+    with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as f:
+        f.write("5")
+
+
+class Ours:
+    """tailnet run, with a proxy or in host mode."""
+
+    def __init__(self, name, flags):
+        self.name, self.flags = name, flags
+
+    def missing(self):
+        return None
+
+    def start(self, bed):
+        from lib.node import Node
+        self.node = Node(bed.sup, bed.net.node, bed.dir, self.name, bed.control.url, flags=["--advertise-exit-node", *self.flags(bed)])
+        return self.node.proc
+
+    def stop(self):
+        self.node.proc.stop(timeout=30)
+
+
+class SingBox:
+    name = "singbox"
+
+    def missing(self):
+        return None if os.access(SINGBOX, os.X_OK) else "bench/singbox/build.sh was not run"
+
+    def start(self, bed):
+        d = os.path.join(bed.dir, "singbox")
+        os.makedirs(d, exist_ok=True)
+        conf = {"log": {"level": "error"},
+                "endpoints": [{"type": "tailscale", "tag": "ts", "state_directory": d, "control_url": bed.control.url,
+                               "hostname": self.name, "advertise_exit_node": True}],
+                "outbounds": [{"type": "socks", "tag": "up", "server": bed.net.proxy.ip4, "server_port": bed.proxy.port,
+                               "version": "5"}],
+                "route": {"final": "up"}}
+        path = os.path.join(d, "config.json")
+        with open(path, "w", encoding="ascii") as f:
+            json.dump(conf, f)
+        self.proc = bed.sup.start("sing-box", [SINGBOX, "run", "-D", d, "-c", path], ns=bed.net.node, env=bed.official_env)
+        return self.proc
+
+    def stop(self):
+        self.proc.stop(timeout=30)
+
+
+class Official:
+    """tailscaled as exit node, userspace networking as ours; no proxy, since it knows none."""
+    name = "official"
+
+    def missing(self):
+        return None
+
+    def start(self, bed):
+        from lib import official
+        self.node = official.Tailscaled(bed.sup, bed.net.node, bed.dir, self.name, env=bed.official_env)
+        self.node.up(bed.control.url, "", "--advertise-exit-node")
+        return self.node.proc
+
+    def stop(self):
+        self.node.proc.stop(timeout=30)
+
+
+def through_proxy(bed):
+    return ["--exit-proxy", bed.proxy.url()]
+
+
+def contestants():
+    return [Ours("ours-proxy", through_proxy), SingBox(), Ours("ours-host", lambda bed: ["--exit-egress", "host"]), Official()]
+
+
+def make_bed(work):
+    from lib import official, proxies
+    from lib.case import Bed
+
+    class EgressBed(Bed):
+        official_env = {"TS_DEBUG_NEVER_DIRECT_UDP": "0"}
+
+        def build(self):
+            n = self.net
+            for ns in (n.peer(2), n.proxy, n.inet):
+                ns.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=10000 65000")
+            self.load = os.path.join(os.environ["TN_BUILD"], "bench", "load")
+            self.server = self.sup.start("load", [self.load, "serve", ECHO_PORT, BLOB_PORT], ns=n.inet)
+            self.control = official.TestControl(self.sup, n.ctl)
+            self.proxy = proxies.Dante(self.sup, n.proxy, self.dir)
+            self.client = official.Tailscaled(self.sup, n.peer(2), self.dir, "tunclient", tun=True, env=self.official_env)
+            self.client.up(self.control.url)
+
+        def use(self, who):
+            proc = who.start(self)
+            from lib.proc import wait_until
+            wait_until(lambda: self.control.node(who.name), f"control knows {who.name}", alive=[proc])
+            self.control.approve_exit(who.name)
+            self.client.use_exit(who.name)
+            self.client.try_cli("ping", "--c=10", "--timeout=2s", self.client.peer(who.name)["TailscaleIPs"][0])
+            return proc
+
+        def run_load(self, *args):
+            argv = [self.load, *map(str, args)]
+            r = subprocess.run(self.net.peer(2).wrap(argv), capture_output=True, text=True, timeout=300)
+            return r.stdout.strip() or r.stderr.strip()
+
+        def start_load(self, *args):
+            return self.sup.start("load-client", [self.load, *map(str, args)], ns=self.net.peer(2), stdin=True, stdout_pipe=True)
+
+    bed = EgressBed(work)
+    bed.build()
+    return bed
+
+
+def path_of(bed, who):
+    p = bed.client.peer(who.name) or {}
+    return "direct" if p.get("CurAddr") else f"DERP {p.get('Relay')}"
+
+
+# ---- works: each measures one contestant once and returns {figure: number} ----
+
+def download(bed, proc):
+    web = bed.net.inet.web4
+    bed.run_load("get", web, BLOB_PORT, 16 * MIB)
+    forget_peak(proc.pid)
+    before = cpu_s(proc.pid)
+    said = bed.run_load("get", web, BLOB_PORT, BLOB)
+    return {"MB/s": float(said.split()[0]), "CPU s/GiB": (cpu_s(proc.pid) - before) / (BLOB / (1 << 30)),
+            "peak MB": memory_mb(proc.pid, "VmHWM")}
+
+
+def connects(bed, proc):
+    out = {}
+    for parallel, count in ((200, 4000), (1000, 4000)):
+        before = cpu_s(proc.pid)
+        w = bed.run_load("connects", bed.net.inet.web4, ECHO_PORT, count, parallel).split()
+        out.update({f"{parallel} parallel /s": float(w[0]), f"{parallel} p50 ms": float(w[3]), f"{parallel} p99 ms": float(w[6]),
+                    f"{parallel} failed": float(w[9]), f"{parallel} CPU ms/connect": (cpu_s(proc.pid) - before) / count * 1e3})
+    return out
+
+
+def idle(bed, proc, flows=9500):
+    time.sleep(3)
+    at_rest = memory_mb(proc.pid)
+    load = bed.start_load("idle", bed.net.inet.web4, ECHO_PORT, flows)
+    from lib.proc import LineTalk
+    said = LineTalk(load).read(timeout=180).split()
+    time.sleep(2)
+    full = memory_mb(proc.pid)
+    load.popen.stdin.close()
+    load.popen.wait(60)
+    time.sleep(20)
+    return {"idle MB": at_rest, "flows": float(said[0]), "MB more": full - at_rest, "MB more 20 s after closing":
+            memory_mb(proc.pid) - at_rest}
+
+
+WORK = {f.__name__: f for f in (download, connects, idle)}
+
+
+def measure(args, work):
+    tmp = tempfile.mkdtemp(prefix="tn-bench-")
+    bed = make_bed(tmp)
+    who = [c for c in contestants() if not args.only or c.name in args.only.split(",")]
+    for c in who:
+        if c.missing():
+            print(f"{c.name}: left out: {c.missing()}")
+    who = [c for c in who if not c.missing()]
+    rounds = 1 if work == "idle" else args.rounds
+    got = {c.name: [] for c in who}
+    paths = {}
+    try:
+        for _ in range(rounds):
+            for c in who:
+                proc = bed.use(c)
+                paths[c.name] = path_of(bed, c)
+                got[c.name].append(WORK[work](bed, proc))
+                bed.client.no_exit()
+                c.stop()
+    finally:
+        bed.sup.end()
+        shutil.rmtree(tmp, ignore_errors=True)
+    for c in who:
+        figures = {k: statistics.median(r[k] for r in got[c.name]) for k in got[c.name][0]}
+        print(f"{work}: {c.name:10} ({paths[c.name]}) " + ", ".join(f"{k} {v:.1f}" for k, v in figures.items()), flush=True)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--rounds", type=int, default=5)
+    ap.add_argument("--build", default=os.path.join(ROOT, "build"))
+    ap.add_argument("--only", default="")
+    ap.add_argument("--one", help=argparse.SUPPRESS, choices=WORK)
+    ap.add_argument("work", nargs="*", choices=[[], *WORK], default=[])
+    args = ap.parse_args()
+    if not args.one:  # a sandbox, and so a process, for each: they use the same names of namespaces
+        for name in args.work or WORK:
+            argv = [sys.executable, __file__, "--one", name, "--rounds", str(args.rounds), "--build", args.build, "--only", args.only]
+            if subprocess.run(argv).returncode != 0:
+                print(f"{name}: could not be measured")
+        return
+    from lib import sandbox
+    sandbox.enter()  # namespaces of our own: nothing leaves
+    os.environ["TN_BUILD"] = os.path.abspath(args.build)
+    measure(args, args.one)
+
+
+if __name__ == "__main__":
+    main()
