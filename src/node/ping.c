@@ -45,7 +45,7 @@ static void describe_path(struct tn_node *n, const struct tn_npeer *peer, struct
 {
     struct tn_path_peer_status ps;
     if (!peer->path) return;
-    tn_path_peer_status(n->path, peer->path, &ps);
+    tn_path_peer_status(n->path, peer->path, tn_node_now(), &ps);
     if (ps.direct.ip.family) tn_addrport_format(&ps.direct, a->endpoint);
     else a->derp_region = ps.derp_region;
     if (!ps.direct.ip.family) snprintf(a->derp_code, sizeof a->derp_code, "%s", ps.derp_code);

@@ -111,7 +111,7 @@ static json_t *peer_object(struct tn_node *n, const struct tn_netnode *node, uin
     struct tn_wg_peer_stats ws;
     struct tn_path_peer_status ps;
     tn_wg_peer_stats(p->wg, &ws);
-    tn_path_peer_status(n->path, p->path, &ps);
+    tn_path_peer_status(n->path, p->path, now_us, &ps);
     uint64_t last = ws.last_rx_us > ws.last_tx_us ? ws.last_rx_us : ws.last_tx_us;
     char addr[TN_ADDRPORT_STRLEN];
     json_object_set_new(o, "CurAddr", text(ps.direct.ip.family ? tn_addrport_format(&ps.direct, addr) : ""));

@@ -118,7 +118,7 @@ static void conclude(struct tn_path *p, const struct tn_home_latency *l, size_t 
     p->now_us = now_us;
     choose_home(p, tn_home_pick(&p->home_history, &q, now_us), now_us);
     schedule(p, now_us);
-    tn_path_endpoints_update(p, p->report, now_us);
+    tn_path_session_endpoints(p, tn_path_endpoints_update(p, p->report, now_us), now_us);
     tell_netinfo(p, now_us);
     if (p->check_again && !busy(p)) begin(p, now_us);
 }

@@ -106,17 +106,18 @@ static bool same_set(const struct tn_path *p, const struct list *l)
     return true;
 }
 
-void tn_path_endpoints_update(struct tn_path *p, const struct tn_netcheck_report *r, uint64_t now_us)
+bool tn_path_endpoints_update(struct tn_path *p, const struct tn_netcheck_report *r, uint64_t now_us)
 {
     struct list l = {0};
-    if (!p->config.cb.udp_send) return;
+    if (!p->config.cb.udp_send) return false;
     l.eps = malloc(TN_PATH_ENDPOINTS_MAX * sizeof *l.eps);
-    if (!l.eps) return; /* the next check tells */
+    if (!l.eps) return false; /* the next check tells */
     if (r) add_stun(p, &l, r);
     add_tracked(p, &l, now_us);
     add_local(p, &l);
     struct tn_path_endpoint *exact = l.n && !same_set(p, &l) ? malloc(l.n * sizeof *exact) : NULL;
-    if (exact || (l.n == 0 && p->nendpoints)) {
+    bool changed = exact || (l.n == 0 && p->nendpoints);
+    if (changed) {
         if (exact) memcpy(exact, l.eps, l.n * sizeof *exact);
         free(p->endpoints);
         p->endpoints = exact;
@@ -124,6 +125,7 @@ void tn_path_endpoints_update(struct tn_path *p, const struct tn_netcheck_report
         p->config.cb.endpoints(p->config.ctx, exact, l.n, now_us);
     }
     free(l.eps);
+    return changed;
 }
 
 static void add_latency(struct tn_path_netinfo *ni, int region, int family, uint32_t us)

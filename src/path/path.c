@@ -2,8 +2,9 @@
  *
  *   check.c      when to look at the network; home region       netcheck.c, latency_check.c, home.c
  *   derp_set.c   connections to DERP regions                    derp_client.c, derpmap.c
- *   disco.c      pings, pongs, call-me-maybe                    peers.c
- *   best.c       which way a datagram takes                     endpoints.c tells the owner
+ *   disco.c      sealing, opening, answering                    pings.c (ours), peers.c
+ *   session.c    when paths are looked for                      endpoints.c tells the owner
+ *   best.c       which way a datagram takes
  *
  * Callbacks into the owner run inside tn_path_udp_input, tn_path_timeout and the streams' events; from them the
  * owner may send, reply and ping, nothing else. */
@@ -84,6 +85,10 @@ int tn_path_new(const struct tn_path_config *config, struct tn_path **out)
     p->config = *config;
     tn_list_init(&p->peers);
     tn_list_init(&p->pings);
+    tn_list_init(&p->sent);
+    tn_list_init(&p->calls);
+    tn_heap_init(&p->beats);
+    tn_htable_init(&p->by_txid);
     tn_htable_init(&p->by_key);
     tn_htable_init(&p->by_disco);
     tn_rng_fill(&p->config.rng, &p->hash_key, sizeof p->hash_key);
@@ -155,7 +160,7 @@ void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, u
     p->local_known = true;
     p->port4 = port4;
     p->port6 = port6;
-    if (p->report) tn_path_endpoints_update(p, p->report, now_us);
+    if (p->report) (void)tn_path_endpoints_update(p, p->report, now_us);
 }
 
 void tn_path_start(struct tn_path *p, uint64_t now_us)
@@ -170,6 +175,7 @@ void tn_path_link_changed(struct tn_path *p, uint64_t now_us)
 {
     p->ntracked = 0; /* what the old link's NAT called us */
     tn_derp_set_check(p->derp, p->local, p->nlocal, now_us);
+    tn_path_session_link_changed(p, now_us);
     tn_path_check_request(p, true, now_us);
 }
 
@@ -195,6 +201,7 @@ void tn_path_timeout(struct tn_path *p, uint64_t now_us)
 {
     tn_derp_set_timeout(p->derp, now_us);
     tn_path_check_timeout(p, now_us);
+    tn_path_session_timeout(p, now_us);
     tn_path_pings_timeout(p, now_us);
     deliver_early(p, now_us);
 }
@@ -203,8 +210,9 @@ uint64_t tn_path_next_deadline(const struct tn_path *p)
 {
     if (tn_early_ready(p->early)) return 0;
     uint64_t derp_us = tn_derp_set_next_deadline(p->derp), check_us = tn_path_check_deadline(p);
-    uint64_t ping_us = tn_path_pings_deadline(p);
+    uint64_t ping_us = tn_path_pings_deadline(p), beat_us = tn_path_session_deadline(p);
     uint64_t at_us = derp_us < check_us ? derp_us : check_us;
+    if (beat_us < at_us) at_us = beat_us;
     return ping_us < at_us ? ping_us : at_us;
 }
 

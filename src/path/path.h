@@ -90,10 +90,13 @@ void *tn_path_peer_arg(const struct tn_path_peer *peer);
 
 /* Sends an outer datagram by the best path known. Losses are silent. */
 void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *datagram, size_t len, uint64_t now_us);
+/* The system said that a datagram can't be sent there (a negative errno): a path that leads there is given up, unless
+ * it is only a loss. May be called from udp_send. */
+void tn_path_udp_failed(struct tn_path *p, const struct tn_addrport *to, int err, uint64_t now_us);
 /* Sends back to where something came from (cookie replies). */
 void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len,
                    uint64_t now_us);
-/* Disco ping by every way known. On 0, done is called once later: with the first answer, TN_E_TIMEDOUT after 5 s,
+/* Disco ping by the way data takes, and by every other while no direct one is trusted. On 0, done is called once later: with the first answer, TN_E_TIMEDOUT after 5 s,
  * or TN_E_CANCELED when the peer goes or gets another disco key; never after tn_path_free. A negative return sent
  * nothing and done is not called: TN_E_NOENT (no disco key known), TN_E_HOSTUNREACH (no way), TN_E_LIMIT (64 under
  * way). */
@@ -108,11 +111,12 @@ void tn_path_timeout(struct tn_path *p, uint64_t now_us);
 uint64_t tn_path_next_deadline(const struct tn_path *p);
 
 struct tn_path_peer_status {
-    struct tn_addrport direct; /* family 0: relayed */
+    struct tn_addrport direct; /* the address that has lately answered; family 0: relayed */
     int derp_region;           /* the region our datagrams to it go through; 0 none */
     const char *derp_code;     /* "" if none */
 };
-void tn_path_peer_status(const struct tn_path *p, const struct tn_path_peer *peer, struct tn_path_peer_status *out);
+void tn_path_peer_status(const struct tn_path *p, const struct tn_path_peer *peer, uint64_t now_us,
+                         struct tn_path_peer_status *out);
 int tn_path_home_derp(const struct tn_path *p);               /* 0: none */
 bool tn_path_home_connected(const struct tn_path *p);
 const char *tn_path_region_code(const struct tn_path *p, int region); /* "" unknown */

@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 
+enum { LEARNED_EXPIRY_US = 45 * 1000000 };
+
 static bool key_eq(const struct tn_hnode *node, const void *key)
 {
     return memcmp(TN_CONTAINER(node, struct tn_path_peer, node)->key.b, key, 32) == 0;
@@ -62,6 +64,8 @@ int tn_path_peer_add(struct tn_path *p, const struct tn_node_public *key, void *
     peer->key = *key;
     peer->arg = arg;
     tn_list_init(&peer->disco_link);
+    tn_list_init(&peer->call_link);
+    tn_list_init(&peer->sent);
     int err = tn_htable_insert(&p->by_key, &peer->node, tn_siphash(&p->hash_key, key->b, 32));
     if (err) {
         free(peer);
@@ -77,6 +81,7 @@ void tn_path_peer_remove(struct tn_path *p, struct tn_path_peer *peer)
 {
     tn_path_pings_cancel(p, peer, TN_E_CANCELED);
     tn_path_pings_cancel(p, peer, 0); /* one that was started by the end of another */
+    tn_path_session_end(p, peer);
     leave_disco(p, peer);
     tn_htable_remove(&p->by_key, &peer->node);
     tn_list_remove(&peer->link);
@@ -88,12 +93,15 @@ void tn_path_peers_free(struct tn_path *p)
 {
     TN_LIST_EACH(l, &p->peers) {
         struct tn_path_peer *peer = TN_CONTAINER(l, struct tn_path_peer, link);
+        tn_path_session_end(p, peer);
         leave_disco(p, peer);
         free(peer->candidates);
         free(peer);
     }
     tn_htable_fini(&p->by_key);
     tn_htable_fini(&p->by_disco);
+    tn_htable_fini(&p->by_txid);
+    tn_heap_fini(&p->beats);
 }
 
 /* Not an address anyone may ask us to send to: no port, nothing a unicast datagram can reach, or of the tailnet
@@ -106,27 +114,63 @@ static bool unusable(const struct tn_addrport *a)
            (a->ip.family == 6 && tn_ip_is_link_local(&a->ip)); /* without a zone it leads nowhere */
 }
 
-struct tn_path_candidate *tn_path_candidate_obtain(struct tn_path_peer *peer, const struct tn_addrport *addr)
+struct tn_path_candidate *tn_path_candidate_find(const struct tn_path_peer *peer, const struct tn_addrport *addr)
 {
-    if (unusable(addr)) return NULL;
     for (size_t i = 0; i < peer->ncandidates; i++)
         if (tn_addrport_eq(&peer->candidates[i].addr, addr)) return &peer->candidates[i];
-    if (peer->ncandidates == TN_PATH_CANDIDATES_MAX) return NULL;
+    return NULL;
+}
+
+struct tn_path_candidate *tn_path_candidate_obtain(struct tn_path_peer *peer, const struct tn_addrport *addr)
+{
+    struct tn_path_candidate *c = tn_path_candidate_find(peer, addr);
+    if (c || unusable(addr) || peer->ncandidates == TN_PATH_CANDIDATES_MAX) return c;
     struct tn_path_candidate *list = realloc(peer->candidates, (peer->ncandidates + 1) * sizeof *list);
     if (!list) return NULL;
     peer->candidates = list;
+    peer->ask_after_us = 0; /* this one may be asked at once */
     list[peer->ncandidates] = (struct tn_path_candidate){.addr = *addr};
     return &list[peer->ncandidates++];
 }
 
-void tn_path_candidates_drop(struct tn_path_peer *peer, uint8_t source)
+void tn_path_candidates_begin(struct tn_path_peer *peer, uint8_t source)
+{
+    for (size_t i = 0; i < peer->ncandidates; i++) peer->candidates[i].sources &= (uint8_t)~source;
+}
+
+void tn_path_candidates_add(struct tn_path_peer *peer, const struct tn_addrport *addr, uint8_t source)
+{
+    struct tn_path_candidate *c = tn_path_candidate_obtain(peer, addr);
+    if (c) c->sources |= source;
+}
+
+void tn_path_candidates_end(struct tn_path_peer *peer)
 {
     size_t kept = 0;
     for (size_t i = 0; i < peer->ncandidates; i++) {
-        peer->candidates[i].sources &= (uint8_t)~source;
-        if (peer->candidates[i].sources) peer->candidates[kept++] = peer->candidates[i];
+        struct tn_path_candidate *c = &peer->candidates[i];
+        if (c->sources) peer->candidates[kept++] = *c;
+        else if (tn_addrport_eq(&c->addr, &peer->best.addr)) tn_path_best_forget(peer);
     }
     peer->ncandidates = kept;
+}
+
+size_t tn_path_candidates_expire(struct tn_path_peer *peer, uint64_t now_us)
+{
+    size_t n = 0, gone = 0;
+    for (size_t i = 0; i < peer->ncandidates; i++) {
+        struct tn_path_candidate *c = &peer->candidates[i];
+        if (!(c->sources & TN_CANDIDATE_PING)) continue;
+        bool used = tn_path_trusted(peer, now_us) && tn_addrport_eq(&c->addr, &peer->best.addr);
+        if (now_us - c->pinged_us <= LEARNED_EXPIRY_US || used) { /* a peer with nothing to send need not ping */
+            n++;
+            continue;
+        }
+        c->sources &= (uint8_t)~TN_CANDIDATE_PING;
+        gone += c->sources == 0;
+    }
+    if (gone) tn_path_candidates_end(peer);
+    return n;
 }
 
 int tn_path_peer_update(struct tn_path *p, struct tn_path_peer *peer, const struct tn_disco_public *disco,
@@ -137,16 +181,17 @@ int tn_path_peer_update(struct tn_path *p, struct tn_path_peer *peer, const stru
         struct tn_path_disco *d = have ? obtain_disco(p, disco) : NULL;
         if (have && !d) return TN_E_NOMEM;
         if (peer->disco) tn_path_pings_cancel(p, peer, TN_E_CANCELED); /* their answers would come from another key */
+        tn_path_session_end(p, peer); /* another process, on another port */
         leave_disco(p, peer);
         peer->disco = d;
         if (d) tn_list_push_back(&d->peers, &peer->disco_link);
     }
     peer->home_derp = home_derp >= 0 && home_derp <= TN_DERP_REGION_ID_MAX ? home_derp : 0;
-    tn_path_candidates_drop(peer, TN_CANDIDATE_NETMAP);
-    for (size_t i = 0; i < n; i++) {
-        struct tn_path_candidate *c = tn_path_candidate_obtain(peer, &endpoints[i]);
-        if (c) c->sources |= TN_CANDIDATE_NETMAP;
-    }
+    if (n > TN_PATH_CANDIDATES_NETMAP) n = TN_PATH_CANDIDATES_NETMAP;
+    tn_path_candidates_begin(peer, TN_CANDIDATE_NETMAP);
+    for (size_t i = 0; i < n; i++) tn_path_candidates_add(peer, &endpoints[i], TN_CANDIDATE_NETMAP);
+    tn_path_candidates_end(peer);
+    tn_path_session_peer_changed(p, peer, now_us);
     return 0;
 }
 

@@ -3,6 +3,7 @@
 #define TN_TEST_PATH_FAKE_H
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
 

@@ -292,7 +292,7 @@ static void test_datagrams_both_ways(void **state)
     tn_path_reply(b->p, &b->source, (const uint8_t *)"\3cookie", 7, w->now_us);
     run(w, 0);
     assert_memory_equal(a->datagram, "\3cookie", 7);
-    tn_path_peer_status(a->p, ab, &st);
+    tn_path_peer_status(a->p, ab, w->now_us, &st);
     assert_int_equal(st.derp_region, 1);
     assert_string_equal(st.derp_code, "r1");
     assert_int_equal(st.direct.ip.family, 0);
@@ -605,13 +605,13 @@ static void test_route_dies_with_its_connection(void **state)
     tn_path_send(b->p, ba, (const uint8_t *)"\1x", 2, w->now_us);
     run(w, 0);
     tn_derp_set_home(a->p->derp, 0, w->now_us);
-    tn_path_peer_status(a->p, ab, &st);
+    tn_path_peer_status(a->p, ab, w->now_us, &st);
     assert_int_equal(st.derp_region, 1);
     struct tn_derp_client *c = tn_derp_set_client(a->p->derp, 1);
     tn_derp_client_reconnect(c, w->now_us);
     run(w, 0);
     assert_true(tn_derp_set_up(a->p->derp, 1)); /* up again, but it is another connection */
-    tn_path_peer_status(a->p, ab, &st);
+    tn_path_peer_status(a->p, ab, w->now_us, &st);
     assert_int_equal(st.derp_region, 0);
     world_free(w);
 }
@@ -911,7 +911,7 @@ static void test_peers_table(void **state)
     peer = meet(a, b, 70000);
     assert_int_equal(peer->home_derp, 0);
     assert_int_equal(tn_path_peer_update(a->p, peer, &b->disco_pub, 1, eps, 200, w->now_us), 0);
-    assert_int_equal(peer->ncandidates, TN_PATH_CANDIDATES_MAX);
+    assert_int_equal(peer->ncandidates, TN_PATH_CANDIDATES_NETMAP);
     assert_int_equal(tn_path_peer_update(a->p, peer, &b->disco_pub, 1, eps, 1, w->now_us), 0);
     assert_int_equal(peer->ncandidates, 1);
     world_free(w);
