@@ -269,6 +269,7 @@ static inline void fake_relay(struct fake_net *net, struct fake_stream *from, co
 /* Works off what one stream's engine sent. True when anything was. */
 static inline bool fake_serve_stream(struct fake_net *net, struct fake_stream *f, uint64_t now_us)
 {
+    if (f->gone || tn_buf_len(&f->sent) == 0) return false;
     uint8_t out[512], *mem = malloc(1 << 17);
     struct tn_derp_frame frame;
     bool fast = false, any = false;
