@@ -71,10 +71,17 @@ class HostileBed(ExitBed):
                 if got != want:
                     wrong.append(f"{name}: {got!r}")
                 if len(p.sessions) != 1:
-                    wrong.append(f"{name}: {len(p.sessions)} connections to the proxy")
+                    wrong += self.again(p, name, script, scheme, credentials, within)
             self.serves()
         expect(not wrong, "\n".join(wrong))
         return f"{len(scripts)} cases"
+
+    def again(self, p, name, script, scheme, credentials, within):
+        """More than one connection is a request repeated, or a name that the official client asked for meanwhile (its DNS goes by
+        the same proxy, and a proxy that stays silent does not learn which of the two it is): only the former comes twice."""
+        first_time = len(p.sessions)
+        self.one(script, scheme, credentials, within)
+        return [] if len(p.sessions) == 1 else [f"{name}: {first_time} connections to the proxy, then {len(p.sessions)}"]
 
     def serves(self):
         """The node still works: an honest answer goes through."""
