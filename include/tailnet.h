@@ -85,6 +85,7 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   exit_dns            DNS-over-HTTPS URL with an IP address as host, asked for exit clients through the same egress;
  *                       default https://1.1.1.1/dns-query
  *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic
+ *   tcp_congestion      bbr | cubic: congestion control of TCP in the tailnet; default bbr
  *   socks5_server       HOST:PORT to serve SOCKS5 on, into the tailnet (IP literal; loopback unless you mean otherwise)
  *   socket              path of a Unix socket that speaks the LocalAPI
  *   log_level           error | warn | info | debug */

@@ -52,6 +52,7 @@ static const char usage[] =
     "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
     "  --socks5-server IP:PORT  SOCKS5 into the tailnet\n"
     "  --tcp-buffer-size SIZE   most memory of a TCP flow per direction, such as 256K or 8M (default: automatic)\n"
+    "  --tcp-congestion NAME    bbr (default) or cubic: congestion control of TCP\n"
     "\n"
     "  --verbose                log more\n"
     "  --help                   print this\n"
@@ -80,6 +81,7 @@ static const struct flag flags[] = {
     {"exit-node", "exit_node", false, false},
     {"socks5-server", "socks5_server", false, false},
     {"tcp-buffer-size", "tcp_buffer_size", false, false},
+    {"tcp-congestion", "tcp_congestion", false, false},
 };
 enum { NFLAGS = sizeof flags / sizeof *flags, OPT_VERBOSE = CMD_LONG + NFLAGS, OPT_HELP };
 

@@ -281,6 +281,12 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
         return parse_size(value, &c->tcp_buffer_size) == 0
                    ? 0
                    : bad(why, option, "auto, or 4K to 64M in bytes or with K or M");
+    if (!strcmp(option, "tcp_congestion")) {
+        bool cubic = !strcmp(value, "cubic");
+        if (!cubic && strcmp(value, "bbr") != 0) return bad(why, option, "bbr or cubic");
+        c->tcp_congestion = cubic ? TN_CONGESTION_CUBIC : TN_CONGESTION_BBR;
+        return 0;
+    }
     snprintf(why, 200, "%.60s: no such option", option);
     return TN_E_NOENT;
 }

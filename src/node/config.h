@@ -3,6 +3,7 @@
 #define TN_NODE_CONFIG_H
 
 #include "egress/egress.h"
+#include "stack/stack.h"
 #include "util/log.h"
 #include "util/secret.h"
 #include <stdbool.h>
@@ -20,6 +21,7 @@ struct tn_config {
     bool ephemeral, accept_routes, advertise_exit_node;
     uint16_t port;
     size_t tcp_buffer_size; /* 0: automatic */
+    enum tn_congestion tcp_congestion;
     enum tn_log_level log_level;
 
     /* Exit egress. What was said is kept apart from what it amounts to: tn_config_egress decides. */

@@ -251,6 +251,7 @@ static int make_egress(struct tn_node *n)
 static int make_datapath(struct tn_node *n)
 {
     struct tn_stack_config sc = {.tcp_buffer_max = n->config.tcp_buffer_size,
+                                 .congestion = n->config.tcp_congestion,
                                  .rng = n->rng,
                                  .log = &n->log,
                                  .cb = tn_node_stack_callbacks(),

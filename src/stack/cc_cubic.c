@@ -176,15 +176,22 @@ static void cubic_rto(struct tn_cc *cc, uint64_t now_us)
     q->last_min_us = q->cur_min_us = 0;
 }
 
-static void cubic_undo(struct tn_cc *cc)
+static void cubic_undo(struct tn_cc *cc, const struct tn_rate *rate, uint64_t now_us)
 {
     struct cubic *q = cubic_of(cc);
     q->w_max = q->w_max_undo;
     q->epoch_us = 0;
 }
 
-static void cubic_idle(struct tn_cc *cc, uint64_t idle_us, uint64_t now_us)
+/* After a pause the old window says little about the network (RFC 5681 section 4.1, RFC 7661): halve it per timeout
+ * passed. */
+static void cubic_start(struct tn_cc *cc, uint64_t idle_us, uint32_t srtt_us, uint32_t rto_us, uint64_t now_us)
 {
+    if (idle_us <= rto_us) return;
+    uint32_t least = TN_CC_IW_SEGS * cc->mss, before = cc->cwnd;
+    for (uint64_t left = idle_us; left > rto_us && cc->cwnd > least; left -= rto_us) cc->cwnd /= 2;
+    if (cc->cwnd < least && before > least) cc->cwnd = least;
+    if (cc->ssthresh != TN_SSTHRESH_NONE && cc->ssthresh < before / 4 * 3) cc->ssthresh = before / 4 * 3;
     struct cubic *q = cubic_of(cc);
     q->epoch_us = 0;
     q->round_known = q->in_css = false;
@@ -194,9 +201,9 @@ static void cubic_idle(struct tn_cc *cc, uint64_t idle_us, uint64_t now_us)
 const struct tn_cc_ops tn_cc_cubic = {
     .name = "cubic",
     .init = cubic_init,
+    .on_start = cubic_start,
     .on_ack = cubic_ack,
     .on_loss = cubic_loss,
     .on_rto = cubic_rto,
     .on_undo = cubic_undo,
-    .on_idle = cubic_idle,
 };

@@ -14,6 +14,7 @@
 
 #include "stack/cc.h"
 #include "stack/ipreass.h"
+#include "stack/pace.h"
 #include "stack/queue.h"
 #include "stack/ratelim.h"
 #include "stack/reass.h"
@@ -39,12 +40,13 @@ enum {
     TN_STACK_EVENTS_PER_CALL = 1024, /* two owners that excite each other must not hold the loop */
     TN_STACK_TTL = 64,
     TN_TCP_BUFFER_MIN = 4096,
-    TN_TCP_BUFFER_AUTO = 8 * 1024 * 1024,
-    TN_TCP_BUFFER_LIMIT = 16 * 1024 * 1024, /* what the chunk ring can address twice over */
+    /* 1 Gbit/s over 80 ms is 10 MB, and four times that wait while lost repairs are repaired. */
+    TN_TCP_BUFFER_AUTO = 48 * 1024 * 1024,
+    TN_TCP_BUFFER_LIMIT = 64 * 1024 * 1024, /* what the chunk ring can address twice over */
     TN_TCP_RCVBUF_START = 64 * 1024,
     TN_TCP_SNDBUF_START = 32 * 1024,
+    TN_TCP_AHEAD_MAX = 2 * 1024 * 1024, /* unsent bytes; 16 ms at 1 Gbit/s until a writer has come round */
     TN_TCP_MSS_MIN = 48, /* a peer announcing less would make us send mostly headers (CVE-2019-11479) */
-    TN_TCP_IW_SEGS = 10, /* RFC 6928 */
     TN_TCP_DELACK_US = 40000,
     TN_TCP_QUICKACKS = 16,  /* segments acknowledged at once at the start: slow start is clocked by ACKs */
     TN_TCP_SYN_RETRIES = 6, /* 1+2+4+8+16+32 s and the last wait: gives up after about two minutes */
@@ -95,6 +97,9 @@ enum tn_tcp_ca { TN_CA_OPEN, TN_CA_RECOVERY, TN_CA_LOSS };
 /* Exists while anything is in flight. */
 struct tn_flight {
     struct tn_recs recs;
+    struct tn_rate rate;
+    struct tn_pace pace;
+    uint64_t cc_state[TN_CC_FLIGHT / 8];
     /* RACK (RFC 8985): the segment sent last among those known to have arrived. */
     uint64_t rack_xmit_us;
     uint32_t rack_end, rack_rtt_us;
@@ -120,7 +125,7 @@ struct tn_tcp {
     struct tn_flow f;
     struct tn_stack *st;
     struct tn_timer timer; /* always armed, at TN_NEVER when idle: re-arming can't fail */
-    struct tn_tcp_events ev;
+    const struct tn_tcp_events *ev;
     void *arg;
     struct tn_tcp_listener *listener; /* while half-open or not yet accepted */
     struct tn_list event_node;        /* of st->events, then of st->dead */
@@ -189,6 +194,7 @@ struct tn_stack {
     uint16_t ip_id;
     uint32_t frag_id;
     size_t tcp_buffer_max; /* 0: automatic */
+    const struct tn_cc_ops *cc_ops;
     struct tn_ip addrs[TN_STACK_ADDRS_MAX];
     size_t naddrs;
     struct tn_htable flows, listeners, udp_socks;
@@ -296,6 +302,8 @@ void tn_rack_delivered(struct tn_tcp *c, const struct tn_rec *rec, uint32_t fack
 uint64_t tn_rack_detect(struct tn_tcp *c, uint64_t now_us);
 void tn_rack_on_dsack(struct tn_tcp *c);
 void tn_rack_on_recovered(struct tn_tcp *c);
+/* A segment is lost: off the pipe, counted, told to the congestion control. */
+void tn_rack_mark_lost(struct tn_tcp *c, uint32_t id, uint64_t now_us);
 
 /* recovery.c: what loss means for the window, and what may be sent until it is repaired */
 struct tn_ack_result {
@@ -305,6 +313,7 @@ struct tn_ack_result {
     uint32_t inflight_before;
     uint32_t dsack_bytes;
     bool spurious;            /* echoes a timestamp from before the first retransmission */
+    struct tn_rate_sample rate;
 };
 void tn_recovery_on_ack(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_us);
 void tn_recovery_on_rto(struct tn_tcp *c, uint64_t now_us);
@@ -321,6 +330,7 @@ void tn_tcp_send_probe(struct tn_tcp *c, uint64_t now_us); /* window or keepaliv
 bool tn_tcp_send_small(struct tn_tcp *c, uint64_t now_us); /* new data even if silly */
 bool tn_tcp_send_tail(struct tn_tcp *c, uint64_t now_us);  /* tail loss probe */
 void tn_tcp_send_rst(struct tn_tcp *c, uint64_t now_us);
+void tn_tcp_note_limited(struct tn_tcp *c, uint64_t now_us);
 uint32_t tn_tcp_inflight(const struct tn_tcp *c); /* pipe, bytes */
 uint32_t tn_tcp_eff_mss(const struct tn_tcp *c);  /* payload of a full segment as things are */
 static inline uint32_t tn_tcp_queued_end(const struct tn_tcp *c) { return c->snd_una + c->sendq.len; }
@@ -336,9 +346,11 @@ bool tn_tcp_may_challenge(struct tn_tcp *c, uint64_t now_us);
 /* Decides the right edge and returns the window to announce, unscaled bytes; raises rcv_adv. */
 uint16_t tn_tcp_window_field(struct tn_tcp *c);
 bool tn_tcp_window_worth_update(struct tn_tcp *c);
+void tn_tcp_window_behind_hole(struct tn_tcp *c);
 void tn_tcp_window_consumed(struct tn_tcp *c, uint32_t len, uint64_t now_us);
 void tn_tcp_window_sample(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us);
 uint32_t tn_tcp_send_limit(const struct tn_tcp *c);
+uint32_t tn_tcp_send_ahead(const struct tn_tcp *c);
 void tn_tcp_wait_memory(struct tn_tcp *c);
 bool tn_stack_memory_eased(const struct tn_stack *st); /* somebody waits, and there is memory again */
 void tn_stack_wake_waiting(struct tn_stack *st, uint64_t now_us);
@@ -348,6 +360,11 @@ void tn_tcp_arm(struct tn_tcp *c, enum tn_tcp_rexmit kind, uint64_t at_us);
 void tn_tcp_timer_update(struct tn_tcp *c);
 void tn_tcp_timer_due(struct tn_tcp *c, uint64_t now_us);
 void tn_tcp_keep_touch(struct tn_tcp *c, uint64_t now_us);
+
+static inline uint64_t tn_tcp_pace_at(const struct tn_tcp *c)
+{
+    return c->flight && c->flight->pace.waiting ? tn_pace_at(&c->flight->pace) : TN_NEVER;
+}
 
 static inline uint32_t tn_tcp_tsval(uint32_t offset, uint64_t now_us) { return (uint32_t)(now_us / 1000) + offset; }
 

@@ -43,7 +43,7 @@ int tn_tcp_accept_syn(struct tn_stack *st, const struct tn_syn *syn, const struc
     tn_stack_enter(st);
     struct tn_tcp *c = half_open(st, &syn->dst, &syn->src, &seg, now_us);
     if (c) {
-        c->ev = *ev;
+        c->ev = ev;
         c->arg = arg;
         *out = c;
         tn_tcp_send_syn(c, now_us);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RING_MIN = 4, RING_MAX = 8192 }; /* 32 MiB: beyond the largest window we offer */
+enum { RING_MIN = 4, RING_MAX = 32768 }; /* 128 MiB: beyond the largest window we offer */
 
 static uint8_t **slot_at(const struct tn_queue *q, uint32_t index)
 {

@@ -37,6 +37,15 @@ static uint64_t reorder_window(const struct tn_tcp *c)
     return us < c->rtt.srtt_us ? us : c->rtt.srtt_us;
 }
 
+void tn_rack_mark_lost(struct tn_tcp *c, uint32_t id, uint64_t now_us)
+{
+    struct tn_flight *fl = c->flight;
+    const struct tn_rec *rec = tn_rec_at(&fl->recs, id);
+    tn_recs_mark_lost(&fl->recs, id);
+    fl->rate.lost += rec->len;
+    if (c->cc.ops->on_segment_lost) c->cc.ops->on_segment_lost(&c->cc, rec, &fl->rate, c->has_sack, now_us);
+}
+
 uint64_t tn_rack_detect(struct tn_tcp *c, uint64_t now_us)
 {
     struct tn_flight *fl = c->flight;
@@ -48,7 +57,7 @@ uint64_t tn_rack_detect(struct tn_tcp *c, uint64_t now_us)
         if (!sent_after(fl->rack_xmit_us, fl->rack_end, rec->sent_us, tn_rec_end(rec))) return 0;
         uint64_t passed = now_us - rec->sent_us;
         if (passed < allowed) return allowed - passed;
-        tn_recs_mark_lost(t, t->oldest);
+        tn_rack_mark_lost(c, t->oldest, now_us);
     }
     return 0;
 }

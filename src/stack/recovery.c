@@ -55,12 +55,12 @@ static void prr(struct tn_tcp *c, uint32_t delivered, bool safe)
     c->cc.cwnd = pipe + (uint32_t)count;
 }
 
-static void undo(struct tn_tcp *c)
+static void undo(struct tn_tcp *c, uint64_t now_us)
 {
     struct tn_flight *fl = c->flight;
     if (c->cc.cwnd < fl->prior_cwnd) c->cc.cwnd = fl->prior_cwnd;
     c->cc.ssthresh = fl->prior_ssthresh;
-    c->cc.ops->on_undo(&c->cc);
+    c->cc.ops->on_undo(&c->cc, &fl->rate, now_us);
     tn_recs_unmark_lost(&fl->recs);
     fl->can_undo = false;
     fl->ca = TN_CA_OPEN;
@@ -80,14 +80,14 @@ static bool was_mistake(struct tn_tcp *c, const struct tn_ack_result *r)
 
 /* NewReno (RFC 6582) for peers without SACK: the third duplicate, and then each partial ACK, says that the first
  * segment is lost. */
-static void newreno_detect(struct tn_tcp *c, const struct tn_ack_result *r)
+static void newreno_detect(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_us)
 {
     struct tn_flight *fl = c->flight;
     if (fl->recs.count == 0) return;
     const struct tn_rec *head = tn_rec_at(&fl->recs, fl->recs.first);
     bool third = fl->ca == TN_CA_OPEN && fl->dupacks >= DUP_THRESH && seq_ge(c->snd_una, fl->recover);
     bool partial = fl->ca == TN_CA_RECOVERY && r->acked && seq_lt(c->snd_una, fl->recover);
-    if ((third || partial) && !(head->flags & TN_REC_LOST)) tn_recs_mark_lost(&fl->recs, fl->recs.first);
+    if ((third || partial) && !(head->flags & TN_REC_LOST)) tn_rack_mark_lost(c, fl->recs.first, now_us);
 }
 
 static void grow(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_us)
@@ -95,13 +95,14 @@ static void grow(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_u
     struct tn_flight *fl = c->flight;
     bool limited = fl->cwnd_limited || fl->ca == TN_CA_LOSS;
     if (tn_cc_in_slow_start(&c->cc) && c->cc.cwnd < 2 * fl->max_inflight) limited = true;
-    /* What was only reported selectively counts when the hole below it has closed: until then it may be the sign of
-     * loss. */
-    if (!r->acked) return;
+    /* What was only reported selectively counts for a window by loss when the hole below it has closed: until then it
+     * may be the sign of loss. */
+    if (c->cc.ops->is_model ? !r->delivered : !r->acked) return;
     struct tn_cc_ack ack = {
         .now_us = now_us, .acked = r->delivered, .rtt_us = r->rtt_us, .srtt_us = c->rtt.srtt_us,
         .min_rtt_us = c->rtt.min_us, .una = c->snd_una, .nxt = c->snd_nxt, .inflight = r->inflight_before,
-        .cwnd_limited = limited,
+        .inflight_now = tn_tcp_inflight(c), .cwnd_limited = limited, .has_sack = c->has_sack,
+        .in_recovery = fl->ca == TN_CA_RECOVERY, .rate = &fl->rate, .rs = &r->rate,
     };
     c->cc.ops->on_ack(&c->cc, &ack);
 }
@@ -109,7 +110,7 @@ static void grow(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_u
 static void leave(struct tn_tcp *c)
 {
     struct tn_flight *fl = c->flight;
-    if (fl->ca == TN_CA_RECOVERY) c->cc.cwnd = c->cc.ssthresh;
+    if (fl->ca == TN_CA_RECOVERY && !c->cc.ops->is_model) c->cc.cwnd = c->cc.ssthresh;
     fl->ca = TN_CA_OPEN;
     fl->dupacks = 0;
     tn_rack_on_recovered(c);
@@ -134,14 +135,14 @@ void tn_recovery_on_ack(struct tn_tcp *c, const struct tn_ack_result *r, uint64_
 {
     struct tn_flight *fl = c->flight;
     tlp_ack(c, r, now_us);
-    if (was_mistake(c, r)) undo(c);
+    if (was_mistake(c, r)) undo(c, now_us);
     uint32_t lost_before = fl->recs.lost;
     uint64_t wait = tn_rack_detect(c, now_us);
     fl->reorder_at_us = wait ? now_us + wait : 0;
-    if (!c->has_sack) newreno_detect(c, r);
+    if (!c->has_sack) newreno_detect(c, r, now_us);
     if (fl->ca != TN_CA_OPEN && seq_ge(c->snd_una, fl->recover)) leave(c);
     if (fl->ca == TN_CA_OPEN && fl->recs.unsent_lost) enter_recovery(c, r->inflight_before, now_us);
-    if (fl->ca != TN_CA_RECOVERY) grow(c, r, now_us);
+    if (fl->ca != TN_CA_RECOVERY || c->cc.ops->is_model) grow(c, r, now_us);
     else if (r->delivered || fl->recs.lost > lost_before)
         prr(c, r->delivered, r->acked && fl->recs.lost <= lost_before);
 }
@@ -153,7 +154,7 @@ void tn_recovery_on_timer_loss(struct tn_tcp *c, uint64_t now_us)
     fl->reorder_at_us = wait ? now_us + wait : 0;
     if (!fl->recs.unsent_lost) return;
     if (fl->ca == TN_CA_OPEN) enter_recovery(c, tn_tcp_inflight(c) + fl->recs.lost, now_us);
-    if (fl->ca == TN_CA_RECOVERY) prr(c, 0, false);
+    if (fl->ca == TN_CA_RECOVERY && !c->cc.ops->is_model) prr(c, 0, false);
 }
 
 void tn_recovery_on_rto(struct tn_tcp *c, uint64_t now_us)

@@ -19,13 +19,15 @@
 #define TN_STACK_SACK_H
 
 #include "stack/pool.h"
+#include "stack/rate.h"
 #include "wire/tcp.h"
 
-enum tn_rec_flag { TN_REC_SACKED = 1, TN_REC_LOST = 2, TN_REC_RESENT = 4, TN_REC_FIN = 8 };
+enum tn_rec_flag { TN_REC_SACKED = 1, TN_REC_LOST = 2, TN_REC_RESENT = 4, TN_REC_FIN = 8,
+                   TN_REC_APP_LIMITED = 16 };
 
-/* Segments in flight per flow: 8 MiB of full segments is 6,944; the rest is for small ones. More waits for ACKs, so
+/* Segments in flight per flow: 48 MiB of full segments is 40,987; the rest is for small ones. More waits for ACKs, so
  * tiny writes into a large window can't make us keep a record per byte. */
-enum { TN_RECS_MAX = 16384 };
+enum { TN_RECS_MAX = 65536 };
 #define TN_REC_NONE UINT32_MAX
 
 struct tn_rec {
@@ -35,6 +37,7 @@ struct tn_rec {
     uint32_t older, newer; /* neighbours by time of transmission; TN_REC_NONE at the ends */
     uint16_t len;          /* sequence numbers, FIN included */
     uint8_t flags, xmits;  /* xmits saturates */
+    struct tn_rate_mark mark;
 };
 
 struct tn_recs {

@@ -5,7 +5,7 @@
 
 enum { IP6_NO_NEXT = 59 }; /* nothing follows, nothing to answer (RFC 8200 section 4.7) */
 enum {
-    DEFAULT_BUDGET = 64 * 1024 * 1024,
+    DEFAULT_BUDGET = 256 * 1024 * 1024,
     UNREACH_PER_SECOND = 100,
     UNREACH_BURST = 200,
     CHALLENGES_PER_SECOND = 1000
@@ -26,6 +26,7 @@ struct tn_stack *tn_stack_new(const struct tn_stack_config *config)
     tn_rng_fill(&st->rng, &st->isn_key, sizeof st->isn_key);
     st->ip_id = (uint16_t)tn_rng_u32(&st->rng);
     st->frag_id = tn_rng_u32(&st->rng);
+    st->cc_ops = config->congestion == TN_CONGESTION_CUBIC ? &tn_cc_cubic : &tn_cc_bbr;
     tn_stack_set_tcp_buffer_max(st, config->tcp_buffer_max);
     tn_pool_init(&st->pool, config->budget ? config->budget : DEFAULT_BUDGET);
     tn_list_init(&st->all_listeners);

@@ -58,10 +58,13 @@ struct tn_stack_callbacks {
     void (*foreign_other)(void *ctx, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us);
 };
 
+enum tn_congestion { TN_CONGESTION_BBR, TN_CONGESTION_CUBIC };
+
 struct tn_stack_config {
     uint16_t mtu;                 /* 0: TN_STACK_MTU */
-    size_t budget;                /* bytes of chunks for all flows; 0: 64 MiB */
-    size_t tcp_buffer_max;        /* per flow and direction; 0: automatic, up to 8 MiB within the budget */
+    size_t budget;                /* bytes of chunks for all flows; 0: 256 MiB */
+    size_t tcp_buffer_max;        /* per flow and direction; 0: automatic, up to 48 MiB within the budget */
+    enum tn_congestion congestion;
     struct tn_rng rng;
     const struct tn_log *log;
     struct tn_stack_callbacks cb;
@@ -92,7 +95,9 @@ struct tn_tcp_events {
     void (*on_close)(void *arg, int err, uint64_t now_us);
 };
 
-/* Opens a connection. local: one of our addresses (family 0: pick by family); local port 0: pick. */
+/* struct tn_tcp_events are kept by reference: they must live as long as the flow, as constants do.
+ *
+ * Opens a connection. local: one of our addresses (family 0: pick by family); local port 0: pick. */
 int tn_tcp_connect(struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote,
                    const struct tn_tcp_events *ev, void *arg, uint64_t now_us, struct tn_tcp **out);
 /* Answers a held SYN with SYN-ACK and opens the flow (dst may be any address); on_open follows. Retransmitted SYNs
@@ -145,6 +150,7 @@ void *tn_tcp_arg(const struct tn_tcp *c);
 
 struct tn_tcp_info {
     uint64_t srtt_us, rto_us, bytes_sent, bytes_received, bytes_retransmitted;
+    uint64_t pacing;                                /* bytes per second; 0: not paced */
     uint32_t cwnd, ssthresh, mss, snd_wnd, rcv_wnd; /* bytes */
     const char *state, *cc;
 };

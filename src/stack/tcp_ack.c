@@ -36,6 +36,7 @@ struct ack_work {
 static void note_delivered(struct tn_tcp *c, struct ack_work *w, const struct tn_rec *rec, uint64_t now_us)
 {
     if (rec->xmits == 1 && rec->sent_us >= w->newest_us) w->newest_us = rec->sent_us;
+    tn_rate_note(&c->flight->rate, &w->r.rate, rec);
     if (c->has_sack) tn_rack_delivered(c, rec, w->fack_before, w->seg, now_us);
 }
 
@@ -149,21 +150,13 @@ static bool advance_una(struct tn_tcp *c, uint32_t acked)
     return acked > bytes;
 }
 
-static void wake_writer(struct tn_tcp *c)
-{
-    if (!c->want_write) return;
-    uint32_t limit = tn_tcp_send_limit(c), space = (uint32_t)tn_tcp_space(c);
-    if (space == 0 || space < limit / 4) return;
-    c->want_write = false;
-    tn_tcp_raise(c, TN_EV_WRITABLE);
-}
-
 static void drop_idle_flight(struct tn_tcp *c)
 {
     if (c->snd_una != c->snd_nxt) return;
     tn_recs_fini(&c->flight->recs, &c->st->pool);
     free(c->flight);
     c->flight = NULL;
+    c->cc.flight = NULL;
     c->f.backoff = 0;
     if (c->f.rexmit_kind != TN_RX_FIN_WAIT_2) tn_tcp_arm(c, TN_RX_NONE, TN_NEVER);
 }
@@ -185,6 +178,7 @@ static void flight_ack(struct tn_tcp *c, const struct tn_tcp_seg *seg, bool wind
     if (c->has_sack && seg->nsack) sack_input(c, &w, now_us);
     if (!c->has_sack) count_dupacks(c, &w, window_same);
     sample_rtt(c, &w, now_us);
+    tn_rate_finish(&fl->rate, &w.r.rate, w.r.delivered, c->rtt.min_us, now_us);
     w.r.spurious = w.rexmit_us && fl->rexmitted && c->has_ts && seg->tsecr && seq_lt(seg->tsecr, fl->undo_tsval);
     tn_recovery_on_ack(c, &w.r, now_us);
     drop_idle_flight(c);
@@ -201,6 +195,5 @@ bool tn_tcp_ack_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t n
     uint32_t wnd_before = c->snd_wnd;
     update_window(c, seg);
     if (c->flight && seq_ge(seg->ack, c->snd_una)) flight_ack(c, seg, wnd_before == c->snd_wnd, now_us);
-    if (c->f.state != TN_TCP_CLOSED && c->f.state != TN_TCP_DONE) wake_writer(c);
     return true;
 }

@@ -41,7 +41,7 @@ int tn_tcp_connect(struct tn_stack *st, const struct tn_addrport *local, const s
     tn_stack_enter(st);
     struct tn_tcp *c = tn_tcp_new(st, &from, remote, now_us);
     if (c) {
-        c->ev = *ev;
+        c->ev = ev;
         c->arg = arg;
         *out = c;
         tn_tcp_set_state(c, TN_TCP_SYN_SENT, now_us);
@@ -53,7 +53,7 @@ int tn_tcp_connect(struct tn_stack *st, const struct tn_addrport *local, const s
 
 void tn_tcp_set_events(struct tn_tcp *c, const struct tn_tcp_events *ev, void *arg)
 {
-    c->ev = *ev;
+    c->ev = ev;
     c->arg = arg;
 }
 
@@ -119,6 +119,7 @@ void tn_tcp_commit(struct tn_tcp *c, size_t len, uint64_t now_us)
     if (c->f.state == TN_TCP_CLOSED || c->f.state == TN_TCP_DONE) return; /* reset meanwhile: the bytes are gone */
     tn_stack_enter(c->st);
     c->reserved = 0;
+    tn_tcp_note_limited(c, now_us);
     c->sendq.len += (uint32_t)len;
     tn_queue_trim(&c->sendq, &c->st->pool, c->sendq.len);
     if (len) tn_tcp_output(c, now_us);
@@ -170,6 +171,8 @@ void tn_tcp_abort(struct tn_tcp *c, uint64_t now_us)
     tn_stack_leave(c->st, false, now_us);
 }
 
+static const struct tn_tcp_events no_events;
+
 void tn_tcp_release(struct tn_tcp *c, uint64_t now_us)
 {
     struct tn_stack *st = c->st;
@@ -185,7 +188,7 @@ void tn_tcp_release(struct tn_tcp *c, uint64_t now_us)
     st->norphans++;
     c->f.events = 0;
     tn_list_remove(&c->event_node);
-    c->ev = (struct tn_tcp_events){0};
+    c->ev = &no_events;
     c->keep_at = TN_NEVER;
     if (c->f.state == TN_TCP_FIN_WAIT_2) tn_tcp_set_state(c, TN_TCP_FIN_WAIT_2, now_us); /* now with its time limit */
     tn_tcp_shutdown(c, now_us);
@@ -204,8 +207,9 @@ void tn_tcp_info(const struct tn_tcp *c, struct tn_tcp_info *out)
 {
     *out = (struct tn_tcp_info){
         .srtt_us = c->rtt.srtt_us, .rto_us = tn_rtt_backoff(&c->rtt, c->f.backoff), .bytes_sent = c->bytes_sent,
-        .bytes_received = c->bytes_received, .bytes_retransmitted = c->bytes_resent, .cwnd = c->cc.cwnd,
-        .ssthresh = c->cc.ssthresh, .mss = c->cc.mss, .snd_wnd = c->snd_wnd, .rcv_wnd = c->rcv_adv - c->rcv_nxt,
+        .bytes_received = c->bytes_received, .bytes_retransmitted = c->bytes_resent, .pacing = c->cc.pace,
+        .cwnd = c->cc.cwnd, .ssthresh = c->cc.ssthresh, .mss = c->cc.mss, .snd_wnd = c->snd_wnd,
+        .rcv_wnd = c->rcv_adv - c->rcv_nxt,
         .state = tn_tcp_state_name(c->f.state), .cc = c->cc.ops ? c->cc.ops->name : "",
     };
 }

@@ -99,6 +99,8 @@ void tn_tcp_send_syn(struct tn_tcp *c, uint64_t now_us)
 
 /* ---- what may be sent ---- */
 
+static bool is_open(const struct tn_tcp *c) { return c->f.state >= TN_TCP_ESTABLISHED && c->f.state < TN_TCP_DONE; }
+
 static bool make_flight(struct tn_tcp *c, uint64_t now_us)
 {
     if (c->flight) return true;
@@ -107,21 +109,12 @@ static bool make_flight(struct tn_tcp *c, uint64_t now_us)
     tn_recs_init(&fl->recs);
     fl->fack = fl->recover = fl->dsack_round = fl->round_end = c->snd_una;
     fl->rto_base_us = now_us;
+    tn_rate_start(&fl->rate, now_us);
+    fl->pace.used_to_us = now_us;
     c->flight = fl;
+    c->cc.flight = fl->cc_state;
+    c->cc.ops->on_start(&c->cc, c->sent_us ? now_us - c->sent_us : 0, c->rtt.srtt_us, c->rtt.rto_us, now_us);
     return true;
-}
-
-/* After a pause the old window says little about the network (RFC 5681 section 4.1, RFC 7661): halve it per timeout
- * passed. */
-static void restart_after_idle(struct tn_tcp *c, uint64_t now_us)
-{
-    uint64_t idle = now_us - c->sent_us, rto = c->rtt.rto_us;
-    if (c->flight || c->sent_us == 0 || idle <= rto) return;
-    uint32_t least = TN_TCP_IW_SEGS * c->cc.mss, before = c->cc.cwnd;
-    for (; idle > rto && c->cc.cwnd > least; idle -= rto) c->cc.cwnd /= 2;
-    if (c->cc.cwnd < least && before > least) c->cc.cwnd = least;
-    if (c->cc.ssthresh != TN_SSTHRESH_NONE && c->cc.ssthresh < before / 4 * 3) c->cc.ssthresh = before / 4 * 3;
-    c->cc.ops->on_idle(&c->cc, now_us - c->sent_us, now_us);
 }
 
 static uint32_t window_room(const struct tn_tcp *c)
@@ -143,13 +136,16 @@ static void fin_goes(struct tn_tcp *c, uint64_t now_us)
 /* A new segment of len bytes, with FIN if fin; the caller has checked the windows. */
 static bool push_new(struct tn_tcp *c, uint32_t len, bool fin, uint64_t now_us)
 {
-    restart_after_idle(c, now_us);
     if (!make_flight(c, now_us)) return false;
     struct tn_flight *fl = c->flight;
     if (c->snd_una == c->snd_nxt) fl->rto_base_us = now_us;
     uint32_t seq = c->snd_nxt;
     bool last = len == unsent(c);
-    if (!tn_recs_push(&fl->recs, &c->st->pool, seq, len + fin, fin, now_us)) return false;
+    uint32_t pipe = tn_tcp_inflight(c);
+    struct tn_rec *rec = tn_recs_push(&fl->recs, &c->st->pool, seq, len + fin, fin, now_us);
+    if (!rec) return false;
+    tn_rate_sent(&fl->rate, rec, pipe, now_us);
+    tn_pace_sent(&fl->pace, c->cc.pace, len);
     c->snd_nxt += len + fin;
     c->bytes_sent += len;
     c->sent_us = fl->probe_base_us = now_us;
@@ -165,6 +161,8 @@ static void resend(struct tn_tcp *c, uint32_t id, uint64_t now_us)
     struct tn_rec *rec = tn_rec_at(&fl->recs, id);
     bool fin = rec->flags & TN_REC_FIN;
     uint32_t seq = rec->seq, len = rec->len - fin;
+    tn_rate_sent(&fl->rate, rec, tn_tcp_inflight(c), now_us);
+    tn_pace_sent(&fl->pace, c->cc.pace, len);
     tn_recs_resent(&fl->recs, id, now_us);
     if (id == fl->recs.first) fl->rto_base_us = now_us;
     c->bytes_resent += len;
@@ -183,33 +181,74 @@ static bool send_lost(struct tn_tcp *c, uint64_t now_us)
     return true;
 }
 
-/* How much new data may go now; 0 with *fin false: nothing. */
-static uint32_t sendable(struct tn_tcp *c, bool *fin)
+/* ---- new data, a run at a time ----
+ *
+ * One decision covers up to a pacing quantum of consecutive bytes: as far as both windows allow, in full segments but
+ * for the last of the queue. */
+
+/* What the congestion window has room for; an empty network takes one segment whatever the window says. */
+static uint32_t cwnd_room(const struct tn_tcp *c)
 {
-    uint32_t left = unsent(c), room = window_room(c), mss = c->cc.mss, len = left < mss ? left : mss;
-    *fin = false;
-    if (len > room) { /* sender's silly window avoidance, RFC 9293 section 3.8.6.2.1 */
-        if (room < mss && room < c->snd_wnd_max / 2) return 0;
-        len = room;
-    }
-    *fin = fin_pending(c) && len == left && room > len;
-    if (!len && !*fin) return 0;
-    if (!c->nodelay && len < mss && !*fin && c->snd_una != c->snd_nxt) return 0; /* Nagle */
-    uint32_t pipe = tn_tcp_inflight(c);
-    if (pipe && pipe + len + *fin > c->cc.cwnd) {
-        if (c->flight) c->flight->cwnd_limited_now = true;
+    uint32_t pipe = tn_tcp_inflight(c), room = c->cc.cwnd > pipe ? c->cc.cwnd - pipe : 0;
+    return pipe == 0 && room < c->cc.mss + 1 ? c->cc.mss + 1 : room;
+}
+
+/* Of len bytes the part that should go: all of it if it is the rest of the queue and a segment that is not full need
+ * not wait (Nagle), or if it fills what the peer's window has left and that is no silly sliver (RFC 9293 section
+ * 3.8.6.2.1); else full segments. */
+static uint32_t worth_sending(const struct tn_tcp *c, uint32_t len, uint32_t left, uint32_t window, bool fin)
+{
+    uint32_t mss = c->cc.mss, full = len - len % mss;
+    if (len == full) return len;
+    if (len == left) return !c->nodelay && !fin && (full || c->snd_una != c->snd_nxt) ? full : len;
+    return len == window && len - full >= c->snd_wnd_max / 2 ? len : full;
+}
+
+/* How much new data may go now, quantum at most; 0 with *fin false: nothing. */
+static uint32_t plan_run(struct tn_tcp *c, uint32_t quantum, bool *fin)
+{
+    uint32_t left = unsent(c), window = window_room(c), room = cwnd_room(c), len = left < window ? left : window;
+    bool by_cwnd = false;
+    *fin = fin_pending(c) && len == left && window > len;
+    if (len > quantum) {
+        len = quantum;
         *fin = false;
-        return 0;
     }
+    if (len + *fin > room) {
+        if (len > room) len = room;
+        by_cwnd = true;
+        *fin = false;
+    }
+    len = worth_sending(c, len, left, window, *fin);
+    if (by_cwnd && len < c->cc.mss && c->flight) c->flight->cwnd_limited_now = true;
+    if (len < left) *fin = false;
     return len;
 }
 
-static bool send_one(struct tn_tcp *c, uint64_t now_us)
+/* len consecutive new bytes, and FIN if fin. Returns false when nothing more can go. */
+static bool send_run(struct tn_tcp *c, uint32_t len, bool fin, uint64_t now_us)
 {
-    if (c->flight && c->flight->recs.unsent_lost) return send_lost(c, now_us);
+    do {
+        uint32_t left = unsent(c), piece = len < c->cc.mss ? len : c->cc.mss;
+        if (piece > left || !push_new(c, piece, fin && piece == len, now_us)) return false;
+        len -= piece;
+        if (!is_open(c)) return false;
+    } while (len);
+    return true;
+}
+
+/* The next run: what is lost first, segment by segment. False: nothing may go, or not yet. */
+static bool send_some(struct tn_tcp *c, uint64_t now_us)
+{
+    struct tn_flight *fl = c->flight;
+    if (fl && !tn_pace_allows(&fl->pace, c->cc.pace, now_us)) {
+        fl->pace.waiting = fl->recs.unsent_lost || unsent(c) || fin_pending(c);
+        return false;
+    }
+    if (fl && fl->recs.unsent_lost) return send_lost(c, now_us);
     bool fin;
-    uint32_t len = sendable(c, &fin);
-    return (len || fin) && push_new(c, len, fin, now_us);
+    uint32_t len = plan_run(c, tn_pace_quantum(c->cc.pace, c->cc.mss), &fin);
+    return (len || fin) && send_run(c, len, fin, now_us);
 }
 
 bool tn_tcp_send_small(struct tn_tcp *c, uint64_t now_us)
@@ -235,6 +274,15 @@ bool tn_tcp_send_tail(struct tn_tcp *c, uint64_t now_us)
     fl->tlp_is_rexmit = true;
     resend(c, id, now_us);
     return true;
+}
+
+/* The owner brings new bytes: had it let the network run dry? */
+void tn_tcp_note_limited(struct tn_tcp *c, uint64_t now_us)
+{
+    struct tn_flight *fl = c->flight;
+    if (!fl || unsent(c) || fl->recs.unsent_lost || !tn_pace_allows(&fl->pace, c->cc.pace, now_us)) return;
+    uint32_t pipe = tn_tcp_inflight(c);
+    if (pipe < c->cc.cwnd) tn_rate_limited(&fl->rate, pipe);
 }
 
 /* ---- the whole ---- */
@@ -265,6 +313,16 @@ static uint64_t probe_timeout(const struct tn_tcp *c)
     return 2ull * c->rtt.srtt_us + (c->flight->recs.count == 1 ? PEER_DELACK_US : 2000);
 }
 
+/* What has gone out, or was acknowledged, has made room for more. */
+static void wake_writer(struct tn_tcp *c)
+{
+    if (!c->want_write) return;
+    uint32_t limit = tn_tcp_send_limit(c), ahead = tn_tcp_send_ahead(c), space = (uint32_t)tn_tcp_space(c);
+    if (space == 0 || (space < limit / 4 && space < ahead / 2)) return;
+    c->want_write = false;
+    tn_tcp_raise(c, TN_EV_WRITABLE);
+}
+
 static void schedule(struct tn_tcp *c, uint64_t now_us)
 {
     struct tn_flight *fl = c->flight;
@@ -290,15 +348,15 @@ static void acknowledge(struct tn_tcp *c, uint64_t now_us)
     else if (c->unacked_bytes && c->delack_at == TN_NEVER) c->delack_at = now_us + TN_TCP_DELACK_US;
 }
 
-static bool is_open(const struct tn_tcp *c) { return c->f.state >= TN_TCP_ESTABLISHED && c->f.state < TN_TCP_DONE; }
-
 void tn_tcp_output(struct tn_tcp *c, uint64_t now_us)
 {
     if (!is_open(c)) return;
     if (c->flight) c->flight->cwnd_limited_now = false;
-    while (send_one(c, now_us))
-        if (!is_open(c)) return;
+    if (c->flight) tn_pace_wake(&c->flight->pace, now_us);
+    while (send_some(c, now_us)) continue;
+    if (!is_open(c)) return;
     if (c->flight) validate_window(c, c->flight->cwnd_limited_now);
+    wake_writer(c);
     acknowledge(c, now_us);
     if (!is_open(c)) return;
     schedule(c, now_us);

@@ -81,6 +81,7 @@ static void take_out_of_order(struct tn_tcp *c, uint32_t seq, uint32_t end)
     /* Without a record of it the bytes are as good as not there; they are overwritten when they come again. */
     if (!c->reass || tn_reass_add(c->reass, seq, end, &dup) != 0) return;
     if (c->has_sack && dup.start != dup.end) c->dsack = dup;
+    tn_tcp_window_behind_hole(c);
 }
 
 /* [seq, end) after the window's left and right edges have been cut off it; bytes: at seq. */

@@ -1,6 +1,6 @@
-/* A flow's timers: one for whatever the sending side waits for, one for the delayed ACK, one for keepalive; in the
- * heap they are one entry. Deadlines mostly move later (each ACK pushes the retransmission away), and then the entry
- * stays where it is: it comes up early, finds nothing due, and is put where it belongs. */
+/* A flow's timers: one for whatever the sending side waits for, one for pacing, one for the delayed ACK, one for
+ * keepalive; in the heap they are one entry. Deadlines mostly move later (each ACK pushes the retransmission
+ * away), and then the entry stays where it is: it comes up early, finds nothing due, and is put where it belongs. */
 #include "stack/internal.h"
 
 enum { ORPHAN_PERSISTS = 8 /* about a minute at ordinary round trips */ };
@@ -14,7 +14,8 @@ void tn_tcp_arm(struct tn_tcp *c, enum tn_tcp_rexmit kind, uint64_t at_us)
 static uint64_t earliest(const struct tn_tcp *c)
 {
     uint64_t at = c->rexmit_at < c->delack_at ? c->rexmit_at : c->delack_at;
-    return at < c->keep_at ? at : c->keep_at;
+    if (c->keep_at < at) at = c->keep_at;
+    return tn_tcp_pace_at(c) < at ? tn_tcp_pace_at(c) : at;
 }
 
 void tn_tcp_timer_update(struct tn_tcp *c)
@@ -131,6 +132,7 @@ static bool is_live(const struct tn_tcp *c) { return tn_timer_armed(&c->timer); 
 void tn_tcp_timer_due(struct tn_tcp *c, uint64_t now_us)
 {
     if (c->rexmit_at <= now_us) rexmit_due(c, now_us);
+    if (is_live(c) && tn_tcp_pace_at(c) <= now_us) tn_tcp_output(c, now_us);
     if (is_live(c) && c->delack_at <= now_us) {
         c->delack_at = TN_NEVER;
         tn_tcp_send_ack(c, now_us);

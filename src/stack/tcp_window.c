@@ -2,7 +2,8 @@
  *
  * rcv_buf is what the window is sized for. It starts small and follows what the owner reads per round trip times four
  * (twice for the sender's next doubling, twice for a hole that is being repaired), so a slow reader keeps a small
- * window. Below that comes the pool: what a queue may hold depends on what is still free (pool.h).
+ * window. Bytes that wait behind a hole are no backlog of the reader, and make it grow as well. Below that comes the
+ * pool: what a queue may hold depends on what is still free (pool.h).
  *
  * The right edge that was announced never moves back. With window scaling an edge between two multiples can't be
  * expressed once rcv_nxt has moved: it is rounded up, until tiny segments have pushed it a chunk beyond its place;
@@ -51,9 +52,9 @@ bool tn_tcp_window_worth_update(struct tn_tcp *c)
 
 /* ---- growth ---- */
 
-static void grow(struct tn_tcp *c, uint64_t bytes_per_rtt)
+static void grow(struct tn_tcp *c, uint64_t want)
 {
-    uint64_t want = 4 * bytes_per_rtt, max = c->buf_max, scaled = 65535ull << c->f.rcv_wscale;
+    uint64_t max = c->buf_max, scaled = 65535ull << c->f.rcv_wscale;
     if (max > scaled) max = scaled;
     if (want > max) want = max;
     if (want > tn_pool_share(&c->st->pool)) return; /* under pressure nothing grows */
@@ -68,9 +69,17 @@ void tn_tcp_window_consumed(struct tn_tcp *c, uint32_t len, uint64_t now_us)
     uint64_t passed = now_us - c->meter_us;
     c->meter_bytes += len;
     if (passed < rtt) return;
-    grow(c, passed < 2 * rtt ? c->meter_bytes : (uint64_t)c->meter_bytes * rtt / passed);
+    grow(c, 4 * (passed < 2 * rtt ? c->meter_bytes : (uint64_t)c->meter_bytes * rtt / passed));
     c->meter_bytes = 0;
     c->meter_us = now_us;
+}
+
+/* A segment came beyond a hole. What waits behind it is not read, so the meter says little; if that and not a slow
+ * reader takes up the window, then the next hole would stop the sender. */
+void tn_tcp_window_behind_hole(struct tn_tcp *c)
+{
+    if (c->recvq.len > c->rcv_buf / 8 || tn_reass_end(c->reass, c->rcv_nxt) - c->rcv_nxt < c->rcv_buf / 2) return;
+    grow(c, 2ull * c->rcv_buf);
 }
 
 /* Round-trip time as a receiver sees it: from our timestamp in the peer's echo. Pauses of the peer make it too long,
@@ -86,11 +95,16 @@ void tn_tcp_window_sample(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64
     else c->rcv_rtt_us += (us - c->rcv_rtt_us) / 8;
 }
 
+/* What may wait unsent behind what is in flight: enough for the window's next growth. */
+uint32_t tn_tcp_send_ahead(const struct tn_tcp *c)
+{
+    uint32_t ahead = c->cc.cwnd / 2;
+    return ahead < TN_TCP_SNDBUF_START ? TN_TCP_SNDBUF_START : ahead < TN_TCP_AHEAD_MAX ? ahead : TN_TCP_AHEAD_MAX;
+}
+
 uint32_t tn_tcp_send_limit(const struct tn_tcp *c)
 {
-    uint64_t limit = 2ull * c->cc.cwnd;
-    if (c->flight) limit += c->flight->recs.sacked;
-    if (limit < TN_TCP_SNDBUF_START) limit = TN_TCP_SNDBUF_START;
+    uint64_t limit = (uint64_t)(c->snd_nxt - c->snd_una) + tn_tcp_send_ahead(c);
     if (limit > c->buf_max) limit = c->buf_max;
     size_t share = tn_pool_share(&c->st->pool);
     return (uint32_t)(limit < share ? limit : share);

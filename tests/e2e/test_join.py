@@ -212,7 +212,8 @@ def bad_flags(b):
     bad = {
         "--no-such-flag": ["--no-such-flag"], "--port": ["--port", "70000"], "--port ": ["--port", "x"],
         "--exit-egress": ["--exit-egress", "maybe"], "--exit-dns": ["--exit-dns", "ftp://x"],
-        "--tcp-buffer-size": ["--tcp-buffer-size", "much"], "--socks5-server": ["--socks5-server", "nonsense"],
+        "--tcp-buffer-size": ["--tcp-buffer-size", "much"], "--tcp-congestion": ["--tcp-congestion", "reno"],
+        "--socks5-server": ["--socks5-server", "nonsense"],
         "--exit-proxy": ["--exit-proxy", "socks5://host-without-port"], "--exit-proxy ": ["--exit-proxy", "ftp://h:1"],
         "--auth-key": ["--auth-key", "file:/no/such/file"], "--login-server": ["--login-server", "not a url"],
         "extra": ["surplus"],

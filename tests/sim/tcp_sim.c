@@ -350,7 +350,8 @@ static void check_records(const struct tn_tcp *c)
 static void check_flow(const struct tn_tcp *c, bool deep)
 {
     REQUIRE(seq_le(c->snd_una, c->snd_nxt) && seq_le(c->rcv_nxt, c->rcv_adv), "sequence numbers out of order");
-    REQUIRE(c->timer.at_us <= c->rexmit_at && c->timer.at_us <= c->delack_at && c->timer.at_us <= c->keep_at,
+    REQUIRE(c->timer.at_us <= c->rexmit_at && c->timer.at_us <= c->delack_at && c->timer.at_us <= c->keep_at &&
+                c->timer.at_us <= tn_tcp_pace_at(c),
             "the timer is later than a deadline");
     bool open = c->f.state >= TN_TCP_ESTABLISHED && c->f.state < TN_TCP_DONE;
     if (open && c->snd_una != c->snd_nxt) {
@@ -398,7 +399,9 @@ static void make_hosts(struct world *w)
         h->addr = v6 ? (struct tn_ip){6, {0xfd, 1, [15] = (uint8_t)(i + 1)}} : tn_ip4(100, 64, 0, (uint8_t)(i + 1));
         struct tn_stack_config config = {
             .mtu = v6 ? 1280 : mtus[pick(w, 6)], .budget = chance(w, 0.2) ? 64 * 1024 + pick(w, 256 * 1024) : 0,
-            .tcp_buffer_max = random_buffer(w), .rng = tn_rng_seeded(&h->rng), .ctx = h,
+            .tcp_buffer_max = random_buffer(w),
+            .congestion = chance(w, 0.7) ? TN_CONGESTION_BBR : TN_CONGESTION_CUBIC,
+            .rng = tn_rng_seeded(&h->rng), .ctx = h,
             .cb = {.output = output, .foreign_syn = on_foreign_syn, .foreign_tcp = on_foreign_tcp},
         };
         h->st = tn_stack_new(&config);

@@ -89,6 +89,7 @@ static void values(void **state)
         {"port", "", "-1"},
         {"tcp_buffer_size", "256K", "1"},
         {"tcp_buffer_size", "8M", "8G"},
+        {"tcp_congestion", "cubic", "reno"},
         {"tcp_buffer_size", "auto", "99999999999999999999"},
         {"hostname", "a-b.c", "a b"},
         {"login_server", "http://1.2.3.4:5", "1.2.3.4"},

@@ -16,7 +16,7 @@
 #include "wire/tcp.h"
 
 enum { S = TN_TCP_SYN, A = TN_TCP_ACK, F = TN_TCP_FIN, R = TN_TCP_RST, P = TN_TCP_PSH };
-enum { OURS = 80, THEIRS = 5555, QUEUE = 512, PEER_ISS = 7000 };
+enum { OURS = 80, THEIRS = 5555, QUEUE = 512, PEER_ISS = 7000, WSCALE = 10 /* of an automatic buffer */ };
 
 struct emitted {
     uint8_t bytes[1600];
@@ -103,6 +103,7 @@ static inline struct script *s_new_with(struct tn_stack_config config)
     s->tsval = 1000;
     s->local = (struct tn_addrport){tn_ip4(100, 64, 0, 1), OURS};
     s->remote = (struct tn_addrport){tn_ip4(100, 64, 0, 2), THEIRS};
+    config.congestion = TN_CONGESTION_CUBIC; /* unpaced: what goes out is all there at once */
     config.rng = tn_rng_seeded(&s->rng);
     config.cb =
         (struct tn_stack_callbacks){.output = s_output, .foreign_syn = s_foreign_syn, .foreign_tcp = s_foreign_tcp};

@@ -168,7 +168,7 @@ static void losses_and_undo(void **state)
     cc.cwnd = 80 * MSS;
     cc.ops->on_loss(&cc, 2); /* before the old maximum was reached again: make room */
     assert_true(cubic_of(&cc)->w_max > 67.9 && cubic_of(&cc)->w_max < 68.1);
-    cc.ops->on_undo(&cc);
+    cc.ops->on_undo(&cc, NULL, 3);
     assert_true(cubic_of(&cc)->w_max == 100);
     cc.cwnd = MSS;
     cc.ops->on_rto(&cc, 3);

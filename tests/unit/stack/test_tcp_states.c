@@ -13,7 +13,7 @@ static void active_open(void **state)
     struct tn_tcp_seg syn = s_expect(s, S, -1, 0, 0);
     assert_true(syn.has_ts && syn.has_wscale && syn.sack_ok);
     assert_int_equal(syn.mss, 1240);
-    assert_int_equal(syn.wscale, 8);
+    assert_int_equal(syn.wscale, WSCALE);
     s_in(s, S | A, -1, 0, 65535, 0);
     s_expect(s, A, 0, 0, 0);
     assert_int_equal(s->opened, 1);
@@ -376,7 +376,7 @@ static void fin_waits_for_the_data(void **state)
     s_connect(s);
     s_write(s, 20000);
     tn_tcp_shutdown(s->c, s->now);
-    for (unsigned i = 0; i < TN_TCP_IW_SEGS; i++) s_expect(s, A, (int32_t)i * 1228, 0, 1228);
+    for (unsigned i = 0; i < TN_CC_IW_SEGS; i++) s_expect(s, A, (int32_t)i * 1228, 0, 1228);
     s_none(s);
     s_in(s, A, 0, 12280, 512, 0);
     unsigned at = 12280;

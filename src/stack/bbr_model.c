@@ -1,0 +1,252 @@
+/* BBR's model: the bottleneck's bandwidth (the highest delivery rate of the last two probing cycles), the path's
+ * round-trip time (the lowest of ten seconds), and bounds on what should be in flight.
+ *
+ * Long-term bound: what was in flight when probing for bandwidth met a loss rate over 2 %. Short-term bounds: after a
+ * round with losses, what was delivered in it. The draft takes every round with a loss at all for a sign of a full
+ * queue; then random loss of 0.1 % halves the rate between two probes, as it does CUBIC's. Here a round counts if it
+ * has lost more than the 2 % that probing tolerates as well: below that BBR goes on at its estimate, and is held back
+ * by the long-term bound alone. */
+#include "stack/bbr.h"
+#include "stack/pace.h"
+#include "stack/seq.h"
+
+double tn_bbr_max_bw(const struct bbr *b) { return b->max_bw[0] > b->max_bw[1] ? b->max_bw[0] : b->max_bw[1]; }
+
+double tn_bbr_bw(const struct bbr *b)
+{
+    double max = tn_bbr_max_bw(b);
+    return b->bw_short > 0 && b->bw_short < max ? b->bw_short : max;
+}
+
+static uint32_t to_u32(double x) { return x < 0 ? 0 : x < 4e9 ? (uint32_t)x : (uint32_t)4e9; }
+
+/* ---- how much in flight ---- */
+
+double tn_bbr_bdp(const struct tn_cc *cc, double gain)
+{
+    const struct bbr *b = bbr_of((struct tn_cc *)cc);
+    if (b->min_rtt_us == 0) return (double)cc->mss * TN_CC_IW_SEGS;
+    return gain * tn_bbr_bw(b) * b->min_rtt_us / 1e6;
+}
+
+/* Three quanta are in the making at either end, as in the draft; and both ends sleep in milliseconds, which on a
+ * short path is more than the round trip itself. */
+static uint32_t with_granularity(const struct tn_cc *cc, double bytes)
+{
+    const struct bbr *b = bbr_of((struct tn_cc *)cc);
+    bytes += tn_bbr_bw(b) * TN_PACE_AHEAD_US / 1e6;
+    uint32_t budget = 3 * tn_pace_quantum(cc->pace, cc->mss), least = BBR_MIN_SEGS * cc->mss, cap = to_u32(bytes);
+    if (cap < budget) cap = budget;
+    if (cap < least) cap = least;
+    return b->state == BBR_UP ? cap + 2 * cc->mss : cap;
+}
+
+uint32_t tn_bbr_inflight(const struct tn_cc *cc, double gain) { return with_granularity(cc, tn_bbr_bdp(cc, gain)); }
+
+uint32_t tn_bbr_with_headroom(const struct tn_cc *cc)
+{
+    const struct bbr *b = bbr_of((struct tn_cc *)cc);
+    if (b->inflight_long == BBR_INFINITE) return BBR_INFINITE;
+    uint32_t room = to_u32(BBR_HEADROOM * b->inflight_long), least = BBR_MIN_SEGS * cc->mss;
+    if (room < cc->mss) room = cc->mss;
+    return b->inflight_long > room + least ? b->inflight_long - room : least;
+}
+
+uint32_t tn_bbr_target(const struct tn_cc *cc)
+{
+    uint32_t bdp = to_u32(tn_bbr_bdp(cc, 1));
+    return bdp < cc->cwnd ? bdp : cc->cwnd;
+}
+
+/* What the bounds of the model allow in this state. */
+uint32_t tn_bbr_cap(const struct tn_cc *cc)
+{
+    const struct bbr *b = bbr_of((struct tn_cc *)cc);
+    uint32_t cap = BBR_INFINITE, least = BBR_MIN_SEGS * cc->mss;
+    if (b->state == BBR_CRUISE || b->state == BBR_PROBE_RTT) cap = tn_bbr_with_headroom(cc);
+    else if (bbr_is_probing_bw(b)) cap = b->inflight_long;
+    if (b->inflight_short < cap) cap = b->inflight_short;
+    return cap > least ? cap : least;
+}
+
+/* ---- rounds and losses ---- */
+
+void tn_bbr_start_round(struct bbr_flight *f, const struct tn_rate *rate) { f->next_round = rate->delivered; }
+
+void tn_bbr_reset_full_bw(struct bbr *b)
+{
+    b->full_bw = 0;
+    b->full_bw_count = 0;
+    b->full_bw_now = false;
+}
+
+void tn_bbr_reset_short_term(struct bbr *b)
+{
+    b->bw_short = 0;
+    b->inflight_short = BBR_INFINITE;
+}
+
+void tn_bbr_reset_signals(struct bbr_flight *f)
+{
+    f->loss_in_round = false;
+    f->bw_latest = 0;
+    f->inflight_latest = 0;
+}
+
+bool tn_bbr_inflight_too_high(uint32_t lost, uint32_t in_flight, bool has_sack)
+{
+    return lost > in_flight * BBR_LOSS_THRESH || (lost && !has_sack);
+}
+
+static void update_round(struct bbr_now *n)
+{
+    struct bbr_flight *f = n->f;
+    f->round_start = seq_ge(n->a->rs->prior_delivered, f->next_round);
+    if (!f->round_start) return;
+    tn_bbr_start_round(f, n->a->rate);
+    if (n->b->rounds_since_probe < UINT8_MAX) n->b->rounds_since_probe++;
+    if (n->b->drain_rounds < UINT8_MAX) n->b->drain_rounds++;
+}
+
+static void update_max_bw(struct bbr_now *n)
+{
+    const struct tn_rate_sample *rs = n->a->rs;
+    double bw = (double)rs->bytes_per_s;
+    if (rs->app_limited && bw < tn_bbr_max_bw(n->b)) return;
+    if (bw > n->b->max_bw[0]) n->b->max_bw[0] = (float)bw;
+}
+
+static bool probing(const struct bbr *b)
+{
+    return b->state == BBR_STARTUP || b->state == BBR_REFILL || b->state == BBR_UP;
+}
+
+/* Once a round: lower bounds from what was delivered although segments were lost. */
+static void adapt_lower_bounds(struct bbr_now *n)
+{
+    struct bbr *b = n->b;
+    struct bbr_flight *f = n->f;
+    uint32_t lost = n->a->rate->lost - f->round_lost, delivered = n->a->rate->delivered - f->round_delivered;
+    if (probing(b) || !f->loss_in_round || lost <= (lost + (double)delivered) * BBR_LOSS_THRESH) return;
+    double bw = b->bw_short > 0 ? b->bw_short : tn_bbr_max_bw(b);
+    uint32_t inflight = b->inflight_short != BBR_INFINITE ? b->inflight_short : n->cc->cwnd;
+    inflight = to_u32(inflight * BBR_BETA);
+    b->bw_short = (float)(f->bw_latest > bw * BBR_BETA ? f->bw_latest : bw * BBR_BETA);
+    b->inflight_short = f->inflight_latest > inflight ? f->inflight_latest : inflight;
+}
+
+/* Startup has filled the pipe also when a whole round of recovery loses too much. */
+static void check_startup_loss(struct bbr_now *n)
+{
+    struct bbr *b = n->b;
+    struct bbr_flight *f = n->f;
+    uint32_t lost = n->a->rate->lost - f->round_lost, delivered = n->a->rate->delivered - f->round_delivered;
+    bool high = lost > (lost + (double)delivered) * BBR_LOSS_THRESH && f->loss_ranges >= BBR_STARTUP_LOSSES;
+    if (b->state == BBR_STARTUP && f->recovery_round && (high || (lost && !n->a->has_sack))) {
+        b->full_bw_reached = true;
+        f->undo_state = BBR_STARTUP;
+        f->can_undo_state = true;
+        uint32_t bdp = to_u32(tn_bbr_bdp(n->cc, 1));
+        b->inflight_long = bdp > f->inflight_latest ? bdp : f->inflight_latest;
+    }
+    f->recovery_round = n->a->in_recovery;
+}
+
+static void latest_signals(struct bbr_now *n)
+{
+    const struct tn_rate_sample *rs = n->a->rs;
+    struct bbr_flight *f = n->f;
+    if (f->bw_latest < rs->bytes_per_s) f->bw_latest = (float)rs->bytes_per_s;
+    if (f->inflight_latest < rs->delivered) f->inflight_latest = rs->delivered;
+    f->loss_round_start = seq_ge(rs->prior_delivered, f->loss_round);
+    if (f->loss_round_start) f->loss_round = n->a->rate->delivered;
+}
+
+static void loss_signals(struct bbr_now *n)
+{
+    struct bbr_flight *f = n->f;
+    if (!f->loss_round_start) return;
+    adapt_lower_bounds(n);
+    check_startup_loss(n);
+    f->loss_in_round = false;
+    f->loss_ranges = 0;
+    f->round_lost = n->a->rate->lost;
+    f->round_delivered = n->a->rate->delivered;
+}
+
+/* ---- ACKs that come in lumps ---- */
+
+static void ack_aggregation(struct bbr_now *n)
+{
+    struct bbr_flight *f = n->f;
+    uint32_t now = (uint32_t)n->a->now_us;
+    double expected = tn_bbr_bw(n->b) * (now - f->extra_from_us) / 1e6;
+    if (f->extra_delivered <= expected) {
+        f->extra_delivered = 0;
+        f->extra_from_us = now;
+        expected = 0;
+    }
+    f->extra_delivered += n->a->acked;
+    uint32_t extra = to_u32(f->extra_delivered - expected);
+    if (extra > n->cc->cwnd) extra = n->cc->cwnd;
+    uint8_t rounds = n->b->full_bw_reached ? BBR_EXTRA_ACKED_ROUNDS : 1; /* in Startup it is the growth itself */
+    if (f->round_start && ++f->extra_rounds >= rounds) {
+        f->extra_rounds = 0;
+        f->extra[1] = f->extra[0];
+        f->extra[0] = 0;
+    }
+    if (f->extra[0] < extra) f->extra[0] = extra;
+}
+
+static void check_full_bw(struct bbr_now *n)
+{
+    struct bbr *b = n->b;
+    const struct tn_rate_sample *rs = n->a->rs;
+    if (b->full_bw_now || !n->f->round_start || rs->app_limited) return;
+    if ((double)rs->bytes_per_s >= b->full_bw * BBR_FULL_BW_GROWTH) {
+        tn_bbr_reset_full_bw(b);
+        b->full_bw = (float)rs->bytes_per_s;
+        return;
+    }
+    if (++b->full_bw_count < BBR_FULL_BW_ROUNDS) return;
+    b->full_bw_now = b->full_bw_reached = true;
+}
+
+void tn_bbr_measure(struct bbr_now *n)
+{
+    n->f->round_start = n->f->loss_round_start = false;
+    if (n->a->rs->has_data) {
+        latest_signals(n);
+        update_round(n);
+        update_max_bw(n);
+        loss_signals(n);
+    }
+    ack_aggregation(n);
+    if (n->a->rs->has_data) check_full_bw(n);
+}
+
+void tn_bbr_measured(struct bbr_now *n)
+{
+    if (!n->f->loss_round_start) return;
+    n->f->bw_latest = (float)n->a->rs->bytes_per_s;
+    n->f->inflight_latest = n->a->rs->delivered;
+}
+
+/* ---- the round-trip time ---- */
+
+bool tn_bbr_min_rtt(struct bbr_now *n)
+{
+    struct bbr *b = n->b;
+    uint32_t rtt = n->a->rtt_us;
+    bool expired = n->ms - b->probe_rtt_at > BBR_PROBE_RTT_INTERVAL_MS;
+    if (rtt && (b->probe_rtt_us == 0 || rtt < b->probe_rtt_us || expired)) {
+        b->probe_rtt_us = rtt;
+        b->probe_rtt_at = n->ms;
+    }
+    bool old = n->ms - b->min_rtt_at > BBR_MIN_RTT_LEN_MS;
+    if (b->probe_rtt_us && (b->min_rtt_us == 0 || b->probe_rtt_us < b->min_rtt_us || old)) {
+        b->min_rtt_us = b->probe_rtt_us;
+        b->min_rtt_at = b->probe_rtt_at;
+    }
+    return expired;
+}
