@@ -150,7 +150,8 @@ int tn_doh_conn_open(struct tn_doh *d)
 {
     static const struct tn_egress_events events = {on_open, on_fail, on_readable, on_writable};
     d->mode = tn_egress_mode(d->config.egress);
-    int why = tn_egress_dial(d->config.egress, &d->url.addr, 0, TN_EGRESS_RESOLVER, &events, d, &d->conn);
+    struct tn_egress_target to = {.dst = d->url.addr, .purpose = TN_EGRESS_RESOLVER};
+    int why = tn_egress_dial(d->config.egress, &to, &events, d, &d->conn);
     if (why) {
         d->conn = NULL;
         tn_doh_set_health(d, error_of(why), tn_egress_fail_text(why));

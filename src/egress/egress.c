@@ -101,19 +101,18 @@ static bool allowed(struct tn_egress *e, const struct tn_addrport *dst)
 bool tn_egress_allowed(struct tn_egress *e, const struct tn_addrport *dst) { return allowed(e, dst); }
 
 /* What can be said without a socket: 0 or the refusal. */
-static int refuse_early(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer,
-                        enum tn_egress_purpose purpose)
+static int refuse_early(struct tn_egress *e, const struct tn_egress_target *to)
 {
-    if (e->closing || e->policy.mode == TN_EGRESS_OFF) return TN_EGRESS_FAIL_OFF;
-    if (!allowed(e, dst)) return TN_EGRESS_FAIL_GUARD;
-    return tn_limits_full(e, peer, purpose) ? TN_EGRESS_FAIL_LIMIT : 0;
+    if (e->closing || e->policy.mode == TN_EGRESS_OFF || to->purpose == TN_EGRESS_SUBNET) return TN_EGRESS_FAIL_OFF;
+    if (!allowed(e, &to->dst)) return TN_EGRESS_FAIL_GUARD;
+    return tn_limits_full(e, to->peer, to->purpose) ? TN_EGRESS_FAIL_LIMIT : 0;
 }
 
-int tn_egress_dial(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer, enum tn_egress_purpose purpose,
-                   const struct tn_egress_events *ev, void *arg, struct tn_egress_conn **out)
+int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
+                   struct tn_egress_conn **out)
 {
-    int why = refuse_early(e, dst, peer, purpose);
-    struct tn_egress_conn *c = why ? NULL : tn_conn_new(e, dst);
+    int why = refuse_early(e, to);
+    struct tn_egress_conn *c = why ? NULL : tn_conn_new(e, &to->dst);
     if (!c) {
         if (!why) why = TN_EGRESS_FAIL_FDS;
         tn_egress_count_fail(e, (enum tn_egress_fail)why);
@@ -121,8 +120,8 @@ int tn_egress_dial(struct tn_egress *e, const struct tn_addrport *dst, uint64_t 
     }
     c->ev = ev;
     c->arg = arg;
-    c->purpose = (uint8_t)purpose;
-    if (tn_limits_take(e, c, peer) != 0) {
+    c->purpose = (uint8_t)to->purpose;
+    if (tn_limits_take(e, c, to->peer) != 0) {
         c->purpose = TN_EGRESS_FORWARD; /* nothing was taken, nothing is to be given back */
         why = TN_EGRESS_FAIL_FDS;
     } else {

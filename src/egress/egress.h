@@ -107,14 +107,26 @@ struct tn_egress_events {
     void (*on_error)(void *arg, struct tn_egress_conn *c, int err);
 };
 
+/* What a flow is dialed for. FORWARD: a peer's exit flow. RESOLVER: src/dns asking its upstream on behalf of peers: the
+ * same policy, counted apart. CHECK: the operator asks what address the world sees. SUBNET: a peer's flow to a prefix
+ * that this node routes: never by a proxy, refused for what is public. */
+enum tn_egress_purpose { TN_EGRESS_FORWARD, TN_EGRESS_RESOLVER, TN_EGRESS_CHECK, TN_EGRESS_SUBNET };
+
+/* Where a flow is to go and for whom. Borrowed during the call only. */
+struct tn_egress_target {
+    struct tn_addrport dst;
+    /* The name for which proxied DNS lately gave this peer dst.ip, and only this one; NULL: none, or ambiguous. Lower
+     * case, without a dot at the end. For rules by domain, and for proxies that are told names. */
+    const char *name;
+    uint64_t peer; /* its node ID: the limits per peer, sticky choice of a proxy, rules by source; 0: nobody */
+    enum tn_egress_purpose purpose;
+};
+
 /* ev is kept by reference and must outlive the connection. Callbacks come from the loop, and may call anything here
  * on any connection, tn_egress_close on their own included.
- * peer: a number that identifies the tailnet peer (its node ID), for the per-peer limits. purpose FORWARD is a
- * peer's flow; RESOLVER is src/dns asking the DoH upstream on behalf of peers: the same policy, counted apart.
  * Returns 0 and *out, or a TN_EGRESS_FAIL as a positive number when it is refused at once. */
-enum tn_egress_purpose { TN_EGRESS_FORWARD, TN_EGRESS_RESOLVER };
-int tn_egress_dial(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer, enum tn_egress_purpose purpose,
-                   const struct tn_egress_events *ev, void *arg, struct tn_egress_conn **out);
+int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
+                   struct tn_egress_conn **out);
 
 /* Hands the connection to another owner: its events come there from now on. */
 void tn_egress_set_events(struct tn_egress_conn *c, const struct tn_egress_events *ev, void *arg);

@@ -12,7 +12,7 @@
 enum {
     FLOWS_DEFAULT = 32768, /* half the ports of one source address towards one proxy */
     DIALS_DEFAULT = 8192,  /* as Go's forwarder on Linux */
-    RESOLVERS_MAX = 32,    /* one kept connection per upstream is the rule */
+    RESOLVERS_MAX = 32,    /* one kept connection per upstream is the rule; the operator's checks are among them */
 };
 
 static bool same_peer(const struct tn_hnode *node, const void *key)
@@ -35,13 +35,15 @@ static struct tn_share *find_share(struct tn_egress *e, uint64_t peer)
     return n ? TN_CONTAINER(n, struct tn_share, node) : NULL;
 }
 
+/* Not a peer's flow. */
+static bool is_ours(int purpose) { return purpose == TN_EGRESS_RESOLVER || purpose == TN_EGRESS_CHECK; }
 static unsigned or_default(unsigned configured, unsigned fallback) { return configured ? configured : fallback; }
 static unsigned two_thirds(unsigned n) { return n - n / 3; }
 
 bool tn_limits_full(struct tn_egress *e, uint64_t peer, enum tn_egress_purpose purpose)
 {
     const struct tn_egress_limits *l = &e->limits;
-    if (purpose == TN_EGRESS_RESOLVER) return e->resolvers >= RESOLVERS_MAX;
+    if (is_ours(purpose)) return e->resolvers >= RESOLVERS_MAX;
     unsigned room = tn_socket_room(), flows = or_default(l->max_flows, FLOWS_DEFAULT);
     if (flows > room) flows = room;
     unsigned dials = or_default(l->max_dials, DIALS_DEFAULT);
@@ -54,7 +56,7 @@ bool tn_limits_full(struct tn_egress *e, uint64_t peer, enum tn_egress_purpose p
 
 int tn_limits_take(struct tn_egress *e, struct tn_egress_conn *c, uint64_t peer)
 {
-    if (c->purpose == TN_EGRESS_RESOLVER) {
+    if (is_ours(c->purpose)) {
         e->resolvers++;
         return 0;
     }
@@ -87,7 +89,7 @@ void tn_limits_give(struct tn_egress_conn *c)
 {
     struct tn_egress *e = c->e;
     struct tn_share *s = c->share;
-    if (c->purpose == TN_EGRESS_RESOLVER && c->state != TN_CONN_FAILED && c->state != TN_CONN_CLOSED) e->resolvers--;
+    if (is_ours(c->purpose) && c->state != TN_CONN_FAILED && c->state != TN_CONN_CLOSED) e->resolvers--;
     if (!s) return;
     c->share = NULL;
     if (c->state == TN_CONN_OPEN) {

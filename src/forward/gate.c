@@ -147,7 +147,8 @@ enum tn_syn_verdict tn_forward_syn(void *forward, const struct tn_syn *syn, uint
     }
     uint64_t peer = f->enabled ? f->config.peer_of(f->config.ctx, &syn->src.ip) : 0;
     h = peer ? hold(f, syn, peer, now_us) : NULL;
-    if (h && tn_egress_dial(f->config.egress, &syn->dst, peer, TN_EGRESS_FORWARD, &dial_events, h, &h->up) == 0)
+    struct tn_egress_target to = {.dst = syn->dst, .peer = peer, .purpose = TN_EGRESS_FORWARD};
+    if (h && tn_egress_dial(f->config.egress, &to, &dial_events, h, &h->up) == 0)
         return TN_SYN_HELD;
     if (h) release(h);
     f->stats.refused++;

@@ -43,10 +43,10 @@ static struct {
 enum tn_egress_mode tn_egress_mode(const struct tn_egress *e) { return net.mode; }
 const char *tn_egress_fail_text(enum tn_egress_fail f) { return "refused by the test"; }
 
-int tn_egress_dial(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer, enum tn_egress_purpose purpose,
-                   const struct tn_egress_events *ev, void *arg, struct tn_egress_conn **out)
+int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
+                   struct tn_egress_conn **out)
 {
-    assert_int_equal(purpose, TN_EGRESS_RESOLVER);
+    assert_int_equal(to->purpose, TN_EGRESS_RESOLVER);
     net.dials++;
     if (net.mode == TN_EGRESS_OFF) return TN_EGRESS_FAIL_OFF;
     if (net.refuse) return net.refuse;

@@ -146,7 +146,8 @@ static void do_dial(int id, const char *dst, const char *how, uint64_t peer)
         say("%d bad address", id);
         return;
     }
-    int why = tn_egress_dial(b.e, &ap, peer, TN_EGRESS_FORWARD, &events, d, &d->c);
+    struct tn_egress_target to = {.dst = ap, .peer = peer};
+    int why = tn_egress_dial(b.e, &to, &events, d, &d->c);
     if (why) say("%d fail %s", id, tn_egress_fail_name((enum tn_egress_fail)why));
 }
 

@@ -65,7 +65,8 @@ static int open_flow(int listener)
 {
     struct tn_addrport dst = {tn_ip4(45, 45, 45, 45), 80};
     b.opened = false;
-    assert_int_equal(tn_egress_dial(b.e, &dst, 1, TN_EGRESS_FORWARD, &events, NULL, &b.conn), 0);
+    struct tn_egress_target to = {.dst = dst, .peer = 1};
+    assert_int_equal(tn_egress_dial(b.e, &to, &events, NULL, &b.conn), 0);
     int fd = accept(listener, NULL, NULL);
     assert_true(fd >= 0);
     proxy_turn(fd, 3, (uint8_t[]){5, 0}, 2);

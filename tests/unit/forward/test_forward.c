@@ -121,13 +121,13 @@ struct tn_egress_conn {
     int err;
 };
 
-int tn_egress_dial(struct tn_egress *e, const struct tn_addrport *dst, uint64_t peer, enum tn_egress_purpose purpose,
-                   const struct tn_egress_events *ev, void *arg, struct tn_egress_conn **out)
+int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
+                   struct tn_egress_conn **out)
 {
-    assert_int_equal(purpose, TN_EGRESS_FORWARD);
+    assert_int_equal(to->purpose, TN_EGRESS_FORWARD);
     fake.dials++;
-    fake.last_dst = *dst;
-    fake.last_peer = peer;
+    fake.last_dst = to->dst;
+    fake.last_peer = to->peer;
     if (fake.dial_result) return fake.dial_result;
     *out = fake.conn = calloc(1, sizeof **out);
     fake.conn->room = TCP_BUF;
