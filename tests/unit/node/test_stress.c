@@ -113,12 +113,13 @@ static void flows_with_random_ends(void **state)
     tailnet_close(b);
 }
 
-/* What fits while nobody reads at the other end; how much that was. */
+/* What fits while nobody reads at the other end, and surely SOME; how much that was. */
 static size_t send_until_full(int fd, uint32_t seed)
 {
+    enum { SOME = 100 * 1000, FULL_MS = 300, PATIENCE_MS = 20000 };
     uint8_t chunk[1000];
     size_t at = 0;
-    for (struct pollfd p = {.fd = fd, .events = POLLOUT}; poll(&p, 1, 300) > 0;) {
+    for (struct pollfd p = {.fd = fd, .events = POLLOUT}; poll(&p, 1, at > SOME ? FULL_MS : PATIENCE_MS) > 0;) {
         for (size_t i = 0; i < sizeof chunk; i++) chunk[i] = byte_at(seed, at + i);
         ssize_t n = send(fd, chunk, sizeof chunk, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n > 0) at += (size_t)n;
