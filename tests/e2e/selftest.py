@@ -6,6 +6,7 @@ proxy must carry a page, and the official client must reach the internet through
 """
 import os
 import socket
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -159,6 +160,15 @@ def scripted_proxies(b):
     p = scripted.Scripted(b.net.proxy, scripted.refuse_with(5))
     expect(_fetch(b, p, f"http://{b.net.inet.web4}/ip").returncode == 97, "curl knows no refusal")
     p.close()
+
+
+@case("an ordinary user's PATH, without sbin, is enough")
+def short_path(b):
+    lib = os.path.dirname(os.path.abspath(__file__))
+    find = "import shutil, lib.sandbox; print([p for p in ('ip', 'sysctl', 'tcpdump', 'unshare') if not shutil.which(p)])"
+    r = subprocess.run([sys.executable, "-B", "-c", find], cwd=lib, capture_output=True, text=True,
+                       env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/games"})
+    expect(r.returncode == 0 and r.stdout.strip() == "[]", f"not found: {r.stdout}{r.stderr}")
 
 
 def http_honest(ns):

@@ -7,7 +7,7 @@ from .proc import wait_until
 
 
 def have(program):
-    return bool(shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    return bool(shutil.which(program))
 
 
 def listening(ns, addr, port):

@@ -18,6 +18,11 @@ import tempfile
 MARK = "TN_E2E_SANDBOX"
 EXIT_NO_SANDBOX = 77  # what meson and automake take for "skipped"
 
+# Debian gives an ordinary user no sbin in PATH, where sysctl, tcpdump and the proxies live.
+for _dir in ("/usr/local/sbin", "/usr/sbin", "/sbin"):
+    if _dir not in os.environ.get("PATH", os.defpath).split(":"):
+        os.environ["PATH"] = os.environ.get("PATH", os.defpath) + ":" + _dir
+
 
 def _unshare(user):
     argv = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--ipc"]
