@@ -77,8 +77,9 @@ class Demo:
             expect(code != 0, f"a page came without the proxy: {out!r}")
             expect(len(self.web.seen) == visits, "the web server was reached without the proxy")
             say("   Refused at once (that is SOCKS reply 5): the exit node sends nothing without its proxy.")
-        say("3. A packet capture on the exit node's link ran all the while: but for the proxy, the control server and the")
-        say("   relay, nothing left the node. (The capture was shown a packet of its own before and after, and caught it.)")
+        say("3. A packet capture on the exit node's link ran all the while: but for the proxy, the control server, the relay")
+        say("   and the client's own WireGuard, nothing left the node. (The capture was shown a packet of its own before and")
+        say("   after, and caught it.)")
 
     def end(self):
         self.user.stop()

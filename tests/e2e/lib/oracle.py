@@ -61,7 +61,8 @@ class Oracle:
         if control:
             terms += [f"(host {control.ns.ip4} and {proto} port {port})" for proto, port in control.ports]
         terms += [f"(host {p.ns.ip4} and tcp port {p.port})" for p in proxies]
-        terms += [f"(udp and host {ns.ip4} and host {p.ip4})" for p in peers]
+        pairs = [pair for p in peers for pair in ((ns.ip4, p.ip4), (ns.ip6, p.ip6))]
+        terms += [f"(udp and host {ours} and host {theirs})" for ours, theirs in pairs]
         self.filter = "not (" + " or ".join(terms + list(allow)) + ")"
         self.leaks = []
         self._bait_seen = 0
