@@ -96,19 +96,35 @@ int tn_ippkt_parse(const uint8_t *packet, size_t len, struct tn_ippkt *out)
     return 0;
 }
 
+/* The sum does not depend on the byte order (RFC 1071 section 2B): words are added as the machine reads them, which the compiler
+ * turns into vector instructions, and the result is swapped once. */
 uint32_t tn_cksum_add(uint32_t sum, const void *bytes, size_t len)
 {
     const uint8_t *p = bytes;
-    uint64_t acc = sum;
-    for (; len >= 4; len -= 4, p += 4) acc += tn_get_be32(p); /* 32-bit words: folds to the same 16-bit sum */
-    if (len >= 2) {
-        acc += tn_get_be16(p);
-        p += 2;
-        len -= 2;
+    uint64_t even = 0, odd = 0;
+    for (; len >= 16; len -= 16, p += 16) {
+        uint32_t w[4];
+        memcpy(w, p, sizeof w);
+        even += (uint64_t)w[0] + w[1];
+        odd += (uint64_t)w[2] + w[3];
     }
-    if (len) acc += (uint32_t)p[0] << 8;
-    while (acc >> 32) acc = (acc & 0xffffffff) + (acc >> 32);
-    return (uint32_t)((acc & 0xffff) + (acc >> 16 & 0xffff));
+    uint64_t acc = even + odd;
+    for (; len >= 4; len -= 4, p += 4) {
+        uint32_t w;
+        memcpy(&w, p, sizeof w);
+        acc += w;
+    }
+    uint8_t tail[4] = {0}; /* an odd byte is padded with a zero behind it */
+    for (size_t i = 0; i < len; i++) tail[i] = p[i];
+    uint32_t rest;
+    memcpy(&rest, tail, sizeof rest);
+    acc += rest;
+    acc = (acc & 0xffffffff) + (acc >> 32);
+    acc = (acc & 0xffff) + (acc >> 16 & 0xffff) + (acc >> 32);
+    acc = (acc & 0xffff) + (acc >> 16);
+    acc = (acc & 0xffff) + (acc >> 16);
+    uint16_t native = (uint16_t)acc;
+    return sum + tn_get_be16((uint8_t *)&native);
 }
 
 uint32_t tn_cksum_pseudo(const struct tn_ip *src, const struct tn_ip *dst, uint8_t proto, uint32_t l4_len)

@@ -17,7 +17,7 @@ LEVELS = [
     ["crypto"],
     ["wire"],
     ["route"],
-    ["filter", "wg", "path", "control"],
+    ["filter", "wg", "path", "control", "tun"],
     ["stack", "egress"],
     ["dns", "forward"],
     ["node"],
@@ -33,6 +33,7 @@ ALLOWED_FILES = {
     "src/util/resolve.c": {"getaddrinfo"},  # the thread that looks up control, DERP and the proxy by name
     "src/egress/socket.c": {"socket", "connect", "recvmsg", "sendmsg"},
     "src/egress/dgramsock.c": {"socket", "bind", "connect", "recvmsg", "recvmmsg", "sendmmsg"},
+    "src/tun/rtnl.c": {"socket", "bind", "sendto", "recvfrom"},  # netlink, to the kernel
 }
 ALLOWED_ROOMS = {
     "node": set(NETWORK),  # the node's own connections, LocalAPI, listeners; nothing forwarded
