@@ -84,6 +84,10 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   exit_proxy          socks5://[user:pass@]host:port or http://[user:pass@]host:port, or file:PATH with such a URL; secret
  *   exit_dns            DNS-over-HTTPS URL with an IP address as host, asked for exit clients through the same egress;
  *                       default https://1.1.1.1/dns-query
+ *   tun                 name of a TUN device: the host's own programs are in the tailnet too. Needs root or CAP_NET_ADMIN. The
+ *                       calls below go on in-process: what tailnet_listen has taken is not the host's, and a dial to one of
+ *                       the node's own addresses reaches tailnet_listen's listeners, not the host's servers
+ *   exit_node_allow_lan_access true | false: with tun and exit_node, the host's own networks stay reachable
  *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic
  *   tcp_congestion      bbr | cubic: congestion control of TCP in the tailnet; default bbr
  *   socks5_server       HOST:PORT to serve SOCKS5 on, into the tailnet (IP literal; loopback unless you mean otherwise)

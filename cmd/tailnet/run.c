@@ -50,6 +50,9 @@ static const char usage[] =
     "\n"
     "using the tailnet:\n"
     "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
+    "  --tun NAME               the whole host, through a TUN device of that name; needs root or CAP_NET_ADMIN\n"
+    "  --exit-node-allow-lan-access\n"
+    "                           with --tun: the host's own networks stay reachable beside the exit node\n"
     "  --socks5-server IP:PORT  SOCKS5 into the tailnet\n"
     "  --tcp-buffer-size SIZE   most memory of a TCP flow per direction, such as 256K or 8M (default: automatic)\n"
     "  --tcp-congestion NAME    bbr (default) or cubic: congestion control of TCP\n"
@@ -79,6 +82,8 @@ static const struct flag flags[] = {
     {"exit-proxy", "exit_proxy", false, true},
     {"exit-dns", "exit_dns", false, false},
     {"exit-node", "exit_node", false, false},
+    {"exit-node-allow-lan-access", "exit_node_allow_lan_access", true, false},
+    {"tun", "tun", false, false},
     {"socks5-server", "socks5_server", false, false},
     {"tcp-buffer-size", "tcp_buffer_size", false, false},
     {"tcp-congestion", "tcp_congestion", false, false},

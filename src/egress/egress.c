@@ -15,6 +15,7 @@ int tn_egress_new(const struct tn_egress_config *config, struct tn_egress **out)
     e->loop = config->loop;
     e->log = config->log;
     e->limits = config->limits;
+    e->mark = config->mark;
     if (!e->limits.connect_timeout_us) e->limits.connect_timeout_us = CONNECT_TIMEOUT_US;
     if (!e->limits.handshake_timeout_us) e->limits.handshake_timeout_us = HANDSHAKE_TIMEOUT_US;
     tn_policy_init(&e->policy);

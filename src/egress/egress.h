@@ -78,6 +78,7 @@ struct tn_egress_config {
     uv_loop_t *loop;
     const struct tn_log *log;
     struct tn_egress_limits limits;
+    uint32_t mark; /* SO_MARK of every socket; 0: none. One that can't be marked is not used */
 };
 
 int tn_egress_new(const struct tn_egress_config *config, struct tn_egress **out);

@@ -77,6 +77,7 @@ struct tn_egress {
     uv_loop_t *loop;
     const struct tn_log *log;
     struct tn_egress_limits limits;
+    uint32_t mark;
     struct tn_policy policy;
     struct tn_guard guard;
     struct tn_upstream upstream;

@@ -96,7 +96,7 @@ int tn_proxied_next(struct tn_egress_conn *c)
     uint64_t now_us = tn_egress_now();
     while (d->next < d->naddrs && now_us < d->deadline_us) {
         uint64_t share_us = (d->deadline_us - now_us) / (d->naddrs - d->next);
-        int fd = tn_socket_connect(&d->addrs[d->next++]);
+        int fd = tn_socket_connect(&d->addrs[d->next++], c->e->mark);
         if (fd >= 0) return tn_dial_attempt(c, fd, now_us + share_us);
         if (tn_direct_fail_of(fd) == TN_EGRESS_FAIL_FDS) return TN_EGRESS_FAIL_FDS;
     }

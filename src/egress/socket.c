@@ -33,7 +33,7 @@ static void set_option(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof value); /* comfort, never a condition */
 }
 
-int tn_socket_connect(const struct tn_addrport *to)
+int tn_socket_connect(const struct tn_addrport *to, uint32_t mark)
 {
     struct sockaddr_storage sa;
     socklen_t len = tn_addrport_to_sockaddr(to, &sa);
@@ -43,6 +43,12 @@ int tn_socket_connect(const struct tn_addrport *to)
     if ((unsigned)fd >= tn_socket_room()) {
         close(fd);
         return TN_E_MFILE;
+    }
+    /* Not comfort: without it the connection would be routed into the tailnet, to ourselves in the end. */
+    if (mark && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
+        int err = -errno;
+        close(fd);
+        return err;
     }
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* an urgent byte is a byte of the stream */

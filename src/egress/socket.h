@@ -8,8 +8,9 @@
 #include <sys/uio.h>
 
 /* Begins a TCP connection: a non-blocking, close-on-exec descriptor that becomes writable when it is decided, or a
- * negative errno. TN_E_MFILE also when only the descriptors kept for the node itself are left. */
-int tn_socket_connect(const struct tn_addrport *to);
+ * negative errno. TN_E_MFILE also when only the descriptors kept for the node itself are left. mark: see
+ * tn_egress_config. */
+int tn_socket_connect(const struct tn_addrport *to, uint32_t mark);
 /* The outcome of the connect, or what broke the connection since: 0 or a negative errno. Reading it clears it. */
 int tn_socket_error(int fd);
 /* Bytes, 0 at the end of the stream, TN_E_AGAIN, TN_E_RESET (EPIPE too: see the source) or another negative errno. */

@@ -1,5 +1,6 @@
 #include "node/config.h"
 
+#include "tun/tun.h"
 #include "util/err.h"
 #include "util/file.h"
 
@@ -19,7 +20,7 @@ void tn_config_init(struct tn_config *c) { *c = (struct tn_config){.egress_said 
 void tn_config_fini(struct tn_config *c)
 {
     char **strings[] = {&c->state_dir, &c->login_server, &c->hostname, &c->exit_node,
-                        &c->exit_dns,  &c->socket,       &c->socks5_server};
+                        &c->exit_dns,  &c->socket,       &c->socks5_server, &c->tun};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(*strings[i]);
     tn_secret_free(c->auth_key);
     tn_proxy_free(c->proxy);
@@ -247,6 +248,12 @@ static int set_socks5_server(struct tn_config *c, const char *value, char why[20
     return set_string(&c->socks5_server, value);
 }
 
+static int set_tun(struct tn_config *c, const char *value, char why[200])
+{
+    if (*value && !tn_tun_name_ok(value)) return bad(why, "tun", "a name for an interface, such as tailnet0");
+    return set_string(&c->tun, value);
+}
+
 int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200])
 {
     why[0] = '\0';
@@ -257,7 +264,8 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
         unsigned said;
     } bools[] = {{"ephemeral", &c->ephemeral, 0},
                  {"accept_routes", &c->accept_routes, TN_SAID_ACCEPT_ROUTES},
-                 {"advertise_exit_node", &c->advertise_exit_node, 0}};
+                 {"advertise_exit_node", &c->advertise_exit_node, 0},
+                 {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0}};
     for (size_t i = 0; i < sizeof bools / sizeof *bools; i++) {
         if (strcmp(option, bools[i].name) != 0) continue;
         if (parse_bool(value, bools[i].slot) != 0) return bad(why, option, "true or false");
@@ -272,7 +280,8 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
                   {"log_level", set_log_level},
                   {"port", set_port},                 {"hostname", set_hostname},
                   {"login_server", set_login_server}, {"exit_dns", set_exit_dns},
-                  {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node}};
+                  {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node},
+                  {"tun", set_tun}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(option, others[i].name)) return others[i].set(c, value, why);
     if (!strcmp(option, "state_dir")) return set_string(&c->state_dir, value);

@@ -16,9 +16,9 @@ enum tn_config_said { /* bits: preferences given explicitly, which beat those ke
 
 struct tn_config {
     unsigned said;
-    char *state_dir, *login_server, *hostname, *exit_node, *exit_dns, *socket, *socks5_server; /* NULL: default */
+    char *state_dir, *login_server, *hostname, *exit_node, *exit_dns, *socket, *socks5_server, *tun; /* NULL: default */
     struct tn_secret *auth_key;
-    bool ephemeral, accept_routes, advertise_exit_node;
+    bool ephemeral, accept_routes, advertise_exit_node, exit_node_allow_lan;
     uint16_t port;
     size_t tcp_buffer_size; /* 0: automatic */
     enum tn_congestion tcp_congestion;

@@ -16,6 +16,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum {
     ATTEMPT_DELAY_MS = 250,              /* RFC 8305 section 5 */
@@ -31,6 +32,7 @@ struct tn_uvdialer {
     struct tn_dialer iface;
     uint8_t *read_buffer; /* there while any stream is */
     unsigned conns;
+    uint32_t mark;
     struct tn_list dirty; /* streams with gathered plaintext */
     uv_prepare_t flusher; /* seals and sends it before the loop sleeps */
     uv_idle_t awake;      /* active while something is gathered, so that it does not sleep before that */
@@ -419,6 +421,15 @@ static void attempt_done(uv_connect_t *req, int status)
     maybe_free(c);
 }
 
+static int mark_socket(const struct tn_uvdialer *d, const uv_tcp_t *tcp)
+{
+    uv_os_fd_t fd;
+    if (!d->mark) return 0;
+    int err = uv_fileno((const uv_handle_t *)tcp, &fd);
+    if (err) return err;
+    return setsockopt(fd, SOL_SOCKET, SO_MARK, &d->mark, sizeof d->mark) == 0 ? 0 : -errno;
+}
+
 static int connect_next(struct conn *c)
 {
     struct tn_addrport to = c->addrs[c->next_addr++];
@@ -427,14 +438,15 @@ static int connect_next(struct conn *c)
     struct attempt *a = calloc(1, sizeof *a);
     if (!a) return TN_E_NOMEM;
     a->conn = c;
-    int err = uv_tcp_init(c->dialer->loop, &a->tcp);
+    int err = uv_tcp_init_ex(c->dialer->loop, &a->tcp, sa.ss_family); /* with its socket */
     if (err) {
         free(a);
         return err;
     }
     a->tcp.data = a;
     c->handles++;
-    err = uv_tcp_connect(&a->req, &a->tcp, (struct sockaddr *)&sa, attempt_done);
+    err = mark_socket(c->dialer, &a->tcp);
+    if (!err) err = uv_tcp_connect(&a->req, &a->tcp, (struct sockaddr *)&sa, attempt_done);
     if (err) {
         uv_close((uv_handle_t *)&a->tcp, attempt_closed);
         return err;
@@ -614,6 +626,8 @@ int tn_uvdialer_new(uv_loop_t *loop, struct tn_tls_ctx *tls, const struct tn_log
     *out = d;
     return 0;
 }
+
+void tn_uvdialer_set_mark(struct tn_uvdialer *d, uint32_t mark) { d->mark = mark; }
 
 void tn_uvdialer_stop(struct tn_uvdialer *d)
 {

@@ -12,6 +12,8 @@
 struct tn_uvdialer;
 
 int tn_uvdialer_new(uv_loop_t *loop, struct tn_tls_ctx *tls, const struct tn_log *log, struct tn_uvdialer **out);
+/* SO_MARK of every connection from now on; one that can't be marked fails. 0: none. */
+void tn_uvdialer_set_mark(struct tn_uvdialer *d, uint32_t mark);
 /* Every stream must have been closed. Closes the dialer's handles; the loop has to run until they are gone, then free. */
 void tn_uvdialer_stop(struct tn_uvdialer *d);
 void tn_uvdialer_free(struct tn_uvdialer *d);

@@ -6,6 +6,7 @@
 
 #include "node/peerapi_server.h"
 #include "node/ping.h"
+#include "node/tunmode.h"
 #include "util/err.h"
 
 #include <ifaddrs.h>
@@ -110,6 +111,7 @@ static int set_allowed(struct tn_node *n, struct tn_npeer *p, const struct tn_ne
         if (wanted) allowed[count++] = *a;
     }
     int err = tn_wg_peer_set_allowed(n->wg, p->wg, allowed, count);
+    tn_tunmode_peer_routes(n, p, allowed, err ? 0 : count);
     free(allowed);
     return err;
 }
@@ -144,6 +146,7 @@ static void disconnect_peer(struct tn_node *n, struct tn_npeer *p)
     tn_pings_peer_gone(n, p);
     if (p->wg) tn_wg_peer_remove(n->wg, p->wg);
     if (p->path) tn_path_peer_remove(n->path, p->path);
+    tn_tunmode_peer_routes(n, p, NULL, 0);
     p->wg = NULL;
     p->path = NULL;
 }
@@ -223,6 +226,7 @@ static void free_one(struct tn_hnode *h, void *arg)
 {
     struct tn_npeer *p = TN_CONTAINER(h, struct tn_npeer, by_id);
     free(p->addrs);
+    free(p->routed);
     free(p);
 }
 
@@ -269,6 +273,7 @@ void tn_node_choose_exit(struct tn_node *n, uint64_t now_us)
     const struct tn_netnode *node = wanted ? find_exit(n, wanted) : NULL;
     int64_t id = node && tn_node_offers_exit(node) ? node->id : 0;
     n->exit_missing = wanted && !id;
+    tn_tunmode_update(n);
     if (id == n->exit_peer) return;
     int64_t old = n->exit_peer;
     n->exit_peer = id;
@@ -283,13 +288,14 @@ void tn_node_choose_exit(struct tn_node *n, uint64_t now_us)
 
 /* Prefixes of the host's interfaces, which a default route we advertise does not include; host bits are kept, since the host's
  * own public addresses are part of it again. A negative code when they can't be told, or are too many. */
-static int attached_prefixes(struct tn_prefix *out, int cap)
+static int attached_prefixes(const struct tn_node *n, struct tn_prefix *out, int cap)
 {
     struct ifaddrs *list;
     int count = 0;
     if (getifaddrs(&list) != 0) return -errno;
     for (struct ifaddrs *i = list; i; i = i->ifa_next) {
         struct tn_addrport addr, mask;
+        if (tn_tunmode_is_device(n, i->ifa_name)) continue;
         if (!i->ifa_addr || !i->ifa_netmask || tn_addrport_from_sockaddr(i->ifa_addr, &addr) != 0) continue;
         i->ifa_netmask->sa_family = i->ifa_addr->sa_family;
         if (tn_addrport_from_sockaddr(i->ifa_netmask, &mask) != 0) continue;
@@ -314,7 +320,7 @@ static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, ui
     n->nown = 0;
     for (size_t i = 0; i < self->naddresses && n->nown < sizeof n->own / sizeof *n->own; i++)
         n->own[n->nown++] = self->addresses[i].ip;
-    int nattached = attached_prefixes(attached, MAX_ATTACHED);
+    int nattached = attached_prefixes(n, attached, MAX_ATTACHED);
     if (nattached < 0) tn_logf(&n->log, TN_LOG_ERROR, "node", "own interfaces: %s; no exit traffic", tn_err_text(nattached));
     bool offer = n->config.advertise_exit_node && nattached >= 0;
     int err = tn_stack_set_addrs(n->stack, n->own, n->nown, now_us);
@@ -363,7 +369,7 @@ int tn_node_push_host(struct tn_node *n)
                                    .backend_log_id = n->state.log_id,
                                    .routable_ips = default_routes,
                                    .nroutable_ips = n->config.advertise_exit_node ? 2 : 0,
-                                   .userspace = true,
+                                   .userspace = !n->config.tun,
                                    .exit_node_id = exit_node ? exit_node->stable_id : NULL};
     tn_peerapi_server_ports(n, &host.peerapi4, &host.peerapi6);
     host.peerapi_dns_proxy = n->config.advertise_exit_node && (host.peerapi4 || host.peerapi6);

@@ -13,6 +13,7 @@
 #include "node/peerapi_server.h"
 #include "node/ping.h"
 #include "node/socks5d.h"
+#include "node/tunmode.h"
 #include "util/err.h"
 
 #include <ifaddrs.h>
@@ -151,6 +152,7 @@ static void on_prepare(uv_prepare_t *p)
     struct tn_node *n = p->data;
     if (n->closing) return;
     tn_node_deliver_loopback(n);
+    tn_tunmode_turn_ends(n);
     uint64_t next = tn_list_empty(&n->loopback) ? earliest(n) : 0; /* more than a turn's worth: go on in the next */
     if (next == TN_NEVER) {
         uv_timer_stop(&n->tick);
@@ -200,6 +202,7 @@ static void report_local_addresses(struct tn_node *n)
     if (getifaddrs(&list) != 0) return;
     for (struct ifaddrs *i = list; i && count < MAX; i = i->ifa_next) {
         struct tn_addrport ap;
+        if (tn_tunmode_is_device(n, i->ifa_name)) continue;
         if (!i->ifa_addr || !(i->ifa_flags & IFF_UP) || tn_addrport_from_sockaddr(i->ifa_addr, &ap) != 0) continue;
         if (tn_ip_is_loopback(&ap.ip) || tn_ip_is_link_local(&ap.ip) || tn_ip_is_tailnet(&ap.ip)) continue;
         addrs[count++] = ap.ip;
@@ -215,7 +218,9 @@ static int open_udp(struct tn_node *n)
         tn_node_set_error(n, "UDP port %u: %s", n->config.port, tn_err_text(err));
         return err;
     }
-    err = poll_udp(n, &n->udp4, tn_udp_fd4(n->udp));
+    err = tn_tunmode_mark_socket(n, tn_udp_fd4(n->udp));
+    if (!err) err = tn_tunmode_mark_socket(n, tn_udp_fd6(n->udp));
+    if (!err) err = poll_udp(n, &n->udp4, tn_udp_fd4(n->udp));
     return err ? err : poll_udp(n, &n->udp6, tn_udp_fd6(n->udp));
 }
 
@@ -223,7 +228,7 @@ static int open_udp(struct tn_node *n)
 
 static int make_egress(struct tn_node *n)
 {
-    struct tn_egress_config ec = {.loop = &n->loop, .log = &n->log};
+    struct tn_egress_config ec = {.loop = &n->loop, .log = &n->log, .mark = tn_tunmode_mark(n)};
     int err = tn_egress_new(&ec, &n->egress);
     if (err) return err;
     /* Not an exit node: off, as the egress begins, and not a word about settings nobody needs. */
@@ -250,7 +255,8 @@ static int make_egress(struct tn_node *n)
 
 static int make_datapath(struct tn_node *n)
 {
-    struct tn_stack_config sc = {.tcp_buffer_max = n->config.tcp_buffer_size,
+    struct tn_stack_config sc = {.port_first = n->config.tun ? TN_TUNMODE_PORT_FIRST : 0,
+                                 .tcp_buffer_max = n->config.tcp_buffer_size,
                                  .congestion = n->config.tcp_congestion,
                                  .rng = n->rng,
                                  .log = &n->log,
@@ -323,6 +329,8 @@ static int make_all(struct tn_node *n)
     n->tls = tn_tls_ctx_new();
     if (!n->tls) return TN_E_NOMEM;
     int err = tn_uvdialer_new(&n->loop, n->tls, &n->log, &n->dialer);
+    if (!err) tn_uvdialer_set_mark(n->dialer, tn_tunmode_mark(n));
+    if (!err) err = tn_tunmode_new(n);
     if (!err) err = make_egress(n);
     if (!err) err = make_datapath(n);
     if (!err) err = tn_pings_new(n);
@@ -370,6 +378,7 @@ static void tear_down(struct tn_node *n)
     tn_localapi_free(n);
     tn_exitdns_free(n);
     if (n->stack) tn_bridges_end(n);
+    tn_tunmode_free(n);
     tn_peerapi_server_free(n);
     tn_pings_free(n);
     if (n->forward) tn_forward_free(n->forward);

@@ -34,6 +34,7 @@ struct tn_socks5d;
 struct tn_peerapi_server;
 struct tn_pings;
 struct tn_exitdns;
+struct tn_tunmode;
 
 /* STARTING: another thread is at it; the node's fields are its own until it is done. */
 enum tn_node_life { TN_NODE_STOPPED, TN_NODE_STARTING, TN_NODE_STARTED };
@@ -48,6 +49,8 @@ struct tn_npeer {
     struct tn_path_peer *path;
     struct tn_ip *addrs; /* as entered in the address table */
     size_t naddrs;
+    struct tn_prefix *routed; /* in TUN mode: what the host routes to it */
+    size_t nrouted;
 };
 
 struct tn_node {
@@ -79,6 +82,7 @@ struct tn_node {
     struct tn_socks5d *socks5d;
     struct tn_pings *pings;
     struct tn_exitdns *exitdns;
+    struct tn_tunmode *tun; /* NULL: all in-process */
 
     struct tn_htable peers;           /* struct tn_npeer by node ID */
     struct tn_route_table *addresses; /* peers' own addresses to struct tn_npeer */

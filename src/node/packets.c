@@ -2,6 +2,7 @@
  *
  *   in:  path (DERP or UDP) -> wg (opens, checks the inner source) -> TSMP answered here -> filter -> stack
  *        stack: own address -> sockets; foreign address -> forwarder
+ *        with a TUN: own address -> the kernel, unless the stack has something there (tunmode.h)
  *   out: stack -> filter (remembers UDP flows) -> crypto-key routing -> wg (seals) -> path
  *
  * Packets to our own addresses never leave: they wait in a short list and enter the stack at the end of the turn, because
@@ -9,6 +10,7 @@
 #include "node/node.h"
 
 #include "node/ping.h"
+#include "node/tunmode.h"
 #include "util/err.h"
 #include "wire/ip.h"
 
@@ -131,7 +133,7 @@ static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, ui
     struct tn_filter_peer who = filter_peer(node);
     enum tn_filter_reason why;
     if (tn_filter_in(n->filter, packet, k.total_len, &who, &why) != TN_ACCEPT) dropped(n, &k, packet, why, now_us);
-    else tn_stack_input(n->stack, packet, k.total_len, now_us);
+    else if (!tn_tunmode_deliver(n, packet, &k)) tn_stack_input(n->stack, packet, k.total_len, now_us);
 }
 
 /* ---- out ---- */

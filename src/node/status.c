@@ -243,7 +243,7 @@ json_t *tn_status_object(struct tn_node *n, bool peers)
     size_t slen = strlen(suffix);
     if (slen && suffix[slen - 1] == '.') suffix[slen - 1] = '\0';
     const char *url = tn_control_auth_url(n->control);
-    json_t *o = json_pack("{s:s s:b s:s s:b s:s s:o s:o s:o s:s s:o? s:n s:n s:o}", "Version", TN_NODE_IPN_VERSION, "TUN", 0,
+    json_t *o = json_pack("{s:s s:b s:s s:b s:s s:o s:o s:o s:s s:o? s:n s:n s:o}", "Version", TN_NODE_IPN_VERSION, "TUN", n->tun != NULL,
                           "BackendState", tn_status_backend_state(n), "HaveNodeKey",
                           !tn_key_is_zero(n->state.identity.node.b), "AuthURL", url ? url : "", "TailscaleIPs",
                           self ? ip_array(self->addresses, self->naddresses) : json_null(), "Self", self_object(n, self),

@@ -3,7 +3,7 @@
  * 7323). */
 #include "stack/internal.h"
 
-enum { PORT_FIRST = 49152, PORT_LAST = 65535 }; /* RFC 6335's dynamic range */
+enum { PORT_LAST = 65535 };
 
 struct tuple {
     struct tn_addrport local, remote;
@@ -57,10 +57,9 @@ uint32_t tn_flow_ts_offset(const struct tn_stack *st, const struct tn_flow *f)
 
 int tn_flow_pick_port(struct tn_stack *st, struct tn_addrport *local, const struct tn_addrport *remote)
 {
-    enum { RANGE = PORT_LAST - PORT_FIRST + 1 };
-    unsigned start = (unsigned)tn_rng_below(&st->rng, RANGE);
-    for (unsigned i = 0; i < RANGE; i++) {
-        local->port = (uint16_t)(PORT_FIRST + (start + i) % RANGE);
+    unsigned range = PORT_LAST - st->port_first + 1u, start = (unsigned)tn_rng_below(&st->rng, range);
+    for (unsigned i = 0; i < range; i++) {
+        local->port = (uint16_t)(st->port_first + (start + i) % range);
         if (!tn_flow_find(st, local, remote) && !tn_listener_find(st, local)) return 0;
     }
     return TN_E_ADDRINUSE;
@@ -121,3 +120,10 @@ int tn_udp_sock_insert(struct tn_stack *st, struct tn_udp_sock *u)
     if (tn_htable_find(&st->udp_socks, h, sock_eq, &u->local)) return TN_E_ADDRINUSE;
     return tn_htable_insert(&st->udp_socks, &u->node, h);
 }
+
+bool tn_stack_has_tcp(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote)
+{
+    return tn_listener_find(st, local) || tn_flow_find(st, local, remote);
+}
+
+bool tn_stack_has_udp(const struct tn_stack *st, const struct tn_addrport *local) { return tn_udp_sock_find(st, local); }

@@ -190,7 +190,7 @@ struct tn_stack {
     struct tn_rng rng;
     const struct tn_log *log;
     struct tn_hashkey key, isn_key;
-    uint16_t mtu;
+    uint16_t mtu, port_first;
     uint16_t ip_id;
     uint32_t frag_id;
     size_t tcp_buffer_max; /* 0: automatic */

@@ -8,7 +8,8 @@ enum {
     DEFAULT_BUDGET = 256 * 1024 * 1024,
     UNREACH_PER_SECOND = 100,
     UNREACH_BURST = 200,
-    CHALLENGES_PER_SECOND = 1000
+    CHALLENGES_PER_SECOND = 1000,
+    PORT_FIRST = 49152 /* of RFC 6335's dynamic range */
 };
 
 struct tn_stack *tn_stack_new(const struct tn_stack_config *config)
@@ -19,6 +20,7 @@ struct tn_stack *tn_stack_new(const struct tn_stack_config *config)
     st->ctx = config->ctx;
     st->rng = config->rng;
     st->log = config->log;
+    st->port_first = config->port_first ? config->port_first : PORT_FIRST;
     st->mtu = config->mtu ? config->mtu : TN_STACK_MTU;
     if (st->mtu < TN_STACK_MTU_MIN) st->mtu = TN_STACK_MTU_MIN;
     if (st->mtu > TN_STACK_MTU_MAX) st->mtu = TN_STACK_MTU_MAX;

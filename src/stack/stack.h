@@ -65,6 +65,7 @@ struct tn_stack_config {
     size_t budget;                /* bytes of chunks for all flows; 0: 256 MiB */
     size_t tcp_buffer_max;        /* per flow and direction; 0: automatic, up to 48 MiB within the budget */
     enum tn_congestion congestion;
+    uint16_t port_first;          /* lowest port for our own connections; 0: 49152 */
     struct tn_rng rng;
     const struct tn_log *log;
     struct tn_stack_callbacks cb;
@@ -80,6 +81,10 @@ void tn_stack_set_tcp_buffer_max(struct tn_stack *st, size_t bytes); /* for flow
 
 /* A packet from the network (already filtered). May be overwritten. */
 void tn_stack_input(struct tn_stack *st, uint8_t *packet, size_t len, uint64_t now_us);
+/* Is there anything of ours for such a packet: a flow (one in TIME_WAIT too) or a listener; a UDP socket? For those who
+ * share our addresses with another stack. */
+bool tn_stack_has_tcp(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote);
+bool tn_stack_has_udp(const struct tn_stack *st, const struct tn_addrport *local);
 void tn_stack_timeout(struct tn_stack *st, uint64_t now_us);
 uint64_t tn_stack_next_deadline(const struct tn_stack *st);
 

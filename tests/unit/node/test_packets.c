@@ -22,6 +22,7 @@ void tn_stack_input(struct tn_stack *st, uint8_t *packet, size_t len, uint64_t n
     if (fake.on_input) fake.on_input(fake.node);
 }
 void tn_pings_tsmp(struct tn_node *n, struct tn_npeer *peer, const struct tn_ippkt *k, uint64_t now_us) { fake.tsmp++; }
+bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k) { return false; }
 void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us) { fake.refused++; }
 int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *p, uint8_t const *packet, size_t len, uint64_t now_us)
 {
