@@ -247,8 +247,8 @@ static int host_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct t
     int why = tn_chan_new(e, k->peer, k->kind, out);
     if (why) return why;
     struct tn_chan *c = *out;
-    int fd = k->kind == TN_DGRAM_UDP ? tn_dgramsock_udp(k->dst.ip.family, k->src.port)
-                                     : tn_dgramsock_echo(k->dst.ip.family, k->src.port);
+    int fd = k->kind == TN_DGRAM_UDP ? tn_dgramsock_udp(k->dst.ip.family, k->src.port, e->mark)
+                                     : tn_dgramsock_echo(k->dst.ip.family, k->src.port, e->mark);
     why = fd < 0 ? (int)tn_direct_fail_of(fd) : tn_chan_take_fd(c, fd);
     if (!why && tn_htable_insert(&g->sources, &c->by_src, hash_source(g, k->kind, &k->src)) != 0)
         why = TN_EGRESS_FAIL_FDS;

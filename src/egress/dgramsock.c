@@ -20,13 +20,18 @@ static void set_option(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof value); /* comfort, never a condition */
 }
 
-static int make(uint8_t family, int proto)
+static int make(uint8_t family, int proto, uint32_t mark)
 {
     int fd = socket(family == 4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, proto);
     if (fd < 0) return -errno;
     if ((unsigned)fd >= tn_socket_room()) {
         close(fd);
         return TN_E_MFILE;
+    }
+    int err = tn_socket_mark(fd, mark);
+    if (err) {
+        close(fd);
+        return err;
     }
     if (family == 4) set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
     else set_option(fd, IPPROTO_IPV6, IPV6_RECVERR, 1);
@@ -42,25 +47,25 @@ static bool try_bind(int fd, uint8_t family, uint16_t port)
     return bind(fd, (struct sockaddr *)&sa, len) == 0;
 }
 
-int tn_dgramsock_udp(uint8_t family, uint16_t port)
+int tn_dgramsock_udp(uint8_t family, uint16_t port, uint32_t mark)
 {
-    int fd = make(family, IPPROTO_UDP);
+    int fd = make(family, IPPROTO_UDP, mark);
     if (fd >= 0 && port >= PORT_MIN) (void)try_bind(fd, family, port); /* else the first send takes any */
     return fd;
 }
 
-int tn_dgramsock_echo(uint8_t family, uint16_t id)
+int tn_dgramsock_echo(uint8_t family, uint16_t id, uint32_t mark)
 {
-    int fd = make(family, family == 4 ? (int)IPPROTO_ICMP : (int)IPPROTO_ICMPV6);
+    int fd = make(family, family == 4 ? (int)IPPROTO_ICMP : (int)IPPROTO_ICMPV6, mark);
     if (fd >= 0) (void)try_bind(fd, family, id);
     return fd;
 }
 
-int tn_dgramsock_connected(const struct tn_addrport *to)
+int tn_dgramsock_connected(const struct tn_addrport *to, uint32_t mark)
 {
     struct sockaddr_storage sa;
     socklen_t len = tn_addrport_to_sockaddr(to, &sa);
-    int fd = make(to->ip.family, IPPROTO_UDP);
+    int fd = make(to->ip.family, IPPROTO_UDP, mark);
     if (fd < 0 || connect(fd, (struct sockaddr *)&sa, len) == 0) return fd;
     int err = -errno;
     close(fd);

@@ -25,12 +25,13 @@ struct tn_dgram_item {
 };
 
 /* A socket that may talk to everybody of the family, on this port or, when it is not to be had, on any. A descriptor
- * or a negative errno; TN_E_MFILE also when only the descriptors kept for the node itself are left. */
-int tn_dgramsock_udp(uint8_t family, uint16_t port);
+ * or a negative errno; TN_E_MFILE also when only the descriptors kept for the node itself are left. mark: see
+ * tn_egress_config. */
+int tn_dgramsock_udp(uint8_t family, uint16_t port, uint32_t mark);
 /* For ICMP echo, without privileges: TN_E_ACCES where net.ipv4.ping_group_range does not have our group. */
-int tn_dgramsock_echo(uint8_t family, uint16_t id);
+int tn_dgramsock_echo(uint8_t family, uint16_t id, uint32_t mark);
 /* A UDP socket that hears one address only. */
-int tn_dgramsock_connected(const struct tn_addrport *to);
+int tn_dgramsock_connected(const struct tn_addrport *to, uint32_t mark);
 /* Count of datagrams, TN_E_AGAIN, or what the network said of an earlier one (see tn_dgramsock_error). */
 int tn_dgramsock_read(int fd, struct tn_dgram_in *in);
 /* How many of the items (at most TN_DGRAM_BATCH) were sent before one failed; *err: why, 0 if all. to with family 0:

@@ -33,6 +33,12 @@ static void set_option(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof value); /* comfort, never a condition */
 }
 
+/* Not comfort: without its mark the socket would be routed into the tailnet, to ourselves in the end. */
+int tn_socket_mark(int fd, uint32_t mark)
+{
+    return !mark || setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) == 0 ? 0 : -errno;
+}
+
 int tn_socket_connect(const struct tn_addrport *to, uint32_t mark)
 {
     struct sockaddr_storage sa;
@@ -44,11 +50,10 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark)
         close(fd);
         return TN_E_MFILE;
     }
-    /* Not comfort: without it the connection would be routed into the tailnet, to ourselves in the end. */
-    if (mark && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
-        int err = -errno;
+    int marked = tn_socket_mark(fd, mark);
+    if (marked) {
         close(fd);
-        return err;
+        return marked;
     }
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* an urgent byte is a byte of the stream */

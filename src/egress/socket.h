@@ -11,6 +11,7 @@
  * negative errno. TN_E_MFILE also when only the descriptors kept for the node itself are left. mark: see
  * tn_egress_config. */
 int tn_socket_connect(const struct tn_addrport *to, uint32_t mark);
+int tn_socket_mark(int fd, uint32_t mark); /* before it is connected. 0 for mark 0 */
 /* The outcome of the connect, or what broke the connection since: 0 or a negative errno. Reading it clears it. */
 int tn_socket_error(int fd);
 /* Bytes, 0 at the end of the stream, TN_E_AGAIN, TN_E_RESET (EPIPE too: see the source) or another negative errno. */
