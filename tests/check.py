@@ -106,6 +106,9 @@ def stage(text):
 
 def build(run):
     stage(f"build with ASan and UBSan in {os.path.basename(BUILD)}")
+    if not os.access(BUILD if os.path.isdir(BUILD) else os.path.dirname(BUILD), os.W_OK):
+        print(f"{BUILD} can't be written to")
+        return False
     if not os.path.exists(os.path.join(BUILD, "build.ninja")):
         shutil.rmtree(BUILD, ignore_errors=True)
         env = dict(os.environ)
