@@ -82,8 +82,10 @@ TAILNET_API int tailnet_new(tailnet **out);
  *                       from this host's own address; proxy through exit_proxy and never otherwise
  *   forward_exit_egress true | false: the same switch by another name; true alone never means host
  *   exit_proxy          socks5://[user:pass@]host:port or http://[user:pass@]host:port, or file:PATH with such a URL; secret
- *   exit_dns            DNS-over-HTTPS URL with an IP address as host, asked for exit clients through the same egress;
- *                       default https://1.1.1.1/dns-query
+ *   exit_dns            where names are asked for exit clients, through the same egress: https://ADDRESS[:port][/path] (DNS
+ *                       over HTTPS) or tcp://ADDRESS[:port] (DNS over TCP), up to four in the order of preference, separated
+ *                       by commas; default https://1.1.1.1/dns-query
+ *   exit_dns_aaaa       true | false: are exit clients told IPv6 addresses? default true
  *   tun                 name of a TUN device: the host's own programs are in the tailnet too. Needs root or CAP_NET_ADMIN. The
  *                       calls below go on in-process: what tailnet_listen has taken is not the host's, and a dial to one of
  *                       the node's own addresses reaches tailnet_listen's listeners, not the host's servers

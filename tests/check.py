@@ -19,8 +19,8 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 BUILD = os.path.join(ROOT, os.environ.get("TN_CHECK_BUILD", "build-check"))
 SUITES = ("unit", "fuzz", "sim", "e2e")
 GO_AT_LEAST = (1, 26)
-E2E_ORDER = ["selftest", "test_join", "test_exit", "test_flows", "test_closed", "test_hostile", "test_api", "test_devserver",
-             "test_dev", "test_headscale"]
+E2E_ORDER = ["selftest", "test_join", "test_exit", "test_dns", "test_flows", "test_closed", "test_hostile", "test_api",
+             "test_devserver", "test_dev", "test_headscale"]
 IDLE = "test_vanish"  # waits for minutes and does nothing: runs beside the others
 
 

@@ -45,8 +45,9 @@ static const char usage[] =
     "  --exit-egress off|host|proxy\n"
     "                           off is the default; host sends it from this host's own address; --exit-proxy\n"
     "                           means proxy\n"
-    "  --exit-dns URL           DNS over HTTPS for exit clients, asked the same way; its host is an IP address\n"
-    "                           (default https://1.1.1.1/dns-query)\n"
+    "  --exit-dns URL[,URL...]  where names of exit clients are asked, the same way: https://ADDRESS/path or\n"
+    "                           tcp://ADDRESS, the first that works (default https://1.1.1.1/dns-query)\n"
+    "  --exit-dns-aaaa BOOL     false: tell exit clients no IPv6 addresses\n"
     "\n"
     "using the tailnet:\n"
     "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
@@ -81,6 +82,7 @@ static const struct flag flags[] = {
     {"exit-egress", "exit_egress", false, false},
     {"exit-proxy", "exit_proxy", false, true},
     {"exit-dns", "exit_dns", false, false},
+    {"exit-dns-aaaa", "exit_dns_aaaa", false, false},
     {"exit-node", "exit_node", false, false},
     {"exit-node-allow-lan-access", "exit_node_allow_lan_access", true, false},
     {"tun", "tun", false, false},

@@ -1,4 +1,5 @@
-/* DNS for exit clients: the DoH upstream behind the egress policy, and the PeerAPI's /dns-query on top of it.
+/* DNS for exit clients: a resolver that asks upstream through the egress, with a cache, and the checks of messages that
+ * the PeerAPI's /dns-query and port 53 (port53.h) share.
  *
  * The host's resolver is never asked. Upstream TLS lives here (src/crypto's engine over an egress connection), so
  * that src/egress stays free of it. */
@@ -10,39 +11,65 @@
 #include "util/log.h"
 #include "util/rng.h"
 
-struct tn_doh; /* one upstream, one kept HTTP/2 connection */
+enum { TN_DNS_MAX = 65535, TN_DNS_UPSTREAMS_MAX = 4 };
 
-struct tn_doh_config {
-    const char *url; /* https://ADDRESS[:port][/path]; the host must be an IP literal; no path means /dns-query */
+struct tn_dns; /* the resolver */
+struct tn_dns_query;
+
+struct tn_dns_config {
+    /* One to four upstreams, separated by commas, in the order in which they are preferred. Each is
+     *   https://ADDRESS[:port][/path]   DNS over HTTPS; no path means /dns-query
+     *   tcp://ADDRESS[:port]            DNS over TCP
+     * always through the egress. */
+    const char *upstreams;
     struct tn_egress *egress;
     struct tn_tls_ctx *tls;
     const struct tn_log *log;
     struct tn_rng rng;
+    uint64_t (*now)(void *ctx); /* microseconds as everywhere; NULL: CLOCK_MONOTONIC */
+    void *ctx;
 };
 
-enum { TN_DNS_MAX = 65535, TN_DOH_INFLIGHT_MAX = 1024 };
+int tn_dns_check_upstreams(const char *upstreams); /* 0 or TN_E_INVAL */
+int tn_dns_new(const struct tn_dns_config *config, struct tn_dns **out); /* TN_E_INVAL: the upstreams */
+void tn_dns_free(struct tn_dns *d); /* queries under way end without callback */
 
-/* "https://1.1.1.1/dns-query" is the default. The host must be an IP literal: a name would have to be resolved by
- * somebody. TN_E_INVAL otherwise. */
-int tn_doh_new(const struct tn_doh_config *config, struct tn_doh **out);
-void tn_doh_free(struct tn_doh *d); /* queries under way end without callback */
-/* Asks; answer(arg, 0, bytes, len) or answer(arg, err, NULL, 0) exactly once, never before this returns, unless
- * canceled. The query's ID is sent as 0 and restored in the answer. 5 s at most. A negative return is a refusal at
- * once, without callback: TN_E_MALFORMED (not a query), TN_E_LIMIT, TN_E_POLICY (egress is off), what the dial said,
- * TN_E_NOMEM. answer may ask and cancel, but not free the upstream. After each call the next deadline may be nearer
- * than before. */
-struct tn_doh_query;
-int tn_doh_ask(struct tn_doh *d, const uint8_t *query, size_t len, uint64_t now_us,
-               void (*answer)(void *arg, int err, const uint8_t *answer, size_t len), void *arg,
-               struct tn_doh_query **out);
-void tn_doh_cancel(struct tn_doh_query *q);
-void tn_doh_timeout(struct tn_doh *d, uint64_t now_us);
-uint64_t tn_doh_next_deadline(const struct tn_doh *d);
-/* Gives up the kept connection, as after a change of the proxy: queries under way are asked again over a new one. A
- * change of the egress mode is noticed without this. */
-void tn_doh_reset(struct tn_doh *d);
-/* Health for status: 0 after an answer, or never asked; else why the latest connection failed, and its text. */
-int tn_doh_health(const struct tn_doh *d, const char **text);
+/* Asks on behalf of a peer. answer(arg, err, bytes, len) exactly once, never before this returns, unless canceled: bytes
+ * is a whole DNS message for this client in every case; err 0: somebody's answer, negative: SERVFAIL, and why. limit: the
+ * bytes that the client takes (tn_dns_udp_limit, or TN_DNS_MAX); a longer answer has TC set and no records. 5 s at most.
+ * A negative return is a refusal at once, without callback: TN_E_MALFORMED (not a query), TN_E_LIMIT (of the peer, or of
+ * all), TN_E_POLICY (egress is off), what the dial said, TN_E_NOMEM. answer may ask and cancel, but not free the
+ * resolver. After each call the next deadline may be nearer than before. */
+int tn_dns_ask(struct tn_dns *d, uint64_t peer, const uint8_t *query, size_t len, size_t limit, uint64_t now_us,
+               void (*answer)(void *arg, int err, const uint8_t *answer, size_t len), void *arg, struct tn_dns_query **out);
+void tn_dns_cancel(struct tn_dns_query *q);
+void tn_dns_timeout(struct tn_dns *d, uint64_t now_us);
+uint64_t tn_dns_next_deadline(const struct tn_dns *d);
+/* How much of an answer by UDP this query's sender takes: 512, or what its EDNS says, without fragments in a tunnel. */
+size_t tn_dns_udp_limit(const uint8_t *query, size_t len);
+
+/* Is there a way for UDP, and for IPv6? Without, answers don't lead there (HTTPS and SVCB without HTTP/3, no AAAA). Both
+ * are true at first. Signed data that the client wants to verify itself (DO) are left alone. */
+void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6);
+/* The proxy has changed: connections and what was learned through it are given up. A change of the egress mode is noticed
+ * without this. */
+void tn_dns_reset(struct tn_dns *d);
+void tn_dns_peer_gone(struct tn_dns *d, uint64_t peer); /* nothing of it is kept */
+
+/* The name by which this peer asked for the address a short while ago, in lower case, if it is the only one; NULL: none.
+ * Valid until the next call of any function here. A hint for the proxy, never a permission (names.h). */
+const char *tn_dns_name_of(struct tn_dns *d, uint64_t peer, const struct tn_ip *ip, uint64_t now_us);
+
+/* Health for status: 0 when an upstream works or none was asked yet; else why the first one failed, and its text. */
+int tn_dns_health(const struct tn_dns *d, const char **text);
+struct tn_dns_stats {
+    uint64_t queries, cache_hits, joined; /* joined: the same was being asked already */
+    uint64_t upstream_queries, failed, timed_out, over_limit;
+    uint64_t nxdomain, refused;           /* answers with these codes */
+    unsigned in_flight;                   /* queries that wait for an answer now */
+    size_t cache_entries, cache_bytes, names;
+};
+void tn_dns_stats(const struct tn_dns *d, struct tn_dns_stats *out);
 
 /* What PeerAPI does with one /dns-query: checks the message is one plausible query (one question, QR 0, size). */
 int tn_dns_check_query(const uint8_t *query, size_t len);

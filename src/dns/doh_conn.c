@@ -1,30 +1,12 @@
 /* The one connection to the upstream: an egress connection with TLS on it, both driven from the egress's events. TLS
  * is here and not in src/egress, which stays free of cryptography. */
 #include "dns/doh_internal.h"
+#include "dns/upstream.h"
 #include "util/err.h"
 
 #include <string.h>
 
 enum { READ_CHUNK = 16 * 1024, READS_PER_EVENT = 16 }; /* the event comes again when more is there */
-
-static int error_of(enum tn_egress_fail why)
-{
-    switch (why) {
-    case TN_EGRESS_FAIL_OFF:
-    case TN_EGRESS_FAIL_GUARD: return TN_E_POLICY;
-    case TN_EGRESS_FAIL_LIMIT: return TN_E_LIMIT;
-    case TN_EGRESS_FAIL_FDS: return TN_E_MFILE;
-    case TN_EGRESS_FAIL_UNREACHABLE: return TN_E_HOSTUNREACH;
-    case TN_EGRESS_FAIL_TIMEOUT:
-    case TN_EGRESS_FAIL_PROXY_TIMEOUT: return TN_E_TIMEDOUT;
-    case TN_EGRESS_FAIL_PROXY_AUTH: return TN_E_AUTH;
-    case TN_EGRESS_FAIL_PROXY_PROTOCOL: return TN_E_PROTO;
-    case TN_EGRESS_FAIL_PROXY_CLOSED: return TN_E_CLOSED;
-    case TN_EGRESS_FAIL_PROXY_NAME: return TN_E_DNS;
-    case TN_EGRESS_FAIL_CANCELED: return TN_E_CANCELED;
-    default: return TN_E_REFUSED;
-    }
-}
 
 static void set_want(struct tn_doh *d, int want)
 {
@@ -131,7 +113,7 @@ static void on_fail(void *arg, enum tn_egress_fail why)
 {
     struct tn_doh *d = arg;
     d->conn = NULL; /* gone already */
-    d->conn_err = error_of(why);
+    d->conn_err = tn_dns_dial_error(why);
     tn_doh_set_health(d, d->conn_err, tn_egress_fail_text(why));
     tn_doh_turn(d);
 }
@@ -154,8 +136,8 @@ int tn_doh_conn_open(struct tn_doh *d)
     int why = tn_egress_dial(d->config.egress, &to, &events, d, &d->conn);
     if (why) {
         d->conn = NULL;
-        tn_doh_set_health(d, error_of(why), tn_egress_fail_text(why));
-        return error_of(why);
+        tn_doh_set_health(d, tn_dns_dial_error(why), tn_egress_fail_text(why));
+        return tn_dns_dial_error(why);
     }
     d->want = 0;
     d->state = TN_DOH_DIALING;

@@ -5,7 +5,7 @@
 #ifndef TN_DNS_DOH_INTERNAL_H
 #define TN_DNS_DOH_INTERNAL_H
 
-#include "dns/dns.h"
+#include "dns/doh.h"
 #include "util/buf.h"
 #include "util/htable.h"
 #include "util/list.h"
@@ -15,15 +15,6 @@
 enum { TN_DOH_ATTEMPTS_MAX = 2 }; /* submissions of one query: a kept connection may die as it is used */
 
 enum tn_doh_state { TN_DOH_CLOSED, TN_DOH_DIALING, TN_DOH_TLS, TN_DOH_OPEN };
-
-struct tn_doh_url {
-    struct tn_addrport addr;
-    char host[TN_IP_STRLEN];          /* for the certificate */
-    char authority[TN_ADDRPORT_STRLEN]; /* :authority */
-    char path[512];
-};
-/* "https://ADDRESS[:port][/path][?query]", also with the template ending "{?dns}". 0 or TN_E_INVAL. */
-int tn_doh_url_parse(const char *text, struct tn_doh_url *out);
 
 struct tn_doh_query {
     struct tn_list link;   /* in doh->queries (oldest first, so nearest deadline first) or doh->finished */

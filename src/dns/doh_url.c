@@ -1,4 +1,4 @@
-#include "dns/doh_internal.h"
+#include "dns/doh.h"
 #include "util/err.h"
 
 #include <stdio.h>

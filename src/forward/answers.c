@@ -1,6 +1,7 @@
 /* What is not TCP and not for us: passed on where the egress has a way for it, else refused at once.
  *
- *   UDP                          port unreachable: QUIC falls back to TCP in milliseconds instead of waiting for timers
+ *   UDP                          port unreachable: QUIC falls back to TCP in milliseconds instead of waiting for timers;
+ *                                but port 53 goes to whoever answers names (dns_udp)
  *   ICMP and ICMPv6 echo         administratively prohibited (3/13, 1/1): a ping that fails, with the reason
  *   port unreachable from a peer ends the flow it speaks of: the peer's application has closed its socket
  *   other ICMP, fragments        silence: an error is never answered by an error (RFC 1122 section 3.2.2)
@@ -21,10 +22,20 @@ static bool is_group(const struct tn_ip *ip)
     return tn_ip_is_multicast(ip) || tn_ip_eq(ip, &broadcast);
 }
 
+/* Port 53, taken over by the node? */
+static bool is_question(struct tn_forward *f, const struct tn_addrport *src, const struct tn_addrport *dst,
+                        const uint8_t *payload, size_t len, uint64_t now_us)
+{
+    if (!f->enabled || dst->port != TN_FORWARD_DNS_PORT || !f->config.dns_udp || is_group(&dst->ip)) return false;
+    uint64_t peer = f->config.peer_of(f->config.ctx, &src->ip);
+    return peer && f->config.dns_udp(f->config.ctx, peer, src, dst, payload, len, now_us);
+}
+
 void tn_forward_udp(void *forward, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,
                     size_t len, const uint8_t *payload, size_t payload_len, uint64_t now_us)
 {
     struct tn_forward *f = forward;
+    if (is_question(f, src, dst, payload, payload_len, now_us)) return;
     if (!is_group(&dst->ip) && tn_dflow_udp(f, src, dst, payload, payload_len, now_us)) return;
     f->stats.udp_refused++;
     if (!is_group(&dst->ip)) (void)tn_stack_unreach(f->stack, TN_UNREACH_PORT, packet, len, now_us);

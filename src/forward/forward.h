@@ -18,6 +18,14 @@ struct tn_forward_config {
     const struct tn_log *log;
     /* The node ID of the tailnet peer that owns this source address; 0: unknown, refuse. */
     uint64_t (*peer_of)(void *ctx, const struct tn_ip *src);
+    /* Port 53 of exit clients, whatever the address: answered by the node itself and never dialed. The datagram was taken
+     * (false: refused like any other); what becomes of the SYN (never TN_SYN_DROP). NULL: a port like any other. */
+    bool (*dns_udp)(void *ctx, uint64_t peer, const struct tn_addrport *src, const struct tn_addrport *dst,
+                    const uint8_t *payload, size_t len, uint64_t now_us);
+    enum tn_syn_verdict (*dns_syn)(void *ctx, uint64_t peer, const struct tn_syn *syn, uint64_t now_us);
+    /* The name by which this peer asked for the address lately (tn_dns_name_of), or NULL; valid until the next call. May
+     * be NULL. */
+    const char *(*name_of)(void *ctx, uint64_t peer, const struct tn_ip *ip, uint64_t now_us);
     void *ctx;
     uint64_t (*now)(void *ctx); /* for what egress tells, microseconds as everywhere; NULL: uv_hrtime, CLOCK_MONOTONIC */
     struct tn_rng rng;          /* keys the table of held SYNs; fill NULL: the kernel's */
@@ -32,6 +40,7 @@ void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st);
 void tn_forward_set_enabled(struct tn_forward *f, bool exit_node, uint64_t now_us);
 
 /* The stack's foreign_* hooks. */
+enum { TN_FORWARD_DNS_PORT = 53 };
 enum tn_syn_verdict tn_forward_syn(void *forward, const struct tn_syn *syn, uint64_t now_us);
 bool tn_forward_tcp(void *forward, const struct tn_addrport *src, const struct tn_addrport *dst, bool rst, uint64_t now_us);
 void tn_forward_udp(void *forward, const struct tn_addrport *src, const struct tn_addrport *dst, const uint8_t *packet,

@@ -146,8 +146,14 @@ enum tn_syn_verdict tn_forward_syn(void *forward, const struct tn_syn *syn, uint
         return TN_SYN_HELD;
     }
     uint64_t peer = f->enabled ? f->config.peer_of(f->config.ctx, &syn->src.ip) : 0;
+    if (peer && syn->dst.port == TN_FORWARD_DNS_PORT && f->config.dns_syn) {
+        enum tn_syn_verdict verdict = f->config.dns_syn(f->config.ctx, peer, syn, now_us);
+        f->stats.refused += verdict == TN_SYN_RESET;
+        return verdict;
+    }
     h = peer ? hold(f, syn, peer, now_us) : NULL;
     struct tn_egress_target to = {.dst = syn->dst, .peer = peer, .purpose = TN_EGRESS_FORWARD};
+    if (h && f->config.name_of) to.name = f->config.name_of(f->config.ctx, peer, &syn->dst.ip, now_us);
     if (h && tn_egress_dial(f->config.egress, &to, &dial_events, h, &h->up) == 0)
         return TN_SYN_HELD;
     if (h) release(h);

@@ -1,5 +1,6 @@
 #include "node/config.h"
 
+#include "dns/dns.h"
 #include "tun/tun.h"
 #include "util/err.h"
 #include "util/file.h"
@@ -15,7 +16,7 @@ enum {
     BUFFER_MAX = 64 * 1024 * 1024,       /* window scaling ends at 1 GiB; this is a flow, not a disk */
 };
 
-void tn_config_init(struct tn_config *c) { *c = (struct tn_config){.egress_said = -1, .forward_said = -1, .log_level = TN_LOG_INFO}; }
+void tn_config_init(struct tn_config *c) { *c = (struct tn_config){.egress_said = -1, .forward_said = -1, .exit_dns_aaaa = true, .log_level = TN_LOG_INFO}; }
 
 void tn_config_fini(struct tn_config *c)
 {
@@ -217,27 +218,10 @@ static int set_exit_node(struct tn_config *c, const char *value, char why[200])
     return set_string(&c->exit_node, value);
 }
 
-/* "https://1.2.3.4[:port]/..." or "https://[v6][:port]/...": a name would have to be resolved by somebody. */
-static bool is_address_url(const char *url)
-{
-    char host[TN_ADDRPORT_STRLEN];
-    struct tn_addrport ap;
-    struct tn_ip ip;
-    if (strncmp(url, "https://", 8) != 0) return false;
-    size_t len = strcspn(url + 8, "/");
-    if (len >= sizeof host) return false;
-    snprintf(host, sizeof host, "%.*s", (int)len, url + 8);
-    if (tn_addrport_parse(host, &ap) == 0) return true;
-    if (host[0] == '[' && len > 2 && host[len - 1] == ']') {
-        host[len - 1] = '\0';
-        return tn_ip_parse(host + 1, &ip) == 0 && ip.family == 6;
-    }
-    return tn_ip_parse(host, &ip) == 0 && ip.family == 4;
-}
-
 static int set_exit_dns(struct tn_config *c, const char *value, char why[200])
 {
-    if (*value && !is_address_url(value)) return bad(why, "exit_dns", "an https:// URL with an IP address as host");
+    if (*value && tn_dns_check_upstreams(value) != 0)
+        return bad(why, "exit_dns", "https:// or tcp:// URLs with IP addresses as hosts, up to four, separated by commas");
     return set_string(&c->exit_dns, value);
 }
 
@@ -265,7 +249,8 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
     } bools[] = {{"ephemeral", &c->ephemeral, 0},
                  {"accept_routes", &c->accept_routes, TN_SAID_ACCEPT_ROUTES},
                  {"advertise_exit_node", &c->advertise_exit_node, 0},
-                 {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0}};
+                 {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0},
+                 {"exit_dns_aaaa", &c->exit_dns_aaaa, 0}};
     for (size_t i = 0; i < sizeof bools / sizeof *bools; i++) {
         if (strcmp(option, bools[i].name) != 0) continue;
         if (parse_bool(value, bools[i].slot) != 0) return bad(why, option, "true or false");

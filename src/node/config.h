@@ -19,6 +19,7 @@ struct tn_config {
     char *state_dir, *login_server, *hostname, *exit_node, *exit_dns, *socket, *socks5_server, *tun; /* NULL: default */
     struct tn_secret *auth_key;
     bool ephemeral, accept_routes, advertise_exit_node, exit_node_allow_lan;
+    bool exit_dns_aaaa; /* false: exit clients are told of no IPv6 addresses */
     uint16_t port;
     size_t tcp_buffer_size; /* 0: automatic */
     enum tn_congestion tcp_congestion;

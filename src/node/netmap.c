@@ -5,6 +5,7 @@
 #include "node/node.h"
 
 #include "node/peerapi_server.h"
+#include "node/resolver.h"
 #include "node/ping.h"
 #include "node/tunmode.h"
 #include "util/err.h"
@@ -155,6 +156,7 @@ static void disconnect_peer(struct tn_node *n, struct tn_npeer *p)
 static void shut_out_peer(struct tn_node *n, struct tn_npeer *p, uint64_t now_us)
 {
     tn_forward_peer_gone(n->forward, (uint64_t)p->id, now_us);
+    tn_resolver_peer_gone(n, (uint64_t)p->id, now_us);
     disconnect_peer(n, p);
 }
 

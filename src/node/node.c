@@ -11,6 +11,7 @@
 #include "node/exitdns.h"
 #include "node/localapi.h"
 #include "node/peerapi_server.h"
+#include "node/resolver.h"
 #include "node/ping.h"
 #include "node/socks5d.h"
 #include "node/tunmode.h"
@@ -117,7 +118,7 @@ static uint64_t earliest(const struct tn_node *n)
 {
     uint64_t all[] = {tn_control_next_deadline(n->control), tn_path_next_deadline(n->path),
                       tn_wg_next_deadline(n->wg),           tn_stack_next_deadline(n->stack),
-                      tn_forward_next_deadline(n->forward), n->doh ? tn_doh_next_deadline(n->doh) : TN_NEVER,
+                      tn_forward_next_deadline(n->forward), tn_resolver_next_deadline(n),
                       tn_pings_next_deadline(n),            tn_peerapi_server_next_deadline(n),
                       tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n)};
     uint64_t next = TN_NEVER;
@@ -134,7 +135,7 @@ static void run_timeouts(struct tn_node *n)
     if (tn_wg_next_deadline(n->wg) <= now) tn_wg_timeout(n->wg, now);
     if (tn_stack_next_deadline(n->stack) <= now) tn_stack_timeout(n->stack, now);
     if (tn_forward_next_deadline(n->forward) <= now) tn_forward_timeout(n->forward, now);
-    if (n->doh && tn_doh_next_deadline(n->doh) <= now) tn_doh_timeout(n->doh, now);
+    if (tn_resolver_next_deadline(n) <= now) tn_resolver_timeout(n, now);
     if (tn_pings_next_deadline(n) <= now) tn_pings_timeout(n, now);
     if (tn_peerapi_server_next_deadline(n) <= now) tn_peerapi_server_timeout(n, now);
     if (tn_localapi_next_deadline(n) <= now) tn_localapi_timeout(n, now);
@@ -239,18 +240,12 @@ static int make_egress(struct tn_node *n)
     else if (n->egress_missing)
         tn_logf(&n->log, TN_LOG_WARN, "egress", "exit traffic is refused; missing: %s", n->egress_missing);
     if (err) return err;
-    struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of, .ctx = n};
+    struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of,
+                                   .dns_udp = tn_resolver_udp, .dns_syn = tn_resolver_syn,
+                                   .name_of = tn_resolver_name_of, .ctx = n};
     n->forward = tn_forward_new(&fc);
     if (!n->forward) return TN_E_NOMEM;
-    if (!n->config.advertise_exit_node) return 0;
-    struct tn_doh_config dc = {.url = n->config.exit_dns ? n->config.exit_dns : TN_DEFAULT_EXIT_DNS,
-                               .egress = n->egress,
-                               .tls = n->tls,
-                               .log = &n->log,
-                               .rng = n->rng};
-    err = tn_doh_new(&dc, &n->doh);
-    if (err == TN_E_INVAL) tn_node_set_error(n, "exit_dns: expected https://ADDRESS[:port]/path with an IP address as host");
-    return err;
+    return tn_resolver_new(n);
 }
 
 static int make_datapath(struct tn_node *n)
@@ -268,6 +263,8 @@ static int make_datapath(struct tn_node *n)
     if (!n->stack || !n->filter || !n->addresses) return TN_E_NOMEM;
     tn_forward_set_stack(n->forward, n->stack);
     tn_forward_set_enabled(n->forward, n->config.advertise_exit_node, tn_node_now());
+    int err = tn_resolver_listen(n);
+    if (err) return err;
 
     struct tn_wg_config wc = {
         .key = *tn_control_identity_key(&n->state.identity), .rng = n->rng, .log = &n->log, .cb = tn_node_wg_callbacks(), .ctx = n};
@@ -283,7 +280,7 @@ static int make_datapath(struct tn_node *n)
         pc.node_key = wc.key;
     }
     n->wg = tn_wg_new(&wc);
-    int err = n->wg ? tn_path_new(&pc, &n->path) : TN_E_NOMEM;
+    err = n->wg ? tn_path_new(&pc, &n->path) : TN_E_NOMEM;
     tn_wipe(&wc.key, sizeof wc.key);
     tn_wipe(&pc.node_key, sizeof pc.node_key);
     tn_wipe(&pc.disco_key, sizeof pc.disco_key);
@@ -382,7 +379,7 @@ static void tear_down(struct tn_node *n)
     tn_peerapi_server_free(n);
     tn_pings_free(n);
     if (n->forward) tn_forward_free(n->forward);
-    if (n->doh) tn_doh_free(n->doh);
+    tn_resolver_free(n);
     tn_node_drop_loopback(n);
     if (n->control) tn_control_free(n->control);
     if (n->stack) tn_stack_free(n->stack);
@@ -394,7 +391,6 @@ static void tear_down(struct tn_node *n)
     close_polls(n);
     if (n->egress) tn_egress_free(n->egress, egress_gone, n);
     n->forward = NULL;
-    n->doh = NULL;
     n->control = NULL;
     n->stack = NULL;
     n->wg = NULL;

@@ -7,7 +7,7 @@
 
 #include "control/control.h"
 #include "crypto/tls.h"
-#include "dns/dns.h"
+#include "dns/port53.h"
 #include "egress/egress.h"
 #include "filter/filter.h"
 #include "forward/forward.h"
@@ -76,7 +76,8 @@ struct tn_node {
     struct tn_stack *stack;
     struct tn_egress *egress;
     struct tn_forward *forward;
-    struct tn_doh *doh;
+    struct tn_dns *dns;       /* NULL: no exit node */
+    struct tn_port53 *port53;
     struct tn_peerapi_server *peerapi;
     struct tn_localapi *localapi;
     struct tn_socks5d *socks5d;

@@ -10,7 +10,9 @@
 #include "node/node.h"
 
 #include "node/ping.h"
+#include "node/resolver.h"
 #include "node/tunmode.h"
+#include "util/cursor.h"
 #include "util/err.h"
 #include "wire/ip.h"
 
@@ -110,13 +112,20 @@ bool tn_node_may_use_exit(const struct tn_node *n, const struct tn_ip *src)
     return tn_filter_would_accept(n->filter, src, &internet, 53, TN_IPPROTO_TCP, &who);
 }
 
+static bool is_for_port_53(const struct tn_ippkt *k)
+{
+    bool ports = (k->proto == TN_IPPROTO_TCP || k->proto == TN_IPPROTO_UDP) && !k->has_frag && k->l4_len >= 4;
+    return ports && tn_get_be16(k->l4 + 2) == 53;
+}
+
 /* Dropped by the filter. An exit client that asks for what no exit reaches (private, attached, link-local addresses)
- * is told so at once; everybody else gets silence, as from Go's filter. */
-static void dropped(struct tn_node *n, const struct tn_ippkt *k, const uint8_t *packet, enum tn_filter_reason why,
-                    uint64_t now_us)
+ * is told so at once, but names are answered there too; everybody else gets silence, as from Go's filter. */
+static void dropped(struct tn_node *n, const struct tn_ippkt *k, uint8_t *packet, enum tn_filter_reason why, uint64_t now_us)
 {
     if (why != TN_FILTER_NOT_OURS && why != TN_FILTER_LINK_LOCAL) return;
-    if (tn_node_may_use_exit(n, &k->src)) tn_forward_refuse(n->forward, packet, k->total_len, now_us);
+    if (!tn_node_may_use_exit(n, &k->src)) return;
+    if (is_for_port_53(k) && tn_resolver_stands_for(n, &k->dst)) tn_stack_input(n->stack, packet, k->total_len, now_us);
+    else tn_forward_refuse(n->forward, packet, k->total_len, now_us);
 }
 
 static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us)

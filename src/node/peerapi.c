@@ -223,7 +223,7 @@ static void resolve(struct tn_peerapi_conn *c, struct tn_httpd_req *req, uint8_t
     c->req = req;
     c->query = query;
     c->query_len = len;
-    if (api->config.resolve(api->config.ctx, query, len, now_us, on_answer, c, &c->lookup) == 0) {
+    if (api->config.resolve(api->config.ctx, &c->remote, query, len, now_us, on_answer, c, &c->lookup) == 0) {
         tn_httpd_on_cancel(req, on_cancel, c);
         return;
     }

@@ -29,9 +29,9 @@ struct tn_peerapi_config {
     bool (*may_reach_internet)(void *ctx, const struct tn_ip *src);
     /* DNSConfig.ExitNodeFilteredSet; *n its length. NULL callback: empty. */
     const char *const *(*filtered)(void *ctx, size_t *n);
-    /* As tn_doh_ask: 0 and *handle, then exactly one answer, never before this returns, unless canceled; negative:
-     * none. */
-    int (*resolve)(void *ctx, const uint8_t *query, size_t len, uint64_t now_us,
+    /* As tn_dns_ask, for the peer that owns src: 0 and *handle, then exactly one answer, never before this returns, unless
+     * canceled; negative: none. */
+    int (*resolve)(void *ctx, const struct tn_ip *src, const uint8_t *query, size_t len, uint64_t now_us,
                    void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg, void **handle);
     void (*cancel)(void *ctx, void *handle);
 };

@@ -273,25 +273,27 @@ static bool is_own(void *ctx, const struct tn_ip *ip)
 
 static bool may_reach_internet(void *ctx, const struct tn_ip *src) { return tn_node_may_use_exit(ctx, src); }
 
-static const char *const *filtered(void *ctx, size_t *count)
+const char *const *tn_peerapi_server_filtered(const struct tn_node *n, size_t *count)
 {
-    const struct tn_node *n = ctx;
-    *count = n->peerapi->nfiltered;
-    return (const char *const *)n->peerapi->filtered;
+    *count = n->peerapi ? n->peerapi->nfiltered : 0;
+    return n->peerapi ? (const char *const *)n->peerapi->filtered : NULL;
 }
 
-static int resolve(void *ctx, const uint8_t *query, size_t len, uint64_t now_us,
+static const char *const *filtered(void *ctx, size_t *count) { return tn_peerapi_server_filtered(ctx, count); }
+
+static int resolve(void *ctx, const struct tn_ip *src, const uint8_t *query, size_t len, uint64_t now_us,
                    void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg, void **handle)
 {
     struct tn_node *n = ctx;
-    struct tn_doh_query *q;
-    if (!n->doh) return TN_E_POLICY;
-    int err = tn_doh_ask(n->doh, query, len, now_us, answer, arg, &q);
+    struct tn_dns_query *q;
+    uint64_t peer = tn_node_peer_of(n, src);
+    if (!n->dns || !peer) return TN_E_POLICY;
+    int err = tn_dns_ask(n->dns, peer, query, len, TN_DNS_MAX, now_us, answer, arg, &q);
     if (!err) *handle = q;
     return err;
 }
 
-static void cancel(void *ctx, void *handle) { tn_doh_cancel(handle); }
+static void cancel(void *ctx, void *handle) { tn_dns_cancel(handle); }
 
 static void drop_filtered(struct tn_peerapi_server *s)
 {

@@ -1,4 +1,5 @@
 #include "node/status.h"
+#include "node/resolver.h"
 
 #include "util/err.h"
 
@@ -154,14 +155,6 @@ const char *tn_status_backend_state(const struct tn_node *n)
     return "Starting";
 }
 
-/* Why names of exit clients are not answered; NULL when they are, as far as anybody has asked. */
-static const char *dns_problem(const struct tn_node *n)
-{
-    const char *text;
-    bool asked = n->doh && tn_egress_mode(n->egress) != TN_EGRESS_OFF;
-    return asked && tn_doh_health(n->doh, &text) != 0 ? text : NULL;
-}
-
 /* Egress, for people who operate an exit node: what is on, what is missing, what fails. */
 static json_t *egress_object(struct tn_node *n)
 {
@@ -184,7 +177,9 @@ static json_t *egress_object(struct tn_node *n)
                           (json_int_t)es.bytes_down, "Failed", failed);
     if (o) json_object_set_new(o, "UDPFlows", json_integer((json_int_t)fs.udp_flows)); /* pings too */
     if (o && !healthy) json_object_set_new(o, "ProxyProblem", json_string(tn_egress_fail_text(es.last_proxy_fail)));
-    if (o && dns_problem(n)) json_object_set_new(o, "DNSProblem", json_string(dns_problem(n)));
+    if (o && tn_resolver_problem(n)) json_object_set_new(o, "DNSProblem", json_string(tn_resolver_problem(n)));
+    json_t *dns = tn_resolver_status(n);
+    if (o && dns) json_object_set_new(o, "DNS", dns);
     if (o && n->config.advertise_exit_node && n->egress_missing)
         json_object_set_new(o, "Missing", json_string(n->egress_missing));
     return o;
@@ -200,7 +195,7 @@ static json_t *health_array(struct tn_node *n, const struct tn_netmap *m)
                                                  n->egress_missing ? n->egress_missing : "a valid policy"));
     else if (n->config.advertise_exit_node && es.last_proxy_fail != TN_EGRESS_OK)
         json_array_append_new(list, json_sprintf("exit node: %s", tn_egress_fail_text(es.last_proxy_fail)));
-    if (dns_problem(n)) json_array_append_new(list, json_sprintf("exit node: DNS upstream: %s", dns_problem(n)));
+    if (tn_resolver_problem(n)) json_array_append_new(list, json_sprintf("exit node: DNS upstream: %s", tn_resolver_problem(n)));
     if (n->config.proxy_said && n->config.proxy_defect[0])
         json_array_append_new(list, json_sprintf("exit_proxy: %s", n->config.proxy_defect));
     if (n->exit_missing)

@@ -45,7 +45,7 @@ class ExitBed(Bed):
     def exit(self, *flags, proxy=None, env=None, credentials=True, advertise=True, dns=True):
         """(Re)starts the exit node with these settings and waits until the clients go through it."""
         args = list(flags) + (["--advertise-exit-node"] if advertise else [])
-        args += ["--exit-dns", self.doh.url] if dns else []
+        args += ["--exit-dns", self.doh.url if dns is True else dns] if dns else []
         args += ["--exit-proxy", proxy.url(credentials)] if proxy else []
         if self.node is None:
             self.node = Node(self.sup, self.net.node, self.dir, "exit", self.control.url, flags=args,

@@ -220,8 +220,12 @@ class Dns:
         return (".".join(labels), i + 1) if i + 5 <= len(q) else (None, 0)
 
 
+LONG_TXT = [f"{i:03d}" + "x" * 247 for i in range(16)]  # 4 KB in one record
+
+
 class Unbound:
-    """DNS over HTTPS on 45.45.45.53:443 (HTTP/2), certificate by address, with the names of the test internet."""
+    """DNS over HTTPS on 45.45.45.53:443 (HTTP/2), certificate by address, and on port 53 by UDP and TCP, with the names of the
+    test internet."""
 
     def __init__(self, sup, ns, workdir, port=443):
         self.ns, self.port = ns, port
@@ -252,6 +256,10 @@ server:
   num-threads: 1
   interface: {ns.dns4}@{self.port}
   interface: {ns.dns6}@{self.port}
+  interface: {ns.dns4}@53
+  interface: {ns.dns6}@53
+  incoming-num-tcp: 64
+  http-max-streams: 1000
   https-port: {self.port}
   tls-service-key: "{self.key}"
   tls-service-pem: "{self.cert}"
@@ -264,6 +272,12 @@ server:
   local-data: "web.example. AAAA {ns.web6}"
   local-data: "four.example. A {ns.web4}"
   local-data: "six.example. AAAA {ns.web6}"
+  local-data: "example. 600 SOA ns.example. root.example. 1 3600 600 86400 30"
+  local-data: "brief.example. 1 A {ns.web4}"
+  local-data: 'long.example. TXT {" ".join(chr(34) + t + chr(34) for t in LONG_TXT)}'
+  local-data: "h3.example. HTTPS 1 . alpn=h3,h2 ipv4hint={ns.web4} ipv6hint={ns.web6}"
+  local-zone: "many.example." redirect
+  local-data: "many.example. 300 A {ns.web4}"
   local-zone: "." refuse
 remote-control:
   control-enable: no
@@ -272,6 +286,10 @@ remote-control:
     @property
     def url(self):
         return f"https://{self.ns.dns4}/dns-query"
+
+    @property
+    def tcp_url(self):
+        return f"tcp://{self.ns.dns4}"
 
     def asked(self):
         """The log's query lines: 'time unbound[..] info: SOURCE NAME TYPE CLASS'."""

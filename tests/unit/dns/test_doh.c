@@ -5,6 +5,7 @@
 #include "dns/doh.c"
 #include "dns/doh_conn.c"
 #include "dns/doh_h2.c"
+#include "dns/dialerr.c"
 #include "dns/doh_url.c"
 #include "dns/message.c"
 

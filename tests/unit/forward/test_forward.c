@@ -36,6 +36,7 @@ static struct fake {
     int dial_result;
     struct tn_addrport last_dst;
     uint64_t last_peer, now_us;
+    const char *last_name;
 } fake;
 
 void tn_stack_reset_syn(struct tn_stack *st, const struct tn_syn *syn, uint64_t now_us)
@@ -128,6 +129,7 @@ int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const
     fake.dials++;
     fake.last_dst = to->dst;
     fake.last_peer = to->peer;
+    fake.last_name = to->name;
     if (fake.dial_result) return fake.dial_result;
     *out = fake.conn = calloc(1, sizeof **out);
     fake.conn->room = TCP_BUF;
@@ -219,12 +221,40 @@ uint64_t tn_dflows_next_deadline(const struct tn_forward *f) { return TN_NEVER; 
 static uint64_t peer_of(void *ctx, const struct tn_ip *src) { return src->b[0] == 100 ? src->b[3] : 0; }
 static uint64_t fake_now(void *ctx) { return fake.now_us; }
 
+static struct names { /* the node's port 53 */
+    bool on, takes;
+    unsigned udp, syns;
+    uint64_t peer;
+    enum tn_syn_verdict verdict;
+} names;
+
+static bool names_udp(void *ctx, uint64_t peer, const struct tn_addrport *src, const struct tn_addrport *dst,
+                      const uint8_t *payload, size_t len, uint64_t now_us)
+{
+    names.udp++;
+    names.peer = peer;
+    return names.takes;
+}
+
+static enum tn_syn_verdict names_syn(void *ctx, uint64_t peer, const struct tn_syn *syn, uint64_t now_us)
+{
+    names.syns++;
+    names.peer = peer;
+    return names.verdict;
+}
+
+static const char *names_name(void *ctx, uint64_t peer, const struct tn_ip *ip, uint64_t now_us)
+{
+    return peer == 7 && ip->b[0] == 45 ? "web.example" : NULL;
+}
+
 static struct tn_forward *setup(bool enabled)
 {
     static uint64_t seed = 1;
     fake = (struct fake){.now_us = 1000000};
     struct tn_forward_config fc = {.egress = (struct tn_egress *)&fake, .peer_of = peer_of, .now = fake_now,
                                    .rng = tn_rng_seeded(&seed)};
+    if (names.on) fc.dns_udp = names_udp, fc.dns_syn = names_syn, fc.name_of = names_name;
     struct tn_forward *f = tn_forward_new(&fc);
     tn_forward_set_stack(f, (struct tn_stack *)&fake);
     tn_forward_set_enabled(f, enabled, fake.now_us);
@@ -831,9 +861,62 @@ static void test_datagrams_are_passed_on(void **state)
     tn_forward_free(f);
 }
 
+/* Questions go to the node, whatever the address; none is dialed. */
+static void test_port_53(void **state)
+{
+    uint8_t p[28] = {0};
+    struct tn_addrport src = {tn_ip4(100, 64, 0, 7), 1000}, dst = {tn_ip4(8, 8, 8, 8), 53}, web = {tn_ip4(8, 8, 8, 8), 54};
+    struct tn_addrport stranger = {tn_ip4(45, 45, 45, 45), 1000}, all = {tn_ip4(255, 255, 255, 255), 53};
+    names = (struct names){.on = true, .takes = true, .verdict = TN_SYN_HELD};
+    struct tn_forward *f = setup(true);
+    tn_forward_udp(f, &src, &dst, p, sizeof p, p, 0, 1);
+    assert_int_equal(names.udp, 1);
+    assert_int_equal(names.peer, 7);
+    assert_int_equal(fake.unreach[TN_UNREACH_PORT], 0);
+    tn_forward_udp(f, &src, &web, p, sizeof p, p, 0, 1);
+    tn_forward_udp(f, &stranger, &dst, p, sizeof p, p, 0, 1);
+    assert_int_equal(fake.unreach[TN_UNREACH_PORT], 2);
+    tn_forward_udp(f, &src, &all, p, sizeof p, p, 0, 1);
+    assert_int_equal(names.udp, 1);
+    names.takes = false; /* the egress is off */
+    tn_forward_udp(f, &src, &dst, p, sizeof p, p, 0, 1);
+    assert_int_equal(fake.unreach[TN_UNREACH_PORT], 3);
+    struct tn_syn syn = syn_of(7, 1000, 1);
+    syn.dst.port = 53;
+    assert_int_equal(tn_forward_syn(f, &syn, fake.now_us), TN_SYN_HELD);
+    assert_int_equal(names.syns, 1);
+    assert_int_equal(stats(f).held, 0);
+    names.verdict = TN_SYN_RESET;
+    assert_int_equal(tn_forward_syn(f, &syn, fake.now_us), TN_SYN_RESET);
+    assert_int_equal(stats(f).refused, 1);
+    syn.src.ip = stranger.ip;
+    assert_int_equal(tn_forward_syn(f, &syn, fake.now_us), TN_SYN_RESET);
+    assert_int_equal(names.syns, 2);
+    tn_forward_set_enabled(f, false, fake.now_us);
+    syn.src = src;
+    assert_int_equal(tn_forward_syn(f, &syn, fake.now_us), TN_SYN_RESET);
+    tn_forward_udp(f, &src, &dst, p, sizeof p, p, 0, 1);
+    assert_int_equal(names.syns, 2);
+    assert_int_equal(names.udp, 2);
+    assert_int_equal(fake.dials, 0);
+    /* What is dialed is dialed by the name that was asked for. */
+    tn_forward_set_enabled(f, true, fake.now_us);
+    struct tn_syn to_web = syn_of(7, 1000, 1), of_another = syn_of(8, 1000, 1);
+    assert_int_equal(tn_forward_syn(f, &to_web, fake.now_us), TN_SYN_HELD);
+    assert_string_equal(fake.last_name, "web.example");
+    struct tn_egress_conn *first = fake.conn;
+    assert_int_equal(tn_forward_syn(f, &of_another, fake.now_us), TN_SYN_HELD);
+    assert_null(fake.last_name);
+    tn_forward_free(f);
+    free(first);
+    free_fakes();
+    names = (struct names){0};
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_port_53),
         cmocka_unit_test(test_off_dials_nothing),
         cmocka_unit_test(test_unknown_peer),
         cmocka_unit_test(test_multicast_is_silent),

@@ -22,7 +22,7 @@ static void closed(void *ctx) { ++*(unsigned *)ctx; }
 
 static void (*waiting)(void *arg, int err, const uint8_t *bytes, size_t len);
 static void *waiting_arg;
-static int resolve_later(void *ctx, const uint8_t *query, size_t len, uint64_t now_us,
+static int resolve_later(void *ctx, const struct tn_ip *src, const uint8_t *query, size_t len, uint64_t now_us,
                          void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg,
                          void **handle)
 {

@@ -9,6 +9,7 @@
 /* ---- the rooms around ---- */
 
 static struct fake {
+    bool names;
     unsigned stack_in, tsmp, refused, wg_sent;
     void (*on_input)(struct tn_node *n);
     struct tn_node *node;
@@ -21,6 +22,7 @@ void tn_stack_input(struct tn_stack *st, uint8_t *packet, size_t len, uint64_t n
     memcpy(fake.last, packet, len < sizeof fake.last ? len : sizeof fake.last);
     if (fake.on_input) fake.on_input(fake.node);
 }
+bool tn_resolver_stands_for(const struct tn_node *n, const struct tn_ip *dst) { return fake.names; }
 void tn_pings_tsmp(struct tn_node *n, struct tn_npeer *peer, const struct tn_ippkt *k, uint64_t now_us) { fake.tsmp++; }
 bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k) { return false; }
 void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us) { fake.refused++; }
@@ -172,6 +174,27 @@ static void test_unreachable_through_the_exit(void **state)
     assert_int_equal(fake.stack_in, 0);
 }
 
+/* Resolvers of private networks are stood for, port 53 only, and only for those who may use the exit. */
+static void test_names_of_private_networks(void **state)
+{
+    uint8_t p[64];
+    size_t n = make(p, other_ip, lan, TN_IPPROTO_UDP);
+    fake.names = true;
+    p[n - 20 + 3] = 53;
+    wg_deliver(&b.node, NULL, &b.other, p, n, 1);
+    assert_int_equal(fake.stack_in, 1);
+    from_peer(&b.other, other_ip, lan, TN_IPPROTO_TCP);
+    assert_int_equal(fake.refused, 1);
+    fake.names = false;
+    wg_deliver(&b.node, NULL, &b.other, p, n, 1);
+    assert_int_equal(fake.refused, 2);
+    fake.names = true;
+    b.node.config.advertise_exit_node = false;
+    wg_deliver(&b.node, NULL, &b.other, p, n, 1);
+    assert_int_equal(fake.refused, 2);
+    assert_int_equal(fake.stack_in, 1);
+}
+
 static void answer_once(struct tn_node *n)
 {
     uint8_t p[64];
@@ -203,6 +226,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_forged_sources, setup, teardown),
         cmocka_unit_test_setup_teardown(test_forged_by_a_subnet_router, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unreachable_through_the_exit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_names_of_private_networks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loopback_is_bounded, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,7 +39,7 @@ static const char *const *filtered(void *ctx, size_t *n)
     *n = w->nset;
     return w->set;
 }
-static int fake_resolve(void *ctx, const uint8_t *query, size_t len, uint64_t now_us,
+static int fake_resolve(void *ctx, const struct tn_ip *src, const uint8_t *query, size_t len, uint64_t now_us,
                         void (*answer)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg,
                         void **handle)
 {

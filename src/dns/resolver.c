@@ -1,0 +1,588 @@
+/* The resolver: what clients ask (queries) and what is asked for them upstream (lookups).
+ *
+ * A query is answered from the cache, joins a lookup of the same peer's for the same thing, or starts one. A lookup asks the
+ * first upstream that worked lately; the next one when that fails, says that it failed (SERVFAIL, REFUSED), or has said
+ * nothing for HEDGE_US. The first good answer ends the lookup; each of its queries gets that in its own form.
+ *
+ * Callbacks run only at the end of an event or timeout, never inside ask or cancel: answered queries wait in `ready`,
+ * which makes the deadline "now". */
+#include "dns/answer.h"
+#include "dns/cache.h"
+#include "dns/names.h"
+#include "dns/upstream.h"
+#include "util/err.h"
+#include "util/heap.h"
+#include "util/siphash.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    QUERIES_MAX = 4096,         /* in all; each is some 400 bytes */
+    QUERIES_PER_PEER = 1024,    /* a second's worth of a busy peer when the upstream is a second away */
+    LOOKUP_US = 5 * 1000000,    /* as long as Go's PeerAPI waits */
+    HEDGE_US = 1500000,         /* of silence: then the next upstream is asked too */
+    AVOID_US = 30 * 1000000,    /* an upstream that failed is not the first choice for so long */
+    REPLY_MAX = TN_DNSMSG_MAX + 64,
+};
+
+struct lookup;
+
+struct attempt {
+    struct lookup *lookup;
+    void *handle;
+    bool tried, pending;
+};
+
+struct lookup {
+    struct tn_hnode node;
+    struct tn_dns *d;
+    struct tn_timer timer;
+    struct tn_dns_key key;
+    uint64_t peer, deadline_us;
+    struct tn_list waiters;
+    struct attempt attempts[TN_DNS_UPSTREAMS_MAX];
+    struct tn_dns_kept *second_best; /* an upstream's word that it failed, should nobody know better */
+    int err;
+    struct tn_dns_adjust adjust;
+    size_t len;
+    uint8_t query[TN_DNS_CANONICAL_MAX];
+};
+
+struct client {
+    struct tn_hnode node;
+    uint64_t peer;
+    unsigned queries;
+};
+
+struct tn_dns_query {
+    struct tn_list link; /* in its lookup's waiters, or in ready */
+    struct tn_dns *d;
+    struct lookup *lookup;
+    struct client *client;
+    struct tn_dns_kept *kept; /* the answer, when it has one */
+    int err;
+    int rcode; /* of an answer that was not looked up; -1 */
+    size_t limit;
+    void (*answer)(void *arg, int err, const uint8_t *answer, size_t len);
+    void *arg;
+    struct tn_dns_question q; /* its name: below */
+    uint8_t name[];
+};
+
+struct tn_dns {
+    struct tn_dns_config config;
+    struct tn_dns_upstream *upstreams[TN_DNS_UPSTREAMS_MAX];
+    uint64_t avoid_until_us[TN_DNS_UPSTREAMS_MAX];
+    unsigned nupstreams;
+    struct tn_dns_cache *cache;
+    struct tn_dns_names *names;
+    struct tn_dns_adjust adjust;
+    enum tn_egress_mode mode; /* what was learned was learned under it */
+    struct tn_htable lookups, clients;
+    struct tn_hashkey key;
+    struct tn_heap timers;
+    struct tn_list ready;
+    bool busy;
+    struct tn_dns_stats stats;
+    uint8_t *scratch; /* REPLY_MAX bytes; pages that no answer needed are never touched */
+};
+
+static uint64_t now_of(const struct tn_dns *d) { return d->config.now ? d->config.now(d->config.ctx) : uv_hrtime() / 1000; }
+
+/* ---- life ---- */
+
+static int make_upstreams(struct tn_dns *d)
+{
+    int err = tn_dns_check_upstreams(d->config.upstreams);
+    for (const char *at = d->config.upstreams; !err && *at;) {
+        size_t len = tn_dns_url_next(&at);
+        err = tn_dns_upstream_new(&d->config, at, len, &d->upstreams[d->nupstreams]);
+        if (!err) d->nupstreams++;
+        at += len;
+    }
+    return err;
+}
+
+int tn_dns_new(const struct tn_dns_config *config, struct tn_dns **out)
+{
+    struct tn_dns *d = calloc(1, sizeof *d);
+    if (!d) return TN_E_NOMEM;
+    d->config = *config;
+    tn_htable_init(&d->lookups);
+    tn_htable_init(&d->clients);
+    tn_heap_init(&d->timers);
+    tn_list_init(&d->ready);
+    tn_rng_fill(&config->rng, &d->key, sizeof d->key);
+    d->mode = tn_egress_mode(config->egress);
+    d->cache = tn_dns_cache_new(&config->rng, TN_DNS_CACHE_BYTES);
+    d->names = tn_dns_names_new(&config->rng);
+    d->scratch = malloc(2 * REPLY_MAX);
+    int err = d->cache && d->names && d->scratch ? make_upstreams(d) : TN_E_NOMEM;
+    d->config.upstreams = NULL; /* not kept */
+    if (err) tn_dns_free(d);
+    else *out = d;
+    return err;
+}
+
+static void free_query(struct tn_dns_query *q)
+{
+    struct tn_dns *d = q->d;
+    struct client *c = q->client;
+    tn_list_remove(&q->link);
+    d->stats.in_flight--;
+    if (--c->queries == 0) {
+        tn_htable_remove(&d->clients, &c->node);
+        free(c);
+    }
+    tn_dns_kept_unref(q->kept);
+    free(q);
+}
+
+static void free_lookup(struct lookup *l)
+{
+    struct tn_dns *d = l->d;
+    for (unsigned i = 0; i < d->nupstreams; i++)
+        if (l->attempts[i].pending) d->upstreams[i]->ops->cancel(d->upstreams[i], l->attempts[i].handle);
+    tn_timer_stop(&d->timers, &l->timer);
+    tn_htable_remove(&d->lookups, &l->node);
+    tn_dns_kept_unref(l->second_best);
+    free(l);
+}
+
+static struct tn_dns_query *query_at(struct tn_list *l) { return TN_CONTAINER(l, struct tn_dns_query, link); }
+
+static void free_lookup_node(struct tn_hnode *node, void *arg)
+{
+    struct lookup *l = TN_CONTAINER(node, struct lookup, node);
+    while (!tn_list_empty(&l->waiters)) free_query(query_at(l->waiters.next));
+    free_lookup(l);
+}
+
+void tn_dns_free(struct tn_dns *d)
+{
+    if (!d) return;
+    tn_htable_each(&d->lookups, free_lookup_node, NULL);
+    while (!tn_list_empty(&d->ready)) free_query(query_at(d->ready.next));
+    for (unsigned i = 0; i < d->nupstreams; i++) d->upstreams[i]->ops->free(d->upstreams[i]);
+    tn_dns_cache_free(d->cache);
+    tn_dns_names_free(d->names);
+    tn_htable_fini(&d->lookups);
+    tn_htable_fini(&d->clients);
+    tn_heap_fini(&d->timers);
+    free(d->scratch);
+    free(d);
+}
+
+/* ---- answering ---- */
+
+static void deliver(struct tn_dns_query *q)
+{
+    struct tn_dns *d = q->d;
+    size_t n;
+    if (q->kept) {
+        uint64_t now_us = now_of(d);
+        uint32_t age_s = now_us > q->kept->since_us ? (uint32_t)((now_us - q->kept->since_us) / 1000000) : 0;
+        n = tn_dns_reply(&q->kept->answer, &q->q, age_s, q->limit, d->scratch);
+        d->stats.nxdomain += q->kept->answer.rcode == TN_DNSMSG_NXDOMAIN;
+        d->stats.refused += q->kept->answer.rcode == TN_DNSMSG_REFUSED;
+    } else {
+        n = tn_dns_reply_empty(&q->q, q->rcode < 0 ? TN_DNSMSG_SERVFAIL : (unsigned)q->rcode, d->scratch);
+        d->stats.refused += q->rcode == TN_DNSMSG_REFUSED;
+    }
+    d->stats.failed += q->err != 0;
+    d->stats.timed_out += q->err == TN_E_TIMEDOUT;
+    q->answer(q->arg, q->err, d->scratch, n);
+    free_query(q);
+}
+
+/* What callbacks add waits for the next turn: no endless loop of answers and new questions. */
+static void turn(struct tn_dns *d)
+{
+    struct tn_list batch;
+    if (d->busy) return;
+    d->busy = true;
+    tn_list_init(&batch);
+    for (struct tn_list *l; (l = tn_list_pop_front(&d->ready));) tn_list_push_back(&batch, l);
+    while (!tn_list_empty(&batch)) {
+        struct tn_dns_query *q = query_at(batch.next);
+        tn_list_remove(&q->link);
+        deliver(q);
+    }
+    d->busy = false;
+}
+
+struct learning {
+    struct tn_dns *d;
+    uint64_t peer, now_us;
+    const char *name;
+};
+
+static void learn_address(void *arg, const uint8_t *addr, int family, uint32_t ttl_s)
+{
+    const struct learning *l = arg;
+    struct tn_ip ip = tn_ip_from_bytes(addr, (uint8_t)family);
+    tn_dns_names_learn(l->d->names, l->peer, &ip, l->name, ttl_s, l->now_us);
+}
+
+static void learn_names(struct tn_dns *d, uint64_t peer, const struct tn_dns_kept *k, uint64_t now_us)
+{
+    char text[TN_DNSMSG_TEXT_MAX];
+    struct tn_dnsmsg m;
+    struct learning l = {.d = d, .peer = peer, .now_us = now_us, .name = text};
+    if (!d->names || tn_dnsmsg_parse(k->bytes, k->answer.len, &m) != 0) return;
+    tn_dnsmsg_name_text(&m, text);
+    tn_dns_answer_addresses(&k->answer, learn_address, &l);
+}
+
+/* The lookup is over: its queries are answered in this turn. */
+static void finish(struct lookup *l, int err, struct tn_dns_kept *kept)
+{
+    struct tn_dns *d = l->d;
+    if (!kept && l->second_best) {
+        kept = l->second_best;
+        err = 0;
+    }
+    for (struct tn_list *w; (w = tn_list_pop_front(&l->waiters));) {
+        struct tn_dns_query *q = query_at(w);
+        q->lookup = NULL;
+        q->err = err;
+        q->kept = kept ? tn_dns_kept_ref(kept) : NULL;
+        tn_list_push_back(&d->ready, &q->link);
+    }
+    if (kept) {
+        tn_dns_cache_put(d->cache, &l->key, l->peer, kept);
+        learn_names(d, l->peer, kept, kept->since_us);
+    }
+    free_lookup(l);
+}
+
+/* ---- asking upstream ---- */
+
+static void on_answer(void *arg, int err, const uint8_t *bytes, size_t len);
+
+/* The upstream to ask next: the first untried one that has not failed lately, else the first untried one; -1: none. */
+static int choose(const struct lookup *l, uint64_t now_us)
+{
+    const struct tn_dns *d = l->d;
+    int fallback = -1;
+    for (unsigned i = 0; i < d->nupstreams; i++) {
+        if (l->attempts[i].tried) continue;
+        if (d->avoid_until_us[i] <= now_us) return (int)i;
+        if (fallback < 0) fallback = (int)i;
+    }
+    return fallback;
+}
+
+/* True when an upstream took the question; false when none is left. */
+static bool ask_next(struct lookup *l, uint64_t now_us)
+{
+    struct tn_dns *d = l->d;
+    for (int i; (i = choose(l, now_us)) >= 0;) {
+        struct attempt *a = &l->attempts[i];
+        struct tn_dns_upstream *u = d->upstreams[i];
+        a->tried = true;
+        d->stats.upstream_queries++;
+        int err = u->ops->ask(u, l->query, l->len, now_us, on_answer, a, &a->handle);
+        if (err) {
+            l->err = err;
+            d->avoid_until_us[i] = now_us + AVOID_US;
+            continue;
+        }
+        a->pending = true;
+        uint64_t hedge_us = now_us + HEDGE_US;
+        bool more = choose(l, now_us) >= 0 && hedge_us < l->deadline_us;
+        (void)tn_timer_arm(&d->timers, &l->timer, more ? hedge_us : l->deadline_us); /* armed at birth: only moves */
+        return true;
+    }
+    return false;
+}
+
+static bool anything_pending(const struct lookup *l)
+{
+    for (unsigned i = 0; i < l->d->nupstreams; i++)
+        if (l->attempts[i].pending) return true;
+    return false;
+}
+
+/* An attempt ended without a good answer. */
+static void go_on(struct lookup *l, int err, uint64_t now_us)
+{
+    if (err) l->err = err;
+    if (!ask_next(l, now_us) && !anything_pending(l)) finish(l, l->err, NULL);
+}
+
+static void take_answer(struct lookup *l, unsigned i, const uint8_t *bytes, size_t len, uint64_t now_us)
+{
+    struct tn_dns *d = l->d;
+    struct tn_dns_answer a;
+    int err = tn_dns_answer_make(bytes, len, &l->adjust, d->scratch + REPLY_MAX, REPLY_MAX, &a);
+    struct tn_dns_kept *k = err ? NULL : tn_dns_kept_new(&a, now_us);
+    if (!k) {
+        go_on(l, err ? err : TN_E_NOMEM, now_us);
+        return;
+    }
+    d->avoid_until_us[i] = 0;
+    bool refused = a.rcode == TN_DNSMSG_SERVFAIL || a.rcode == TN_DNSMSG_REFUSED;
+    if (refused && (choose(l, now_us) >= 0 || anything_pending(l))) {
+        tn_dns_kept_unref(l->second_best);
+        l->second_best = k;
+        go_on(l, 0, now_us);
+        return;
+    }
+    finish(l, 0, k);
+    tn_dns_kept_unref(k);
+}
+
+static void on_answer(void *arg, int err, const uint8_t *bytes, size_t len)
+{
+    struct attempt *a = arg;
+    struct lookup *l = a->lookup;
+    struct tn_dns *d = l->d;
+    unsigned i = (unsigned)(a - l->attempts);
+    uint64_t now_us = now_of(d);
+    a->pending = false;
+    if (err) {
+        if (err != TN_E_CANCELED) d->avoid_until_us[i] = now_us + AVOID_US;
+        go_on(l, err, now_us);
+    } else {
+        take_answer(l, i, bytes, len, now_us);
+    }
+    turn(d);
+}
+
+/* ---- asking ---- */
+
+static bool same_peer(const struct tn_hnode *node, const void *key)
+{
+    return TN_CONTAINER(node, struct client, node)->peer == *(const uint64_t *)key;
+}
+
+static struct client *client_of(struct tn_dns *d, uint64_t peer)
+{
+    uint64_t hash = tn_siphash(&d->key, &peer, sizeof peer);
+    struct tn_hnode *node = tn_htable_find(&d->clients, hash, same_peer, &peer);
+    if (node) return TN_CONTAINER(node, struct client, node);
+    struct client *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    c->peer = peer;
+    if (tn_htable_insert(&d->clients, &c->node, hash) == 0) return c;
+    free(c);
+    return NULL;
+}
+
+static struct tn_dns_query *make_query(struct tn_dns *d, uint64_t peer, const struct tn_dns_question *question)
+{
+    struct client *c = client_of(d, peer);
+    struct tn_dns_query *q = c ? calloc(1, sizeof *q + question->m.name_len) : NULL;
+    if (!q) {
+        if (c && c->queries == 0) {
+            tn_htable_remove(&d->clients, &c->node);
+            free(c);
+        }
+        return NULL;
+    }
+    q->d = d;
+    q->client = c;
+    q->q = *question;
+    q->q.m.name = q->name;
+    memcpy(q->name, question->m.name, question->m.name_len);
+    tn_list_init(&q->link);
+    c->queries++;
+    d->stats.in_flight++;
+    return q;
+}
+
+static bool same_key(const struct tn_hnode *node, const void *key)
+{
+    const struct tn_dns_key *a = &TN_CONTAINER(node, struct lookup, node)->key, *b = key;
+    return a->len == b->len && memcmp(a->bytes, b->bytes, a->len) == 0;
+}
+
+static struct lookup *make_lookup(struct tn_dns *d, uint64_t peer, const struct tn_dns_question *q,
+                                  const struct tn_dns_key *key, uint64_t now_us)
+{
+    struct lookup *l = calloc(1, sizeof *l);
+    if (!l) return NULL;
+    l->d = d;
+    l->peer = peer;
+    l->key = *key;
+    l->deadline_us = now_us + LOOKUP_US;
+    l->err = TN_E_REFUSED;
+    if (!q->dnssec_ok) l->adjust = d->adjust;
+    l->len = tn_dns_canonical(q, l->query);
+    tn_list_init(&l->waiters);
+    for (unsigned i = 0; i < TN_DNS_UPSTREAMS_MAX; i++) l->attempts[i].lookup = l;
+    if (tn_timer_arm(&d->timers, &l->timer, l->deadline_us) == 0) {
+        if (tn_htable_insert(&d->lookups, &l->node, tn_siphash(&d->key, key->bytes, key->len)) == 0) return l;
+        tn_timer_stop(&d->timers, &l->timer);
+    }
+    free(l);
+    return NULL;
+}
+
+/* From the cache, together with another query, or upstream. */
+static int look_up(struct tn_dns *d, struct tn_dns_query *q, uint64_t peer, uint64_t now_us)
+{
+    struct tn_dns_key key;
+    tn_dns_key_make(&key, peer, &q->q);
+    q->kept = tn_dns_cache_find(d->cache, &key, now_us);
+    if (q->kept) {
+        d->stats.cache_hits++;
+        tn_list_push_back(&d->ready, &q->link);
+        return 0;
+    }
+    struct tn_hnode *node = tn_htable_find(&d->lookups, tn_siphash(&d->key, key.bytes, key.len), same_key, &key);
+    struct lookup *l = node ? TN_CONTAINER(node, struct lookup, node) : NULL;
+    if (l) {
+        d->stats.joined++;
+    } else {
+        l = make_lookup(d, peer, &q->q, &key, now_us);
+        if (!l) return TN_E_NOMEM;
+        if (!ask_next(l, now_us)) {
+            int err = l->err;
+            free_lookup(l);
+            return err;
+        }
+    }
+    q->lookup = l;
+    tn_list_push_back(&l->waiters, &q->link);
+    return 0;
+}
+
+static void forget_learned(struct tn_dns *d)
+{
+    tn_dns_cache_clear(d->cache);
+    tn_dns_names_free(d->names);
+    d->names = tn_dns_names_new(&d->config.rng);
+}
+
+static int admit(struct tn_dns *d, uint64_t peer)
+{
+    enum tn_egress_mode mode = tn_egress_mode(d->config.egress);
+    if (mode != d->mode) forget_learned(d);
+    d->mode = mode;
+    if (!d->names) d->names = tn_dns_names_new(&d->config.rng);
+    if (!d->names) return TN_E_NOMEM;
+    if (mode == TN_EGRESS_OFF) return TN_E_POLICY;
+    struct tn_hnode *node = tn_htable_find(&d->clients, tn_siphash(&d->key, &peer, sizeof peer), same_peer, &peer);
+    unsigned mine = node ? TN_CONTAINER(node, struct client, node)->queries : 0;
+    if (mine < QUERIES_PER_PEER && d->stats.in_flight < QUERIES_MAX) return 0;
+    d->stats.over_limit++;
+    return TN_E_LIMIT;
+}
+
+int tn_dns_ask(struct tn_dns *d, uint64_t peer, const uint8_t *query, size_t len, size_t limit, uint64_t now_us,
+               void (*answer)(void *arg, int err, const uint8_t *answer, size_t len), void *arg, struct tn_dns_query **out)
+{
+    struct tn_dns_question question;
+    int err = tn_dns_question_parse(query, len, &question);
+    if (err) return err;
+    d->stats.queries++;
+    err = admit(d, peer);
+    struct tn_dns_query *q = err ? NULL : make_query(d, peer, &question);
+    if (!q) {
+        d->stats.failed++;
+        return err ? err : TN_E_NOMEM;
+    }
+    q->limit = limit;
+    q->answer = answer;
+    q->arg = arg;
+    q->rcode = tn_dns_question_refusal(&question);
+    if (q->rcode >= 0) tn_list_push_back(&d->ready, &q->link);
+    else err = look_up(d, q, peer, now_us);
+    if (err) {
+        d->stats.failed++;
+        free_query(q);
+        return err;
+    }
+    *out = q;
+    return 0;
+}
+
+void tn_dns_cancel(struct tn_dns_query *q)
+{
+    struct lookup *l = q->lookup;
+    free_query(q);
+    if (l && tn_list_empty(&l->waiters)) free_lookup(l);
+}
+
+size_t tn_dns_udp_limit(const uint8_t *query, size_t len)
+{
+    struct tn_dns_question q;
+    if (tn_dns_question_parse(query, len, &q) != 0) return TN_DNS_UDP_MIN;
+    return q.udp_size < TN_DNS_UDP_MAX ? q.udp_size : TN_DNS_UDP_MAX;
+}
+
+/* ---- time ---- */
+
+void tn_dns_timeout(struct tn_dns *d, uint64_t now_us)
+{
+    for (unsigned i = 0; i < d->nupstreams; i++) {
+        struct tn_dns_upstream *u = d->upstreams[i];
+        if (u->ops->next_deadline(u) <= now_us) u->ops->timeout(u, now_us);
+    }
+    for (struct tn_timer *t; (t = tn_heap_pop_due(&d->timers, now_us));) {
+        struct lookup *l = TN_CONTAINER(t, struct lookup, timer);
+        if (l->deadline_us > now_us && ask_next(l, now_us)) continue;
+        if (l->deadline_us <= now_us) finish(l, TN_E_TIMEDOUT, NULL);
+        else if (!anything_pending(l)) finish(l, l->err, NULL);
+        else if (tn_timer_arm(&d->timers, &l->timer, l->deadline_us) != 0) finish(l, TN_E_NOMEM, NULL);
+    }
+    turn(d);
+}
+
+uint64_t tn_dns_next_deadline(const struct tn_dns *d)
+{
+    if (!tn_list_empty(&d->ready)) return 0;
+    uint64_t next = tn_heap_next(&d->timers);
+    for (unsigned i = 0; i < d->nupstreams; i++) {
+        uint64_t at = d->upstreams[i]->ops->next_deadline(d->upstreams[i]);
+        if (at < next) next = at;
+    }
+    return next;
+}
+
+/* ---- settings and figures ---- */
+
+void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6)
+{
+    if (d->adjust.no_udp == !udp && d->adjust.no_ipv6 == !ipv6) return;
+    d->adjust = (struct tn_dns_adjust){.no_udp = !udp, .no_ipv6 = !ipv6};
+    tn_dns_cache_clear(d->cache);
+}
+
+void tn_dns_reset(struct tn_dns *d)
+{
+    forget_learned(d);
+    for (unsigned i = 0; i < d->nupstreams; i++) {
+        d->avoid_until_us[i] = 0;
+        d->upstreams[i]->ops->reset(d->upstreams[i]);
+    }
+}
+
+void tn_dns_peer_gone(struct tn_dns *d, uint64_t peer)
+{
+    tn_dns_cache_forget_peer(d->cache, peer);
+    if (d->names) tn_dns_names_forget_peer(d->names, peer);
+}
+
+const char *tn_dns_name_of(struct tn_dns *d, uint64_t peer, const struct tn_ip *ip, uint64_t now_us)
+{
+    return d->names ? tn_dns_names_find(d->names, peer, ip, now_us) : NULL;
+}
+
+int tn_dns_health(const struct tn_dns *d, const char **text)
+{
+    int first = d->upstreams[0]->ops->health(d->upstreams[0], text);
+    for (unsigned i = 1; first && i < d->nupstreams; i++)
+        if (d->upstreams[i]->ops->health(d->upstreams[i], NULL) == 0) return 0;
+    return first;
+}
+
+void tn_dns_stats(const struct tn_dns *d, struct tn_dns_stats *out)
+{
+    *out = d->stats;
+    tn_dns_cache_size(d->cache, &out->cache_entries, &out->cache_bytes);
+    out->names = d->names ? tn_dns_names_count(d->names) : 0;
+}
