@@ -28,6 +28,7 @@ enum {
 };
 #define BBR_LOSS_THRESH 0.02
 #define BBR_BETA 0.7
+#define BBR_QUEUE_RTT 1.125
 #define BBR_HEADROOM 0.15
 #define BBR_FULL_BW_GROWTH 1.25
 #define BBR_MARGIN 0.99 /* the pacing margin: a queue that stands would never drain */
@@ -52,6 +53,7 @@ struct bbr_flight {
     float bw_latest, undo_bw_short;
     uint32_t inflight_latest;
     uint32_t next_round, loss_round;        /* of delivered */
+    uint32_t round_rtt_us;                  /* lowest of the loss round; 0: none */
     uint32_t round_lost, round_delivered;   /* rate->lost and ->delivered at the loss round's start */
     uint32_t lost_end;                      /* to tell ranges of lost segments */
     uint32_t extra_from_us, extra_delivered, extra[2];

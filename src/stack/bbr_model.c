@@ -121,13 +121,22 @@ static bool probing(const struct bbr *b)
     return b->state == BBR_STARTUP || b->state == BBR_REFILL || b->state == BBR_UP;
 }
 
+/* Were the round's losses a full queue's? */
+static bool is_congestion(const struct bbr_now *n)
+{
+    const struct bbr_flight *f = n->f;
+    uint32_t lost = n->a->rate->lost - f->round_lost, delivered = n->a->rate->delivered - f->round_delivered;
+    if (!f->loss_in_round) return false;
+    if (lost > (lost + (double)delivered) * BBR_LOSS_THRESH) return true;
+    return f->round_rtt_us > n->b->min_rtt_us * BBR_QUEUE_RTT;
+}
+
 /* Once a round: lower bounds from what was delivered although segments were lost. */
 static void adapt_lower_bounds(struct bbr_now *n)
 {
     struct bbr *b = n->b;
     struct bbr_flight *f = n->f;
-    uint32_t lost = n->a->rate->lost - f->round_lost, delivered = n->a->rate->delivered - f->round_delivered;
-    if (probing(b) || !f->loss_in_round || lost <= (lost + (double)delivered) * BBR_LOSS_THRESH) return;
+    if (probing(b) || !is_congestion(n)) return;
     double bw = b->bw_short > 0 ? b->bw_short : tn_bbr_max_bw(b);
     uint32_t inflight = b->inflight_short != BBR_INFINITE ? b->inflight_short : n->cc->cwnd;
     inflight = to_u32(inflight * BBR_BETA);
@@ -158,6 +167,8 @@ static void latest_signals(struct bbr_now *n)
     struct bbr_flight *f = n->f;
     if (f->bw_latest < rs->bytes_per_s) f->bw_latest = (float)rs->bytes_per_s;
     if (f->inflight_latest < rs->delivered) f->inflight_latest = rs->delivered;
+    uint32_t rtt = n->a->rtt_us;
+    if (rtt && (f->round_rtt_us == 0 || rtt < f->round_rtt_us)) f->round_rtt_us = rtt;
     f->loss_round_start = seq_ge(rs->prior_delivered, f->loss_round);
     if (f->loss_round_start) f->loss_round = n->a->rate->delivered;
 }
@@ -170,6 +181,7 @@ static void loss_signals(struct bbr_now *n)
     check_startup_loss(n);
     f->loss_in_round = false;
     f->loss_ranges = 0;
+    f->round_rtt_us = 0;
     f->round_lost = n->a->rate->lost;
     f->round_delivered = n->a->rate->delivered;
 }
