@@ -24,11 +24,14 @@ enum {
     BBR_STARTUP_LOSSES = 6,
     BBR_FULL_BW_ROUNDS = 3,
     BBR_DRAIN_ROUNDS = 3,
+    BBR_DOWN_ROUNDS = 10, /* a tenth less in each: a whole bandwidth-delay product */
     BBR_RENO_ROUNDS = 63,
+    BBR_SHARED_SLOPE = 3,
 };
 #define BBR_LOSS_THRESH 0.02
 #define BBR_BETA 0.7
 #define BBR_QUEUE_RTT 1.125
+#define BBR_SHARED_BETA 0.9
 #define BBR_HEADROOM 0.15
 #define BBR_FULL_BW_GROWTH 1.25
 #define BBR_MARGIN 0.99 /* the pacing margin: a queue that stands would never drain */
@@ -46,7 +49,7 @@ struct bbr {
     uint8_t drain_rounds;
     bool started : 1, full_bw_reached : 1, full_bw_now : 1, probe_sample : 1, probed_too_high : 1,
          probed_cautiously : 1, probe_rtt_timed : 1, probe_rtt_round_done : 1;
-    bool idle_restart : 1;
+    bool idle_restart : 1, shared : 1;
 };
 
 struct bbr_flight {

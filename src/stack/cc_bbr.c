@@ -49,6 +49,7 @@ static void start_down(struct bbr_now *n)
     b->rounds_since_probe = (uint8_t)(luck >> 63);
     b->wait = (uint8_t)(luck >> 40);
     b->cycle_at = n->ms;
+    b->drain_rounds = 0;
     b->acks = BBR_ACKS_PROBE_STOPPING;
     tn_bbr_start_round(n->f, n->a->rate);
     b->state = BBR_DOWN;
@@ -70,7 +71,7 @@ static void raise_slope(struct bbr_now *n)
 {
     struct bbr_flight *f = n->f;
     uint32_t inc = n->cc->cwnd >> f->up_rounds;
-    if (f->up_rounds < 30) f->up_rounds++;
+    if (f->up_rounds < (n->b->shared ? BBR_SHARED_SLOPE : 30)) f->up_rounds++;
     f->up_acked_per_inc = inc > n->cc->mss ? inc : n->cc->mss;
 }
 
@@ -109,9 +110,12 @@ static bool is_time_to_probe(struct bbr_now *n)
     return true;
 }
 
+/* Also when there is no draining it: where packets overtake each other the lowest round-trip time is not the
+ * path's. */
 static bool is_time_to_cruise(struct bbr_now *n)
 {
     uint32_t inflight = n->a->inflight_now;
+    if (n->b->drain_rounds > BBR_DOWN_ROUNDS) return true;
     return inflight <= tn_bbr_with_headroom(n->cc) && inflight <= tn_bbr_inflight(n->cc, 1);
 }
 
@@ -163,7 +167,7 @@ static bool adapt_long_term(struct bbr_now *n)
     }
     if (!rs->has_data || tn_bbr_inflight_too_high(rs->lost, rs->in_flight, n->a->has_sack)) return false;
     if (b->inflight_long == BBR_INFINITE) return false;
-    if (rs->in_flight > b->inflight_long) b->inflight_long = rs->in_flight;
+    if (rs->in_flight > b->inflight_long && (!b->shared || b->state == BBR_UP)) b->inflight_long = rs->in_flight;
     if (b->state == BBR_UP) raise_long_term(n);
     return false;
 }
@@ -348,11 +352,12 @@ static void bbr_segment_lost(struct tn_cc *cc, const struct tn_rec *rec, const s
     if (rec->seq != f->lost_end && f->loss_ranges < UINT8_MAX) f->loss_ranges++;
     f->lost_end = rec->seq + rec->len;
     uint32_t lost = rate->lost - rec->mark.lost;
-    if (!b->probe_sample || !tn_bbr_inflight_too_high(lost, rec->mark.in_flight, has_sack)) return;
+    if (!b->probe_sample || (!b->shared && !tn_bbr_inflight_too_high(lost, rec->mark.in_flight, has_sack))) return;
     b->probed_too_high = true;
     b->probe_sample = false; /* one reaction per probe */
     if (!(rec->flags & TN_REC_APP_LIMITED)) {
-        uint32_t at = inflight_at_loss(rec, lost), least = (uint32_t)(tn_bbr_target(cc) * BBR_BETA);
+        uint32_t at = b->shared ? (uint32_t)(rec->mark.in_flight * BBR_SHARED_BETA) : inflight_at_loss(rec, lost);
+        uint32_t least = (uint32_t)(tn_bbr_target(cc) * BBR_BETA);
         b->inflight_long = at > least ? at : least;
     }
     if (b->state != BBR_UP) return;

@@ -91,7 +91,7 @@ void link_send(struct link *l, const uint8_t *packet, size_t len, uint64_t now_u
         l->lost++;
         return;
     }
-    at += l->c.delay_us;
+    if (l->c.early <= 0 || link_chance(&l->rng) >= l->c.early) at += l->c.delay_us;
     if (l->c.reorder_us && link_chance(&l->rng) < l->c.reorder) at += link_random(&l->rng) % l->c.reorder_us;
     deliver(l, packet, len, at);
     if (link_chance(&l->rng) < l->c.duplicate) deliver(l, packet, len, at + link_random(&l->rng) % 5000);

@@ -14,6 +14,7 @@ struct link_config {
     uint64_t rate_bps;    /* bits per second; 0: no limit */
     uint64_t queue_bytes; /* waiting for the rate; 0: no limit */
     double loss, reorder, duplicate, corrupt; /* probabilities per packet */
+    double early; /* probability of overtaking all that is under way: no delay at all, netem's way of reordering */
     uint64_t reorder_us;  /* how much later a reordered packet comes, at most */
     uint64_t dark_from_us, dark_to_us; /* everything sent then is lost */
     uint64_t seed;

@@ -1,0 +1,310 @@
+/* Delivery rates, the pacing bucket, and BBR's rules one by one; how they work together is tests/sim/bulk_sim's. */
+#include "stack/bbr_model.c"
+#include "stack/cc_bbr.c"
+#include "stack/pace.c"
+#include "stack/rate.c"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { MSS = 1000, RTT = 50000, SEG_US = 100 /* 10 MB/s */, BDP = RTT / SEG_US };
+
+/* ---- rate.c ---- */
+
+static struct tn_rec sent(struct tn_rate *r, uint32_t seq, uint32_t in_flight, uint64_t now)
+{
+    struct tn_rec rec = {.seq = seq, .len = MSS, .sent_us = now, .xmits = 1};
+    tn_rate_sent(r, &rec, in_flight, now);
+    return rec;
+}
+
+static void rate_of_a_train(void **state)
+{
+    struct tn_rate r;
+    uint64_t t = (1ull << 32) - 7000; /* the low half wraps on the way */
+    tn_rate_start(&r, t);
+    struct tn_rec a = sent(&r, 0, 0, t), b = sent(&r, MSS, MSS, t);
+    assert_true(a.flags & TN_REC_APP_LIMITED); /* after a pause */
+    struct tn_rate_sample s = {0};
+    tn_rate_note(&r, &s, &a);
+    tn_rate_note(&r, &s, &b);
+    tn_rate_finish(&r, &s, 2 * MSS, 1000, t + 10000);
+    assert_true(s.has_data && s.app_limited && s.delivered == 2 * MSS && s.in_flight == 2 * MSS);
+    assert_int_equal(s.bytes_per_s, 200000);
+    assert_false(r.app_limited);
+    /* One a millisecond from here, each acknowledged after ten: the rate is what they were sent at. */
+    struct tn_rec c[60];
+    for (int i = 0; i < 60; i++) {
+        c[i] = sent(&r, (uint32_t)(2 + i) * MSS, (uint32_t)(i < 10 ? i : 10) * MSS, t + 10000 + (uint64_t)i * 1000);
+        if (i < 10) continue;
+        s = (struct tn_rate_sample){0};
+        tn_rate_note(&r, &s, &c[i - 10]);
+        tn_rate_finish(&r, &s, MSS, 1000, t + 10000 + (uint64_t)i * 1000);
+    }
+    assert_true(s.bytes_per_s > 950000 && s.bytes_per_s < 1150000);
+    assert_false(s.app_limited);
+}
+
+static void rates_that_say_nothing(void **state)
+{
+    struct tn_rate r;
+    tn_rate_start(&r, 1000);
+    struct tn_rec a = sent(&r, 0, 0, 1000);
+    struct tn_rate_sample s = {0};
+    tn_rate_finish(&r, &s, 0, 100, 2000); /* nothing delivered */
+    assert_int_equal(s.bytes_per_s, 0);
+    tn_rate_note(&r, &s, &a);
+    tn_rate_finish(&r, &s, MSS, 5000, 2000); /* faster than any round trip: it was the answer to something else */
+    assert_true(s.has_data);
+    assert_int_equal(s.bytes_per_s, 0);
+    r.lost += 3 * MSS;
+    tn_rate_limited(&r, 5 * MSS);
+    a = sent(&r, MSS, MSS, 3000);
+    r.lost += MSS;
+    s = (struct tn_rate_sample){0};
+    tn_rate_note(&r, &s, &a);
+    assert_true(s.lost == MSS && s.app_limited);
+    tn_rate_finish(&r, &s, 4 * MSS, 100, 4000);
+    assert_true(r.app_limited);
+    tn_rate_finish(&r, &s, 2 * MSS, 100, 5000);
+    assert_false(r.app_limited); /* what was in flight when it ran dry is through */
+}
+
+/* ---- pace.h ---- */
+
+static uint32_t burst(struct tn_pace *p, uint64_t rate, uint64_t now)
+{
+    uint32_t n = 0;
+    for (tn_pace_wake(p, now); tn_pace_allows(p, rate, now); n++) tn_pace_sent(p, rate, MSS);
+    p->waiting = true;
+    return n;
+}
+
+static void late_timers_lose_nothing(void **state)
+{
+    const uint64_t rate = 10000000; /* ten segments a millisecond */
+    for (unsigned late = 0; late <= TN_PACE_LATE_US; late += 500) {
+        struct tn_pace p = {.used_to_us = 1000000};
+        uint64_t now = 1000000, n = 0;
+        uint32_t most = 0;
+        while (now < 2000000) {
+            uint32_t k = burst(&p, rate, now);
+            n += k;
+            if (k > most) most = k;
+            assert_true(tn_pace_at(&p) > now);
+            now = tn_pace_at(&p) + late;
+        }
+        assert_true(n >= 9940 && n <= 10080);
+        assert_true(most <= 12 + late / 100);
+    }
+    struct tn_pace p = {.used_to_us = 1000000};
+    p.waiting = false; /* nothing to send for a while: no credit from that */
+    assert_true(burst(&p, rate, 3000000) <= 11);
+    p.waiting = true; /* held up for a second: not all at once */
+    assert_true(burst(&p, rate, 4000000) <= 11 + TN_PACE_LATE_US / 100);
+    assert_true(tn_pace_allows(&p, 0, 0));
+}
+
+static void quanta(void **state)
+{
+    assert_int_equal(tn_pace_quantum(0, MSS), TN_PACE_QUANTUM_MAX);
+    assert_int_equal(tn_pace_quantum(1000, MSS), 2 * MSS);
+    assert_int_equal(tn_pace_quantum(10000000, MSS), 10000);
+    assert_int_equal(tn_pace_quantum(UINT64_MAX, MSS), TN_PACE_QUANTUM_MAX);
+}
+
+/* ---- BBR ---- */
+
+/* A path of 10 MB/s and 50 ms with a deep queue; steps of a segment's time. */
+struct path {
+    struct tn_cc cc;
+    uint64_t flight[TN_CC_FLIGHT / 8];
+    struct tn_rate rate;
+    uint64_t now, free_at;
+    struct tn_pace pace;
+    struct tn_rec rec[8192];
+    uint64_t back_at[8192];
+    uint32_t una, nxt; /* segments */
+};
+
+static struct path *start(void)
+{
+    static struct path p;
+    memset(&p, 0, sizeof p);
+    p.now = p.free_at = p.pace.used_to_us = 10000000;
+    p.cc = (struct tn_cc){.ops = &tn_cc_bbr, .mss = MSS, .cwnd = 10 * MSS, .ssthresh = TN_SSTHRESH_NONE,
+                          .cwnd_max = 1 << 22};
+    p.cc.ops->init(&p.cc);
+    p.cc.flight = p.flight;
+    tn_rate_start(&p.rate, p.now);
+    p.cc.ops->on_start(&p.cc, 0, RTT, RTT * 4, p.now);
+    return &p;
+}
+
+static void send_some(struct path *p)
+{
+    tn_pace_wake(&p->pace, p->now);
+    while (tn_pace_allows(&p->pace, p->cc.pace, p->now) && (p->nxt - p->una + 1) * MSS <= p->cc.cwnd) {
+        uint32_t i = p->nxt % 8192;
+        p->rec[i] = sent(&p->rate, p->nxt * MSS, (p->nxt - p->una) * MSS, p->now);
+        p->nxt++;
+        p->free_at = (p->free_at > p->now ? p->free_at : p->now) + SEG_US;
+        p->back_at[i] = p->free_at + RTT;
+        tn_pace_sent(&p->pace, p->cc.pace, MSS);
+    }
+    p->pace.waiting = true;
+}
+
+/* Segment una comes back, or is found to be lost. */
+static void answer(struct path *p, unsigned lost_of_1000)
+{
+    const struct tn_rec *rec = &p->rec[p->una % 8192];
+    uint32_t before = p->nxt - p->una++;
+    if (p->una * 7919 % 1000 < lost_of_1000) {
+        p->rate.lost += MSS;
+        p->cc.ops->on_segment_lost(&p->cc, rec, &p->rate, true, p->now);
+        return;
+    }
+    struct tn_rate_sample s = {0};
+    tn_rate_note(&p->rate, &s, rec);
+    tn_rate_finish(&p->rate, &s, MSS, RTT, p->now);
+    struct tn_cc_ack a = {
+        .now_us = p->now, .acked = MSS, .rtt_us = (uint32_t)(p->now - rec->sent_us), .srtt_us = RTT,
+        .min_rtt_us = RTT, .una = p->una * MSS, .nxt = p->nxt * MSS, .inflight = before * MSS,
+        .inflight_now = (before - 1) * MSS, .cwnd_limited = before * MSS >= p->cc.cwnd - MSS, .has_sack = true,
+        .in_recovery = lost_of_1000 > 0, .rate = &p->rate, .rs = &s,
+    };
+    p->cc.ops->on_ack(&p->cc, &a);
+}
+
+static void round_trip(struct path *p, unsigned lost_of_1000)
+{
+    for (uint64_t end = p->now + RTT; p->now < end; p->now += SEG_US) {
+        while (p->una != p->nxt && p->back_at[p->una % 8192] <= p->now) answer(p, lost_of_1000);
+        send_some(p);
+    }
+}
+
+static unsigned until(struct path *p, unsigned state, unsigned most)
+{
+    unsigned n = 0;
+    for (; bbr_of(&p->cc)->state != state && n < most; n++) round_trip(p, 0);
+    assert_int_equal(bbr_of(&p->cc)->state, state);
+    return n;
+}
+
+static void startup_fills_the_pipe(void **state)
+{
+    struct path *p = start();
+    struct bbr *b = bbr_of(&p->cc);
+    assert_true(p->cc.pace > 500000 && p->cc.pace < 600000); /* 2.77 initial windows a round trip */
+    unsigned n = 0;
+    for (; b->state == BBR_STARTUP && n < 60; n++) round_trip(p, 0);
+    assert_true(n >= 5 && n <= 25); /* the queue that it makes counts as well */
+    assert_true(b->full_bw_reached);
+    assert_true(tn_bbr_max_bw(b) > 9e6 && tn_bbr_max_bw(b) < 10.5e6);
+    until(p, BBR_CRUISE, 20);
+    assert_true(p->cc.pace > 9e6 && p->cc.pace < 10.4e6);
+    assert_int_equal(b->inflight_long, BBR_INFINITE);
+    until(p, BBR_UP, 100);
+    assert_true(p->cc.pace > 11.5e6);
+    until(p, BBR_DOWN, 20);
+}
+
+static void the_lowest_round_trip_is_looked_for(void **state)
+{
+    struct path *p = start();
+    until(p, BBR_PROBE_RTT, 400);
+    assert_true(p->now - 10000000 > 5000000 && p->now - 10000000 < 8000000);
+    round_trip(p, 0);
+    assert_true(p->cc.cwnd <= (BDP / 2 + BDP / 20) * MSS);
+    uint32_t low = p->cc.cwnd;
+    uint64_t from = p->now;
+    for (int i = 0; bbr_of(&p->cc)->state == BBR_PROBE_RTT && i < 40; i++) round_trip(p, 0);
+    assert_true(p->now - from >= 150000 && p->now - from < 600000);
+    assert_true(p->cc.cwnd > low);
+}
+
+static void few_losses_are_the_paths(void **state)
+{
+    struct path *p = start();
+    until(p, BBR_CRUISE, 40);
+    struct bbr *b = bbr_of(&p->cc);
+    for (int i = 0; i < 5; i++) round_trip(p, 10);
+    assert_int_equal(b->inflight_short, BBR_INFINITE);
+    assert_true(b->bw_short <= 0);
+    for (int i = 0; i < 3; i++) round_trip(p, 60); /* too many */
+    assert_true(b->inflight_short != BBR_INFINITE && b->bw_short > 0);
+    assert_true(tn_bbr_bw(b) >= 0.3 * 10e6); /* 0.7 a round at most */
+    until(p, BBR_REFILL, 100);
+    assert_int_equal(b->inflight_short, BBR_INFINITE); /* until the next probe */
+}
+
+static void losses_end_a_probe(void **state)
+{
+    struct path *p = start();
+    until(p, BBR_UP, 140);
+    struct bbr *b = bbr_of(&p->cc);
+    round_trip(p, 50);
+    assert_int_equal(b->state, BBR_DOWN);
+    assert_true(b->probed_too_high);
+    assert_true(b->inflight_long != BBR_INFINITE && b->inflight_long >= BDP * MSS * 7 / 10);
+    uint32_t bound = b->inflight_long;
+    until(p, BBR_CRUISE, 30);
+    assert_true(p->cc.cwnd <= bound);
+    assert_true(tn_bbr_with_headroom(&p->cc) < bound);
+    /* It was a mistake: the bound goes, and probing is taken up again. */
+    p->cc.ops->on_undo(&p->cc, &p->rate, p->now);
+    assert_true(b->inflight_long >= bound);
+}
+
+static void a_shared_bottleneck(void **state)
+{
+    struct path *p = start();
+    until(p, BBR_UP, 140);
+    struct bbr *b = bbr_of(&p->cc);
+    b->shared = true;
+    struct bbr_flight *f = p->cc.flight;
+    for (int i = 0; i < 20; i++) {
+        struct bbr_now n = {&p->cc, b, f, NULL, 0};
+        raise_slope(&n);
+    }
+    assert_true(f->up_acked_per_inc >= p->cc.cwnd / 8);
+    b->probe_sample = true;
+    struct tn_rec rec = {.seq = 1, .len = MSS, .mark = {.in_flight = 400 * MSS, .lost = p->rate.lost}};
+    p->rate.lost += MSS;
+    p->cc.ops->on_segment_lost(&p->cc, &rec, &p->rate, true, p->now); /* one is enough */
+    assert_int_equal(b->state, BBR_DOWN);
+    assert_true(b->inflight_long <= 400 * MSS);
+}
+
+static void pauses_keep_the_rate(void **state)
+{
+    struct path *p = start();
+    until(p, BBR_CRUISE, 40);
+    struct bbr *b = bbr_of(&p->cc);
+    uint64_t pace = p->cc.pace;
+    uint32_t cwnd = p->cc.cwnd;
+    memset(p->flight, 0, sizeof p->flight); /* everything was acknowledged, and for seven seconds there was nothing */
+    p->now += 7000000;
+    tn_rate_start(&p->rate, p->now);
+    p->cc.ops->on_start(&p->cc, 7000000, RTT, RTT * 4, p->now);
+    assert_true(p->cc.pace > pace / 2 && p->cc.pace < pace * 2);
+    assert_true(p->cc.cwnd >= cwnd / 2);
+    round_trip(p, 0);
+    assert_int_not_equal(b->state, BBR_PROBE_RTT); /* the pause was the drain */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rate_of_a_train), cmocka_unit_test(rates_that_say_nothing),
+        cmocka_unit_test(late_timers_lose_nothing), cmocka_unit_test(quanta),
+        cmocka_unit_test(startup_fills_the_pipe), cmocka_unit_test(the_lowest_round_trip_is_looked_for), cmocka_unit_test(few_losses_are_the_paths),
+        cmocka_unit_test(losses_end_a_probe), cmocka_unit_test(a_shared_bottleneck),
+        cmocka_unit_test(pauses_keep_the_rate),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
