@@ -11,7 +11,7 @@ static int run(const uint8_t *data, size_t size, size_t step, size_t *taken)
 {
     struct tn_proxy p = {.scheme = TN_PROXY_HTTP};
     struct tn_addrport dst = {tn_ip4(1, 1, 1, 1), 443};
-    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst);
+    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst, NULL);
     int r = TN_HANDSHAKE_MORE;
     size_t n, used;
     *taken = 0;

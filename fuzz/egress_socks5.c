@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct tn_addrport dst = {data[0] & 2 ? (struct tn_ip){6, {0x20}} : tn_ip4(1, 1, 1, 1), 443};
     size_t step = (size_t)(data[0] >> 2) + 1, at = 1, taken = 0;
     if (p.has_auth) p.user = tn_secret_new("user", 4);
-    struct tn_socks5 *s = tn_socks5_new(&p, &dst);
+    struct tn_socks5 *s = tn_socks5_new(&p, &dst, NULL);
     int r = TN_HANDSHAKE_MORE;
     while (s && r == TN_HANDSHAKE_MORE && at < size) {
         size_t n = size - at < step ? size - at : step, used;

@@ -65,7 +65,8 @@ TAILNET_API const char *tailnet_strerror(int err);
 /* A node that does nothing yet. -ENOMEM. */
 TAILNET_API int tailnet_new(tailnet **out);
 
-/* Sets an option by name, before the node is started. -ENOENT: no such option; -EINVAL: the value does not fit (detail in
+/* Sets an option by name, before the node is started; exit_proxy, exit_egress, forward_exit_egress and exit_names at any time
+ * (flows under way stay). -ENOENT: no such option; -EINVAL: the value does not fit (detail in
  * tailnet_error). A NULL or empty value means the default, except that
  * an exit_proxy which is given but empty or not valid turns the egress off for good, as one that was meant. Options:
  *
@@ -81,7 +82,11 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   exit_egress         off | host | proxy: how exit traffic leaves. Default: off, or proxy once exit_proxy is set. host sends it
  *                       from this host's own address; proxy through exit_proxy and never otherwise
  *   forward_exit_egress true | false: the same switch by another name; true alone never means host
- *   exit_proxy          socks5://[user:pass@]host:port or http://[user:pass@]host:port, or file:PATH with such a URL; secret
+ *   exit_proxy          socks5://[user:pass@]host:port, http://... or https://..., or file:PATH with such a URL; secret. Several,
+ *                       between blanks: a pool. {peer}, {user} and {epoch} in the credentials make sessions (docs/CONFIG.md)
+ *   exit_names          true | false (default): tell the proxy names instead of addresses where they are known. The proxy then
+ *                       resolves them, and may find another address than ours did, its own network among them
+ *   config              path of a configuration file (docs/CONFIG.md), read at once; tailnet_reload reads it again
  *   exit_dns            where names are asked for exit clients, through the same egress: https://ADDRESS[:port][/path] (DNS
  *                       over HTTPS) or tcp://ADDRESS[:port] (DNS over TCP), up to four in the order of preference, separated
  *                       by commas; default https://1.1.1.1/dns-query
@@ -90,12 +95,17 @@ TAILNET_API int tailnet_new(tailnet **out);
  *                       calls below go on in-process: what tailnet_listen has taken is not the host's, and a dial to one of
  *                       the node's own addresses reaches tailnet_listen's listeners, not the host's servers
  *   exit_node_allow_lan_access true | false: with tun and exit_node, the host's own networks stay reachable
+ *   exit_breaker        true (default) | false: leave a proxy alone for some seconds after it did not answer three times
  *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic
  *   tcp_congestion      bbr | cubic: congestion control of TCP in the tailnet; default bbr
  *   socks5_server       HOST:PORT to serve SOCKS5 on, into the tailnet (IP literal; loopback unless you mean otherwise)
  *   socket              path of a Unix socket that speaks the LocalAPI
  *   log_level           error | warn | info | debug */
 TAILNET_API int tailnet_set(tailnet *t, const char *option, const char *value);
+
+/* Reads the configuration file and the files that hold proxy URLs anew, and puts what they say about exit traffic in force.
+ * Flows under way stay. An error (detail in tailnet_error) leaves exit traffic off until a later reload succeeds. */
+TAILNET_API int tailnet_reload(tailnet *t);
 
 /* Where log lines go; default: nowhere. To be set before the start. Called on the node's thread, and by tailnet_start on its
  * caller's; must not call this library. */

@@ -10,6 +10,8 @@ int cmd_run(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_ping(int argc, char **argv);
 int cmd_dev(int argc, char **argv);
+int cmd_egress(int argc, char **argv);
+int cmd_set(int argc, char **argv);
 
 /* Exit codes: 0 fine, 1 it failed, 2 the command line is wrong. */
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -35,6 +37,9 @@ char *cmd_default_socket(void);
  * negative code after a complaint. */
 int cmd_local_request(const char *socket_path, const char *method, const char *target, int timeout_ms, int *status,
                       char **body);
+/* The same with a JSON body. */
+int cmd_local_send(const char *socket_path, const char *method, const char *target, const char *json, int timeout_ms,
+                   int *status, char **body);
 /* GET status as JSON, or NULL after a complaint. */
 json_t *cmd_local_status(const char *socket_path);
 

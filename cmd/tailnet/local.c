@@ -2,6 +2,7 @@
 #include "cmd.h"
 #include "util/buf.h"
 #include "util/err.h"
+#include "util/secret.h"
 #include "wire/http1.h"
 
 #include <errno.h>
@@ -87,15 +88,19 @@ static int split(struct tn_buf *reply, int *status, char **body)
     return 0;
 }
 
-int cmd_local_request(const char *path, const char *method, const char *target, int timeout_ms, int *status,
-                      char **body)
+int cmd_local_send(const char *path, const char *method, const char *target, const char *json, int timeout_ms, int *status,
+                   char **body)
 {
-    char request[1024];
-    int len = snprintf(request, sizeof request,
-                       "%s %s HTTP/1.1\r\nHost: local-tailscaled.sock\r\nConnection: close\r\n"
-                       "Content-Length: 0\r\n\r\n",
-                       method, target);
-    int fd = len < (int)sizeof request ? open_socket(path) : TN_E_TOOBIG;
+    char *request = NULL;
+    int len = asprintf(&request,
+                       "%s %s HTTP/1.1\r\nHost: local-tailscaled.sock\r\nConnection: close\r\n%s"
+                       "Content-Length: %zu\r\n\r\n%s",
+                       method, target, *json ? "Content-Type: application/json\r\n" : "", strlen(json), json);
+    if (len < 0) {
+        cmd_complain("%s", tn_err_text(TN_E_NOMEM));
+        return TN_E_NOMEM;
+    }
+    int fd = open_socket(path);
     if (fd < 0) {
         bool absent = fd == -ENOENT || fd == -ECONNREFUSED || fd == -ENOTDIR;
         cmd_complain("%s: %s%s", path, tn_err_text(fd),
@@ -103,6 +108,7 @@ int cmd_local_request(const char *path, const char *method, const char *target, 
                      : fd == -EACCES     ? " (the node is another user's)"
                      : fd == TN_E_TOOBIG ? " (a socket's path has at most 107 bytes)"
                                          : "");
+        free(request);
         return fd;
     }
     struct tn_buf reply;
@@ -111,8 +117,15 @@ int cmd_local_request(const char *path, const char *method, const char *target, 
     if (!err) err = split(&reply, status, body);
     if (err) cmd_complain("%s: %s", path, tn_err_text(err));
     tn_buf_fini(&reply);
+    tn_wipe(request, (size_t)len);
+    free(request);
     close(fd);
     return err;
+}
+
+int cmd_local_request(const char *path, const char *method, const char *target, int timeout_ms, int *status, char **body)
+{
+    return cmd_local_send(path, method, target, "", timeout_ms, status, body);
 }
 
 json_t *cmd_local_status(const char *path)

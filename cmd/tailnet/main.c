@@ -12,6 +12,8 @@ static const char usage[] =
     "\n"
     "  run       be a node of a tailnet, in the foreground\n"
     "  status    show the running node and its peers\n"
+    "  set       change a running exit node's egress\n"
+    "  egress    see, check, rotate and reload how exit traffic leaves\n"
     "  ping      ask whether, how and how fast a peer answers\n"
     "  dev       a tailnet in a box for trying out: control server, DERP, STUN\n"
     "  version   print the version\n"
@@ -25,7 +27,8 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"run", cmd_run}, {"status", cmd_status}, {"ping", cmd_ping}, {"dev", cmd_dev}};
+    {"run", cmd_run}, {"status", cmd_status}, {"ping", cmd_ping}, {"dev", cmd_dev},
+    {"set", cmd_set}, {"egress", cmd_egress}};
 
 void cmd_complain(const char *fmt, ...)
 {

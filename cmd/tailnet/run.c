@@ -40,14 +40,17 @@ static const char usage[] =
     "  --advertise-exit-node    offer to carry peers' internet traffic\n"
     "  --exit-proxy URL|file:PATH\n"
     "                           let it leave through this proxy and never otherwise:\n"
-    "                           socks5://[user:pass@]host:port or http://[user:pass@]host:port; also\n"
-    "                           TAILNET_EXIT_PROXY\n"
+    "                           socks5://[user:pass@]host:port, http://... or https://...; several between\n"
+    "                           blanks are a pool; also TAILNET_EXIT_PROXY\n"
+    "  --exit-names             tell the proxy names instead of addresses, where they are known\n"
     "  --exit-egress off|host|proxy\n"
     "                           off is the default; host sends it from this host's own address; --exit-proxy\n"
     "                           means proxy\n"
     "  --exit-dns URL[,URL...]  where names of exit clients are asked, the same way: https://ADDRESS/path or\n"
     "                           tcp://ADDRESS, the first that works (default https://1.1.1.1/dns-query)\n"
     "  --exit-dns-aaaa BOOL     false: tell exit clients no IPv6 addresses\n"
+    "  --exit-breaker=false     ask a proxy that did not answer for every flow anew, instead of leaving it alone for\n"
+    "                           some seconds\n"
     "\n"
     "using the tailnet:\n"
     "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
@@ -58,6 +61,8 @@ static const char usage[] =
     "  --tcp-buffer-size SIZE   most memory of a TCP flow per direction, such as 256K or 8M (default: automatic)\n"
     "  --tcp-congestion NAME    bbr (default) or cubic: congestion control of TCP\n"
     "\n"
+    "  --config FILE            settings from a file, with pools of proxies and rules (docs/CONFIG.md); other flags win.\n"
+    "                           SIGHUP reads it anew, and so does a change of it\n"
     "  --verbose                log more\n"
     "  --help                   print this\n"
     "\n"
@@ -83,6 +88,9 @@ static const struct flag flags[] = {
     {"exit-proxy", "exit_proxy", false, true},
     {"exit-dns", "exit_dns", false, false},
     {"exit-dns-aaaa", "exit_dns_aaaa", false, false},
+    {"exit-breaker", "exit_breaker", true, false},
+    {"exit-names", "exit_names", true, false},
+    {"config", "config", false, false},
     {"exit-node", "exit_node", false, false},
     {"exit-node-allow-lan-access", "exit_node_allow_lan_access", true, false},
     {"tun", "tun", false, false},
@@ -151,11 +159,12 @@ static int parse(tailnet *t, int argc, char **argv, bool said[NFLAGS])
             continue;
         }
         const struct flag *f = &flags[c - CMD_LONG];
+        said[c - CMD_LONG] = true;
+        if (!strcmp(f->name, "config")) continue; /* read already */
         snprintf(shown, sizeof shown, "--%s", f->name);
         int err = set(t, shown, f->option, optarg ? optarg : "true");
         if (err && !code) code = err;
         if (f->secret && optarg) blot(optarg);
-        said[c - CMD_LONG] = true;
     }
     return !code && optind < argc ? cmd_bad_word("run", argv[optind]) : code;
 }
@@ -188,6 +197,7 @@ static int fill_in(tailnet *t, const bool said[NFLAGS])
     return EXIT_OK;
 }
 
+/* What the file and the flags may replace. */
 static int set_default(tailnet *t, const char *option, char *value)
 {
     int code = value ? set(t, option, option, value) : EXIT_FAILED;
@@ -195,17 +205,27 @@ static int set_default(tailnet *t, const char *option, char *value)
     return code;
 }
 
+/* The file comes first, wherever its flag stands, so that the other flags win. */
+static int read_config(tailnet *t, int argc, char **argv)
+{
+    static const char name[] = "--config";
+    for (int i = 1; i < argc; i++) {
+        bool joined = strncmp(argv[i], "--config=", sizeof name) == 0;
+        if (!joined && (strcmp(argv[i], name) != 0 || i + 1 == argc)) continue;
+        return set(t, name, "config", joined ? argv[i] + sizeof name : argv[i + 1]);
+    }
+    return EXIT_OK;
+}
+
 static int configure(tailnet *t, int argc, char **argv)
 {
     bool said[NFLAGS] = {false};
-    int code = parse(t, argc, argv, said);
-    int from_env = fill_in(t, said); /* also after an error: secrets in the environment are to be overwritten */
-    if (!code) code = from_env;
-    const char *env_state = getenv("TS_STATE_DIR");
-    if (!code && !said[find_flag("state_dir")] && !(env_state && *env_state))
-        code = set_default(t, "state_dir", cmd_default_state());
-    if (!code && !said[find_flag("socket")]) code = set_default(t, "socket", cmd_default_socket());
-    return code;
+    int code = set_default(t, "state_dir", cmd_default_state());
+    if (!code) code = set_default(t, "socket", cmd_default_socket());
+    if (!code) code = read_config(t, argc, argv);
+    int parsed = parse(t, argc, argv, said);
+    int from_env = fill_in(t, said); /* both also after an error: secrets are to be overwritten */
+    return code ? code : parsed ? parsed : from_env;
 }
 
 static void harden(void)
@@ -230,7 +250,7 @@ static int64_t cpu_ms(void)
 }
 
 /* Until SIGTERM or SIGINT, or until the server refuses a node that has not joined yet: nothing would change that but
- * another key. A lost terminal (SIGHUP) does not end an exit node. When the node has gone quiet after work (joining is work
+ * another key. SIGHUP, a lost terminal too, has it read its settings anew. When the node has gone quiet after work (joining is work
  * too), memory that only the work needed is given back. */
 static int wait_for_end(tailnet *t, const sigset_t *ends)
 {
@@ -240,6 +260,7 @@ static int wait_for_end(tailnet *t, const sigset_t *ends)
         struct timespec step = {.tv_sec = trimmed ? QUIET_STEP_S : BUSY_STEP_S};
         int sig = sigtimedwait(ends, NULL, &step);
         if (sig == SIGTERM || sig == SIGINT) return EXIT_OK;
+        if (sig == SIGHUP) (void)tailnet_reload(t); /* what is wrong is in the log, and exit traffic off */
         int64_t now = cpu_ms();
         int up = joined ? 0 : tailnet_up(t, 0);
         if (up == TAILNET_EPROTO) return EXIT_FAILED;

@@ -26,17 +26,19 @@ void tn_conn_set_state(struct tn_egress_conn *c, enum tn_conn_state state)
     c->state = (uint8_t)state;
 }
 
-struct tn_egress_conn *tn_conn_new(struct tn_egress *e, const struct tn_addrport *dst)
+struct tn_egress_conn *tn_conn_new(struct tn_egress *e, const struct tn_egress_target *to)
 {
     struct tn_egress_conn *c = calloc(1, sizeof *c);
     struct tn_dialing *d = calloc(1, sizeof *d);
-    if (!c || !d) {
+    char *name = c && d && to->name ? strdup(to->name) : NULL;
+    if (!c || !d || (to->name && !name)) {
         free(c);
         free(d);
         return NULL;
     }
-    *d = (struct tn_dialing){.conn = c, .dst = *dst};
+    *d = (struct tn_dialing){.conn = c, .dst = to->dst, .name = name, .peer = to->peer, .policy = tn_policy_ref(e->policy)};
     tn_list_init(&d->waiting);
+    c->purpose = (uint8_t)to->purpose;
     c->e = e;
     c->dialing = d;
     c->fd = -1;
@@ -45,11 +47,29 @@ struct tn_egress_conn *tn_conn_new(struct tn_egress *e, const struct tn_addrport
     return c;
 }
 
+/* The proxy's part: from here on it carries a flow. */
+static void count_opened(struct tn_egress_conn *c)
+{
+    struct tn_upstream *u = c->up;
+    if (c->share) c->share->opened++;
+    if (!u) return;
+    u->dials--;
+    u->flows++;
+    if (c->purpose == TN_EGRESS_PROBE) return;
+    uint64_t took_us = tn_egress_now() - c->dialing->began_us;
+    size_t b = 0;
+    while (b < TN_EGRESS_BUCKETS - 1 && took_us > tn_egress_bucket_ms[b] * 1000ull) b++;
+    u->opened++;
+    u->latency[b]++;
+    u->latency_sum_us += took_us;
+}
+
 void tn_conn_opened(struct tn_egress_conn *c)
 {
+    count_opened(c);
     tn_dial_dispose(c);
     tn_limits_opened(c);
-    c->e->stats.opened++;
+    if (c->purpose != TN_EGRESS_PROBE) c->e->stats.opened++;
     c->ready |= TN_EGRESS_WANT_WRITE;
     if (c->early) c->ready |= TN_EGRESS_WANT_READ;
     tn_conn_set_state(c, TN_CONN_OPEN);
@@ -66,10 +86,12 @@ void tn_conn_close_fd(struct tn_egress_conn *c, bool reset)
 
 void tn_conn_fail(struct tn_egress_conn *c, enum tn_egress_fail why)
 {
-    tn_conn_close_fd(c, false);
+    tn_dial_drop_attempt(c);
+    tn_proxied_detach(c);
     tn_dial_dispose(c);
+    if (c->share) c->share->refused++;
     tn_limits_give(c);
-    tn_egress_count_fail(c->e, why);
+    if (c->purpose != TN_EGRESS_PROBE) tn_egress_count_fail(c->e, why);
     c->why = (uint8_t)why;
     tn_conn_set_state(c, TN_CONN_FAILED);
     tn_run_queue(c);
@@ -79,6 +101,8 @@ void tn_conn_bury(struct tn_egress_conn *c, bool reset)
 {
     struct tn_egress *e = c->e;
     tn_conn_close_fd(c, reset);
+    tn_secure_free(c);
+    tn_proxied_detach(c);
     tn_dial_dispose(c);
     tn_limits_give(c);
     free(c->early);
@@ -100,8 +124,29 @@ static void report_break(struct tn_egress_conn *c)
     if (c->ev->on_error) c->ev->on_error(c->arg, c, c->err);
 }
 
+/* A policy took this flow's way: the owner is told whichever way it listens. */
+void tn_conn_cut(struct tn_egress_conn *c)
+{
+    if (c->err == 0) c->err = TN_E_RESET;
+    free(c->early);
+    c->early = NULL;
+    c->ready |= TN_EGRESS_WANT_READ | TN_EGRESS_WANT_WRITE;
+    c->cut = true;
+    tn_run_queue(c);
+}
+
 void tn_conn_step_open(struct tn_egress_conn *c)
 {
+    if (c->secure && c->ready & TN_EGRESS_WANT_WRITE && !c->err) {
+        int err = tn_secure_flush(c);
+        if (err == TN_E_AGAIN) c->ready &= (uint8_t)~TN_EGRESS_WANT_WRITE;
+        else if (err) c->err = err;
+    }
+    if (c->cut && c->ev->on_error) {
+        c->cut = false;
+        c->ev->on_error(c->arg, c, c->err);
+        return;
+    }
     if (c->want & c->ready & TN_EGRESS_WANT_READ) c->ev->on_readable(c->arg, c);
     if (c->state != TN_CONN_OPEN) return;
     if (c->want & c->ready & TN_EGRESS_WANT_WRITE) c->ev->on_writable(c->arg, c);
@@ -160,13 +205,17 @@ long tn_egress_readv(struct tn_egress_conn *c, const struct iovec *iov, int n)
         if (c->err) return c->err;
         if (c->eof) return 0;
         if (!(c->ready & TN_EGRESS_WANT_READ)) return TN_E_AGAIN;
-        r = tn_socket_readv(c->fd, iov, n);
+        r = c->secure ? tn_secure_readv(c, iov, n) : tn_socket_readv(c->fd, iov, n);
         if (r == 0) c->eof = true;
-        bool drained = r == 0 || r == TN_E_AGAIN || (r > 0 && (size_t)r < total && !c->careful);
+        bool drained = r == 0 || r == TN_E_AGAIN || (r > 0 && (size_t)r < total && !c->careful && !c->secure);
         if (drained) c->ready &= ~TN_EGRESS_WANT_READ;
         else if (r < 0) c->err = (int)r;
     }
-    if (r > 0) c->e->stats.bytes_down += (uint64_t)r;
+    if (r > 0) {
+        c->e->stats.bytes_down += (uint64_t)r;
+        if (c->up) c->up->bytes_down += (uint64_t)r;
+        if (c->share) c->share->bytes_down += (uint64_t)r;
+    }
     return r;
 }
 
@@ -178,10 +227,15 @@ long tn_egress_writev(struct tn_egress_conn *c, const struct iovec *iov, int n)
     if (c->shut) return TN_E_PIPE;
     if (total == 0) return 0;
     if (!(c->ready & TN_EGRESS_WANT_WRITE)) return TN_E_AGAIN;
-    long r = tn_socket_writev(c->fd, iov, n);
-    if (r == TN_E_AGAIN || (r >= 0 && (size_t)r < total)) c->ready &= ~TN_EGRESS_WANT_WRITE;
+    long r = c->secure ? tn_secure_writev(c, iov, n) : tn_socket_writev(c->fd, iov, n);
+    if (r > 0 && c->secure) c->ready &= tn_secure_flush(c) == 0 ? 0xff : (uint8_t)~TN_EGRESS_WANT_WRITE;
+    else if (r == TN_E_AGAIN || (r >= 0 && (size_t)r < total)) c->ready &= ~TN_EGRESS_WANT_WRITE;
     else if (r < 0) c->err = (int)r;
-    if (r > 0) c->e->stats.bytes_up += (uint64_t)r;
+    if (r > 0) {
+        c->e->stats.bytes_up += (uint64_t)r;
+        if (c->up) c->up->bytes_up += (uint64_t)r;
+        if (c->share) c->share->bytes_up += (uint64_t)r;
+    }
     return r;
 }
 
@@ -190,14 +244,21 @@ int tn_egress_shutdown(struct tn_egress_conn *c)
     if (c->state != TN_CONN_OPEN) return TN_E_NOTCONN;
     if (c->err) return c->err;
     c->shut = true;
-    return tn_socket_shutdown(c->fd);
+    return c->secure ? tn_secure_shutdown(c) : tn_socket_shutdown(c->fd);
 }
 
 void tn_egress_close(struct tn_egress_conn *c, bool reset)
 {
     struct tn_egress *e = c->e;
     if (c->state == TN_CONN_CLOSED) return;
-    if (c->state < TN_CONN_OPEN) tn_egress_count_fail(e, TN_EGRESS_FAIL_CANCELED);
-    tn_conn_bury(c, reset);
+    if (c->state < TN_CONN_OPEN && c->purpose != TN_EGRESS_PROBE) tn_egress_count_fail(e, TN_EGRESS_FAIL_CANCELED);
+    if (!reset && c->state == TN_CONN_OPEN && c->secure && !c->err && tn_secure_linger(c)) {
+        tn_proxied_detach(c);
+        tn_limits_give(c); /* the state still says that it is a flow's */
+        tn_list_remove(&c->run);
+        tn_conn_set_state(c, TN_CONN_DRAINING);
+    } else {
+        tn_conn_bury(c, reset);
+    }
     tn_run_schedule(e);
 }

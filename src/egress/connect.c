@@ -53,14 +53,15 @@ static int put_basic(const struct tn_proxy *p, char *out)
     return 0;
 }
 
-static int put_request(struct tn_httpconnect *h, const struct tn_proxy *p, const struct tn_addrport *dst)
+static int put_request(struct tn_httpconnect *h, const struct tn_proxy *p, const struct tn_addrport *dst, const char *name)
 {
     static const char field[] = "Proxy-Authorization: Basic ";
-    char to[TN_ADDRPORT_STRLEN];
+    char to[TN_HANDSHAKE_NAME_MAX + 8];
     size_t cap = 2 * sizeof to + 128 + (p->has_auth ? sizeof field + basic_len(p) : 0);
     h->out = malloc(cap);
     if (!h->out) return TN_E_NOMEM;
-    tn_addrport_format(dst, to);
+    if (name) snprintf(to, sizeof to, "%.*s:%u", TN_HANDSHAKE_NAME_MAX, name, (unsigned)dst->port);
+    else tn_addrport_format(dst, to);
     size_t n = (size_t)snprintf(h->out, cap, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n", to, to);
     if (p->has_auth) {
         memcpy(h->out + n, field, sizeof field - 1);
@@ -75,13 +76,13 @@ static int put_request(struct tn_httpconnect *h, const struct tn_proxy *p, const
     return 0;
 }
 
-struct tn_httpconnect *tn_httpconnect_new(const struct tn_proxy *proxy, const struct tn_addrport *dst)
+struct tn_httpconnect *tn_httpconnect_new(const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name)
 {
     struct tn_httpconnect *h = calloc(1, sizeof *h);
     if (!h) return NULL;
     tn_buf_init(&h->in, HEAD_MAX);
     h->budget = HEAD_MAX;
-    if (put_request(h, proxy, dst) != 0) {
+    if (put_request(h, proxy, dst, name) != 0) {
         tn_httpconnect_free(h);
         return NULL;
     }

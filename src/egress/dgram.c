@@ -242,7 +242,7 @@ void tn_chan_end(struct tn_chan *c, enum tn_egress_fail why)
 static int host_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out)
 {
     struct tn_dgrams *g = &e->dgrams;
-    if (e->policy.mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
+    if (e->policy->mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
     if ((*out = find_source(g, k->kind, &k->src))) return 0;
     int why = tn_chan_new(e, k->peer, k->kind, out);
     if (why) return why;
@@ -268,7 +268,7 @@ static bool allowed(struct tn_egress *e, const struct tn_dgram_key *k)
 
 static int choose_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out)
 {
-    switch (e->policy.mode) {
+    switch (e->policy->mode) {
     case TN_EGRESS_HOST: return host_chan(e, k, out);
     case TN_EGRESS_PROXY:
     case TN_EGRESS_OFF: break;
@@ -298,7 +298,7 @@ int tn_dgram_open(struct tn_egress *e, const struct tn_dgram_key *key, const str
 {
     struct tn_chan *c = NULL;
     struct tn_dgram *d = NULL;
-    if (e->closing || e->policy.mode == TN_EGRESS_OFF) return TN_EGRESS_FAIL_OFF;
+    if (e->closing || e->policy->mode == TN_EGRESS_OFF) return TN_EGRESS_FAIL_OFF;
     int why = allowed(e, key) ? choose_chan(e, key, &c) : (int)TN_EGRESS_FAIL_GUARD;
     if (!why && tn_dgram_find(e, c, &key->dst)) why = TN_EGRESS_FAIL_LIMIT; /* the owner has it open already */
     if (!why && (why = add_flow(c, key, &d)) != 0 && tn_list_empty(&c->flows)) tn_chan_free(c);

@@ -1,10 +1,11 @@
 /* From the wish to the open connection: two phases with a total deadline each, however the far end spreads its bytes.
  *
  *   connect     name lookup of the proxy and all its addresses together (PROXY), or the destination (HOST)
- *   handshake   SOCKS5 or HTTP CONNECT with the proxy
- * A dial that fails is never tried again here, and never by another way. */
+ *   handshake   TLS with the proxy where it is https, SOCKS5 or HTTP CONNECT
+ * What becomes of one that fails is proxied.c's to say; it is never another way than by a proxy of its policy. */
 #include "egress/private.h"
 #include "egress/socket.h"
+#include "egress/template.h"
 #include "util/err.h"
 
 #include <stdlib.h>
@@ -16,8 +17,12 @@ enum {
 
 int tn_dial_begin(struct tn_egress_conn *c)
 {
-    c->dialing->deadline_us = tn_egress_now() + c->e->limits.connect_timeout_us;
-    switch (c->e->policy.mode) {
+    struct tn_dialing *d = c->dialing;
+    const struct tn_egress_limits *l = &c->e->limits;
+    d->began_us = tn_egress_now();
+    d->deadline_us = d->began_us + l->connect_timeout_us;
+    d->end_us = d->deadline_us + l->handshake_timeout_us;
+    switch (c->e->policy->mode) {
     case TN_EGRESS_HOST: return tn_direct_begin(c);
     case TN_EGRESS_PROXY: return tn_proxied_begin(c);
     case TN_EGRESS_OFF: break;
@@ -25,12 +30,20 @@ int tn_dial_begin(struct tn_egress_conn *c)
     return TN_EGRESS_FAIL_OFF;
 }
 
+static void late(struct tn_alarm *a) { tn_dial_timeout(TN_CONTAINER(a, struct tn_dialing, alarm)->conn); }
+
+int tn_dial_arm(struct tn_egress_conn *c, uint64_t at_us)
+{
+    c->dialing->alarm.fire = late;
+    return tn_timer_arm(&c->e->timers, &c->dialing->alarm.timer, at_us);
+}
+
 int tn_dial_attempt(struct tn_egress_conn *c, int fd, uint64_t deadline_us)
 {
     c->fd = fd;
     c->ready = 0;
     c->careful = c->broken = false;
-    if (tn_run_watch(c->e, fd, c) != 0 || tn_timer_arm(&c->e->timers, &c->dialing->timer, deadline_us) != 0) {
+    if (tn_run_watch(c->e, fd, c) != 0 || tn_dial_arm(c, deadline_us) != 0) {
         tn_conn_close_fd(c, false);
         return TN_EGRESS_FAIL_FDS;
     }
@@ -38,16 +51,43 @@ int tn_dial_attempt(struct tn_egress_conn *c, int fd, uint64_t deadline_us)
     return 0;
 }
 
+void tn_dial_drop_attempt(struct tn_egress_conn *c)
+{
+    struct tn_dialing *d = c->dialing;
+    tn_conn_close_fd(c, false);
+    tn_secure_free(c);
+    if (!d) return;
+    tn_timer_stop(&c->e->timers, &d->alarm.timer);
+    tn_list_remove(&d->waiting);
+    if (d->in_handshake) tn_handshake_fini(&d->handshake);
+    d->in_handshake = false;
+    tn_proxy_free(d->as);
+    d->as = NULL;
+    free(d->addrs);
+    d->addrs = NULL;
+    d->naddrs = d->next = 0;
+}
+
+/* The connection stays as it is: what only the dial needed goes. */
 void tn_dial_dispose(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
     if (!d) return;
-    tn_timer_stop(&c->e->timers, &d->timer);
+    tn_timer_stop(&c->e->timers, &d->alarm.timer);
     tn_list_remove(&d->waiting);
     if (d->in_handshake) tn_handshake_fini(&d->handshake);
+    tn_proxy_free(d->as);
+    tn_policy_unref(c->e, d->policy);
+    free(d->name);
     free(d->addrs);
     free(d);
     c->dialing = NULL;
+}
+
+void tn_dial_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
+{
+    int end = tn_proxied_failed(c, why);
+    if (end) tn_conn_fail(c, (enum tn_egress_fail)end);
 }
 
 /* The address under way is not to be had. err: negative errno. */
@@ -55,10 +95,49 @@ static void attempt_failed(struct tn_egress_conn *c, int err)
 {
     tn_conn_close_fd(c, false);
     int why = c->dialing->addrs ? tn_proxied_next(c) : (int)tn_direct_fail_of(err);
-    if (why) tn_conn_fail(c, (enum tn_egress_fail)why);
+    if (why) tn_dial_failed(c, (enum tn_egress_fail)why);
 }
 
 static void handshake_step(struct tn_egress_conn *c);
+
+/* Whose credentials: the proxy's as set, or this peer's own. */
+static const struct tn_proxy *credentials(struct tn_egress_conn *c)
+{
+    struct tn_egress *e = c->e;
+    struct tn_dialing *d = c->dialing;
+    if (!c->up->proxy->templated) return c->up->proxy;
+    const struct tn_share *s = tn_share_find(e, d->peer);
+    uint64_t user = e->peers.user && d->peer ? e->peers.user(e->peers.ctx, d->peer) : 0;
+    struct tn_template_who who = {.peer = d->peer, .user = user, .peer_epoch = s ? s->epoch : 0, .epoch = e->epoch};
+    return d->as = tn_template_fill(c->up->proxy, &e->key, &who);
+}
+
+static bool is_told_names(const struct tn_egress_conn *c)
+{
+    const struct tn_policy *p = c->dialing->policy;
+    for (size_t i = 0; i < p->spec->nproxies; i++)
+        if (p->upstreams[i] == c->up) return p->spec->proxies[i].names;
+    return false;
+}
+
+/* The way to the proxy stands: the words that go over it. False when the dial failed or is done. */
+static bool begin_words(struct tn_egress_conn *c)
+{
+    struct tn_dialing *d = c->dialing;
+    bool probe = c->purpose == TN_EGRESS_PROBE;
+    if (probe && c->up->proxy->scheme == TN_PROXY_HTTP) {
+        tn_upstream_worked(c->up);
+        tn_conn_opened(c);
+        return false;
+    }
+    const struct tn_proxy *as = credentials(c);
+    const char *name = is_told_names(c) ? d->name : NULL;
+    if (!as || tn_handshake_init(&d->handshake, as, probe ? NULL : &d->dst, name) != 0) {
+        tn_dial_failed(c, TN_EGRESS_FAIL_FDS);
+        return false;
+    }
+    return d->in_handshake = true;
+}
 
 static void connected(struct tn_egress_conn *c)
 {
@@ -67,16 +146,14 @@ static void connected(struct tn_egress_conn *c)
         tn_conn_opened(c);
         return;
     }
-    tn_proxied_works(c);
+    tn_upstream_prefer(c->up, &d->addrs[d->next - 1]);
     d->deadline_us = tn_egress_now() + c->e->limits.handshake_timeout_us;
-    if (tn_handshake_init(&d->handshake, c->e->policy.proxy, &d->dst) != 0) {
-        tn_conn_fail(c, TN_EGRESS_FAIL_FDS);
-        return;
-    }
-    d->in_handshake = true;
-    (void)tn_timer_arm(&c->e->timers, &d->timer, d->deadline_us); /* armed already: moving it can't fail */
+    if (d->deadline_us > d->end_us) d->deadline_us = d->end_us;
+    (void)tn_dial_arm(c, d->deadline_us); /* armed already: moving it can't fail */
     tn_conn_set_state(c, TN_CONN_HANDSHAKE);
-    handshake_step(c);
+    int why = c->up->proxy->tls ? tn_secure_begin(c) : 0;
+    if (why) tn_dial_failed(c, (enum tn_egress_fail)why);
+    else handshake_step(c);
 }
 
 /* False when the connection failed. */
@@ -86,10 +163,10 @@ static bool send_output(struct tn_egress_conn *c)
     const uint8_t *bytes = tn_handshake_output(&c->dialing->handshake, &len);
     if (len == 0) return true;
     struct iovec iov = {(void *)bytes, len};
-    long n = tn_socket_writev(c->fd, &iov, 1);
+    long n = c->secure ? tn_secure_writev(c, &iov, 1) : tn_socket_writev(c->fd, &iov, 1);
     if (n == TN_E_AGAIN) return true;
     if (n < 0) {
-        tn_conn_fail(c, TN_EGRESS_FAIL_PROXY_CLOSED);
+        tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_CLOSED);
         return false;
     }
     tn_handshake_sent(&c->dialing->handshake, (size_t)n);
@@ -113,10 +190,10 @@ static bool take_input(struct tn_egress_conn *c, const uint8_t *bytes, size_t le
     int r = tn_handshake_input(&c->dialing->handshake, bytes, len, &used);
     if (r == TN_HANDSHAKE_MORE) return true;
     if (r == TN_HANDSHAKE_DONE && keep_early(c, bytes + used, len - used) == 0) {
-        tn_egress_healthy(c->e);
+        tn_upstream_worked(c->up);
         tn_conn_opened(c);
     } else {
-        tn_conn_fail(c, r == TN_HANDSHAKE_DONE ? TN_EGRESS_FAIL_FDS : (enum tn_egress_fail)r);
+        tn_dial_failed(c, r == TN_HANDSHAKE_DONE ? TN_EGRESS_FAIL_FDS : (enum tn_egress_fail)r);
     }
     return false;
 }
@@ -125,15 +202,24 @@ static void handshake_step(struct tn_egress_conn *c)
 {
     uint8_t chunk[READ_CHUNK];
     struct iovec iov = {chunk, sizeof chunk};
+    if (c->secure) {
+        int r = tn_secure_handshake(c);
+        if (r == TN_E_AGAIN) return;
+        if (r) {
+            tn_dial_failed(c, r == TN_E_RESET ? TN_EGRESS_FAIL_PROXY_CLOSED : TN_EGRESS_FAIL_PROXY_TLS);
+            return;
+        }
+    }
+    if (!c->dialing->in_handshake && !begin_words(c)) return;
     for (int i = 0; i < READS_PER_STEP; i++) {
         if (!send_output(c)) return;
-        long n = tn_socket_readv(c->fd, &iov, 1);
+        long n = c->secure ? tn_secure_readv(c, &iov, 1) : tn_socket_readv(c->fd, &iov, 1);
         if (n == TN_E_AGAIN) {
             c->ready &= ~TN_EGRESS_WANT_READ;
             return;
         }
         if (n <= 0) {
-            tn_conn_fail(c, TN_EGRESS_FAIL_PROXY_CLOSED);
+            tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_CLOSED);
             return;
         }
         /* What is left in the socket makes no new edge: the connection opens as readable and finds out. */
@@ -158,12 +244,13 @@ void tn_dial_step(struct tn_egress_conn *c)
 void tn_dial_timeout(struct tn_egress_conn *c)
 {
     switch ((enum tn_conn_state)c->state) {
-    case TN_CONN_RESOLVING: tn_conn_fail(c, TN_EGRESS_FAIL_PROXY_NAME); return;
+    case TN_CONN_RESOLVING: tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_NAME); return;
     case TN_CONN_CONNECTING: attempt_failed(c, TN_E_TIMEDOUT); return;
-    case TN_CONN_HANDSHAKE: tn_conn_fail(c, TN_EGRESS_FAIL_PROXY_TIMEOUT); return;
+    case TN_CONN_HANDSHAKE: tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_TIMEOUT); return;
     case TN_CONN_NEW:
     case TN_CONN_OPEN:
     case TN_CONN_FAILED:
+    case TN_CONN_DRAINING:
     case TN_CONN_CLOSED: return;
     }
 }

@@ -21,7 +21,7 @@ enum tn_egress_fail tn_direct_fail_of(int err)
 
 int tn_direct_begin(struct tn_egress_conn *c)
 {
-    if (c->e->policy.mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
+    if (c->e->policy->mode != TN_EGRESS_HOST || c->dialing->policy->mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
     int fd = tn_socket_connect(&c->dialing->dst, c->e->mark);
     if (fd < 0) return (int)tn_direct_fail_of(fd);
     return tn_dial_attempt(c, fd, c->dialing->deadline_us);

@@ -6,7 +6,8 @@
 
 #define CONNECT_TIMEOUT_US 10000000ull
 #define HANDSHAKE_TIMEOUT_US 20000000ull
-#define HEALTH_LOG_US 10000000ull /* a proxy that flaps writes a line per 10 s at most */
+
+const unsigned tn_egress_bucket_ms[TN_EGRESS_BUCKETS - 1] = {5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000};
 
 int tn_egress_new(const struct tn_egress_config *config, struct tn_egress **out)
 {
@@ -18,9 +19,15 @@ int tn_egress_new(const struct tn_egress_config *config, struct tn_egress **out)
     e->mark = config->mark;
     if (!e->limits.connect_timeout_us) e->limits.connect_timeout_us = CONNECT_TIMEOUT_US;
     if (!e->limits.handshake_timeout_us) e->limits.handshake_timeout_us = HANDSHAKE_TIMEOUT_US;
-    tn_policy_init(&e->policy);
+    e->peers = config->peers;
+    e->tls = config->tls;
+    e->key = config->key;
+    e->no_breaker = config->no_breaker;
+    e->safe = (struct tn_policy){.refs = 1, .mode = TN_EGRESS_OFF, .rejected = true};
+    e->policy = tn_policy_new(tn_egress_spec_new(TN_EGRESS_OFF));
+    if (!e->policy) e->policy = tn_policy_ref(&e->safe);
     tn_guard_init(&e->guard);
-    tn_upstream_init(&e->upstream);
+    tn_list_init(&e->upstreams);
     tn_heap_init(&e->timers);
     tn_htable_init(&e->shares);
     tn_list_init(&e->conns);
@@ -29,6 +36,7 @@ int tn_egress_new(const struct tn_egress_config *config, struct tn_egress **out)
     tn_dgrams_init(e);
     int err = tn_run_init(e);
     if (err) {
+        tn_policy_unref(e, e->policy);
         free(e);
         return err;
     }
@@ -50,53 +58,127 @@ void tn_egress_free(struct tn_egress *e, void (*done)(void *arg), void *arg)
     if (e->depth == 0)
         for (struct tn_list *n; (n = tn_list_pop_front(&e->graveyard));)
             free(TN_CONTAINER(n, struct tn_egress_conn, all));
-    tn_upstream_set(&e->upstream, NULL);
-    tn_policy_fini(&e->policy);
+    struct tn_policy *last = e->policy;
+    e->policy = &e->safe;
+    tn_policy_unref(e, last);
     tn_guard_fini(&e->guard);
     tn_heap_fini(&e->timers);
-    tn_htable_fini(&e->shares);
+    tn_shares_free(e);
     tn_run_fini(e);
 }
 
-/* Dials belong to the policy under which they began: none may go on under another. */
-static void cancel_dials(struct tn_egress *e)
+struct tn_policy *tn_policy_ref(struct tn_policy *p)
 {
+    p->refs++;
+    return p;
+}
+
+void tn_policy_unref(struct tn_egress *e, struct tn_policy *p)
+{
+    if (p == &e->safe || --p->refs > 0) return;
+    for (size_t i = 0; p->spec && i < p->spec->nproxies; i++) tn_upstream_unref(p->upstreams[i]);
+    tn_policy_free(p);
+}
+
+/* The snapshot, joined to its proxies; NULL: no memory. */
+static struct tn_policy *make_policy(struct tn_egress *e, struct tn_egress_spec *spec)
+{
+    struct tn_policy *p = tn_policy_new(spec);
+    for (size_t i = 0; p && p->mode == TN_EGRESS_PROXY && i < p->spec->nproxies; i++) {
+        p->upstreams[i] = tn_upstream_get(e, &p->spec->proxies[i]);
+        if (p->upstreams[i]) continue;
+        tn_policy_unref(e, p);
+        return NULL;
+    }
+    return p;
+}
+
+static bool carries(const struct tn_policy *p, const struct tn_egress_conn *c)
+{
+    if (p->mode != TN_EGRESS_PROXY) return p->mode == TN_EGRESS_HOST && !c->up;
+    for (size_t i = 0; i < p->spec->nproxies; i++)
+        if (p->upstreams[i] == c->up) return true;
+    return false;
+}
+
+/* What is under way when a policy comes. Dials belong to the policy in force: they go on where it would send them too,
+ * begin anew where not, and end where it has no proxies. Flows stay, or are cut if it has no place for them. */
+static void move_over(struct tn_egress *e, const struct tn_policy *old, bool cut)
+{
+    bool proxied = old->mode == TN_EGRESS_PROXY && e->policy->mode == TN_EGRESS_PROXY;
     TN_LIST_EACH(n, &e->conns) {
         struct tn_egress_conn *c = TN_CONTAINER(n, struct tn_egress_conn, all);
-        if (c->state < TN_CONN_OPEN) tn_conn_fail(c, TN_EGRESS_FAIL_CANCELED);
+        if (c->state < TN_CONN_OPEN && c->purpose != TN_EGRESS_PROBE) {
+            int why = proxied ? tn_proxied_restart(c, e->policy) : (int)TN_EGRESS_FAIL_CANCELED;
+            if (why) tn_conn_fail(c, (enum tn_egress_fail)why);
+        } else if (c->state == TN_CONN_OPEN && cut && !carries(e->policy, c)) {
+            tn_conn_cut(c);
+        }
     }
+}
+
+int tn_egress_set(struct tn_egress *e, struct tn_egress_spec *spec, bool cut)
+{
+    char line[400];
+    if (e->closing) {
+        tn_egress_spec_free(spec);
+        return TN_E_CLOSED;
+    }
+    struct tn_policy *old = e->policy, *made = make_policy(e, spec);
+    e->policy = made ? made : &e->safe;
+    move_over(e, old, cut);
+    tn_policy_unref(e, old);
+    tn_dgrams_policy_changed(e);
+    TN_LIST_EACH(l, &e->upstreams) tn_probe_schedule(TN_CONTAINER(l, struct tn_upstream, all));
+    bool bad = e->policy->rejected;
+    tn_logf(e->log, bad ? TN_LOG_WARN : TN_LOG_INFO, "egress", "%s", tn_policy_describe(e->policy, line));
+    tn_run_schedule(e);
+    return bad ? TN_E_POLICY : 0;
 }
 
 int tn_egress_set_policy(struct tn_egress *e, enum tn_egress_mode mode, struct tn_proxy *proxy)
 {
-    char line[400];
-    if (e->closing) {
+    struct tn_egress_spec *s = tn_egress_spec_new(mode);
+    struct tn_egress_proxy *p = s && proxy && mode == TN_EGRESS_PROXY ? tn_egress_spec_proxy(s) : NULL;
+    if (p) {
+        strcpy(p->name, "proxy");
+        p->proxy = proxy;
+    } else {
         tn_proxy_free(proxy);
-        return TN_E_CLOSED;
     }
-    cancel_dials(e);
-    e->stats.last_proxy_fail = TN_EGRESS_OK;
-    int err = tn_policy_set(&e->policy, mode, proxy);
-    tn_upstream_set(&e->upstream, e->policy.proxy);
-    tn_dgrams_policy_changed(e);
-    tn_logf(e->log, err ? TN_LOG_WARN : TN_LOG_INFO, "egress", "%s", tn_policy_describe(&e->policy, line));
-    tn_run_schedule(e);
-    return err;
+    return tn_egress_set(e, s, false);
 }
 
-enum tn_egress_mode tn_egress_mode(const struct tn_egress *e) { return e->policy.mode; }
+int tn_egress_rotate(struct tn_egress *e, uint64_t peer)
+{
+    struct tn_share *s = peer ? tn_share_get(e, peer) : NULL;
+    if (peer && !s) return TN_E_NOMEM;
+    if (s) s->epoch++;
+    else e->epoch++;
+    return 0;
+}
+
+enum tn_egress_mode tn_egress_mode(const struct tn_egress *e) { return e->policy->mode; }
 const char *tn_egress_describe(const struct tn_egress *e, char buf[400])
 {
-    return tn_policy_describe(&e->policy, buf);
+    return tn_policy_describe(e->policy, buf);
 }
 int tn_egress_set_own(struct tn_egress *e, const struct tn_ip *addrs, size_t n)
 {
     return tn_guard_set_own(&e->guard, addrs, n);
 }
 
+/* No destination: the endpoint of a proxy, of any policy that still has flows. */
+static bool is_proxy(const struct tn_egress *e, const struct tn_addrport *dst)
+{
+    TN_LIST_EACH(l, &e->upstreams)
+        if (tn_upstream_is(TN_CONTAINER(l, struct tn_upstream, all), dst)) return true;
+    return false;
+}
+
 static bool allowed(struct tn_egress *e, const struct tn_addrport *dst)
 {
-    return tn_guard_allows(&e->guard, dst, tn_egress_now()) && !tn_upstream_is(&e->upstream, dst);
+    return tn_guard_allows(&e->guard, dst, tn_egress_now()) && !is_proxy(e, dst);
 }
 
 bool tn_egress_allowed(struct tn_egress *e, const struct tn_addrport *dst) { return allowed(e, dst); }
@@ -104,33 +186,77 @@ bool tn_egress_allowed(struct tn_egress *e, const struct tn_addrport *dst) { ret
 /* What can be said without a socket: 0 or the refusal. */
 static int refuse_early(struct tn_egress *e, const struct tn_egress_target *to)
 {
-    if (e->closing || e->policy.mode == TN_EGRESS_OFF || to->purpose == TN_EGRESS_SUBNET) return TN_EGRESS_FAIL_OFF;
+    if (e->closing || e->policy->mode == TN_EGRESS_OFF || to->purpose == TN_EGRESS_SUBNET) return TN_EGRESS_FAIL_OFF;
+    if ((int)to->purpose == TN_EGRESS_PROBE) return 0;
     if (!allowed(e, &to->dst)) return TN_EGRESS_FAIL_GUARD;
     return tn_limits_full(e, to->peer, to->purpose) ? TN_EGRESS_FAIL_LIMIT : 0;
+}
+
+/* Letters, digits, '-', '_' and dots between them: what a proxy may be told. */
+static bool is_name(const char *name)
+{
+    size_t len = name ? strlen(name) : 0;
+    if (len == 0 || len > TN_HANDSHAKE_NAME_MAX) return false;
+    for (size_t i = 0; i < len; i++) {
+        char c = name[i];
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+        if (!letter && (c != '.' || i == 0 || name[i - 1] == '.')) return false;
+    }
+    return true;
+}
+
+static uint64_t candidates(const struct tn_egress *e, const struct tn_egress_target *to)
+{
+    struct tn_rule_subject s = {.dst = &to->dst, .name = to->name, .peer = to->peer};
+    for (size_t i = 0; to->via && i < e->policy->spec->nproxies; i++)
+        if (!strcmp(e->policy->spec->proxies[i].name, to->via)) return (uint64_t)1 << i;
+    return to->via ? 0 : tn_policy_candidates(e->policy, &s, to->purpose, &e->peers);
+}
+
+static struct tn_egress_conn *make_conn(struct tn_egress *e, const struct tn_egress_target *asked, int *why)
+{
+    struct tn_egress_target to = *asked;
+    uint64_t set = 0;
+    if (!is_name(to.name)) to.name = NULL;
+    if (e->policy->mode == TN_EGRESS_PROXY && !(set = candidates(e, &to))) {
+        *why = TN_EGRESS_FAIL_RULE;
+        return NULL;
+    }
+    struct tn_egress_conn *c = tn_conn_new(e, &to);
+    if (c) c->dialing->candidates = set;
+    else *why = TN_EGRESS_FAIL_FDS;
+    return c;
+}
+
+static void count_refused(struct tn_egress *e, const struct tn_egress_target *to, enum tn_egress_fail why)
+{
+    struct tn_share *s = to->peer ? tn_share_find(e, to->peer) : NULL;
+    if (s) s->refused++;
+    if ((int)to->purpose != TN_EGRESS_PROBE) tn_egress_count_fail(e, why);
 }
 
 int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
                    struct tn_egress_conn **out)
 {
     int why = refuse_early(e, to);
-    struct tn_egress_conn *c = why ? NULL : tn_conn_new(e, &to->dst);
+    struct tn_egress_conn *c = why ? NULL : make_conn(e, to, &why);
     if (!c) {
-        if (!why) why = TN_EGRESS_FAIL_FDS;
-        tn_egress_count_fail(e, (enum tn_egress_fail)why);
+        count_refused(e, to, (enum tn_egress_fail)why);
         return why;
     }
     c->ev = ev;
     c->arg = arg;
-    c->purpose = (uint8_t)to->purpose;
     if (tn_limits_take(e, c, to->peer) != 0) {
         c->purpose = TN_EGRESS_FORWARD; /* nothing was taken, nothing is to be given back */
         why = TN_EGRESS_FAIL_FDS;
     } else {
+        if ((int)to->purpose != TN_EGRESS_PROBE) tn_probe_used(e);
         why = tn_dial_begin(c);
     }
     if (why) {
-        tn_egress_count_fail(e, (enum tn_egress_fail)why);
         tn_conn_bury(c, false);
+        count_refused(e, to, (enum tn_egress_fail)why);
+        tn_run_schedule(e);
         return why;
     }
     *out = c;
@@ -138,41 +264,51 @@ int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const
     return 0;
 }
 
-/* Failures that speak about the proxy, not about one destination. */
-static bool is_about_proxy(enum tn_egress_fail why)
+void tn_egress_count_fail(struct tn_egress *e, enum tn_egress_fail why) { e->stats.failed[why]++; }
+
+/* Is every flow that a rule lets out served by somebody? Without rules all proxies are one group. */
+static enum tn_egress_fail health_of(const struct tn_policy *p, uint64_t set)
 {
-    switch (why) {
-    case TN_EGRESS_FAIL_PROXY_CONNECT:
-    case TN_EGRESS_FAIL_PROXY_TIMEOUT:
-    case TN_EGRESS_FAIL_PROXY_AUTH:
-    case TN_EGRESS_FAIL_PROXY_PROTOCOL:
-    case TN_EGRESS_FAIL_PROXY_CLOSED:
-    case TN_EGRESS_FAIL_PROXY_NAME: return true;
-    default: return false;
+    enum tn_egress_fail worst = TN_EGRESS_OK;
+    for (size_t i = 0; i < p->spec->nproxies; i++) {
+        if (!(set & (uint64_t)1 << i)) continue;
+        if (p->upstreams[i]->last_fail == TN_EGRESS_OK) return TN_EGRESS_OK;
+        worst = p->upstreams[i]->last_fail;
     }
+    return worst;
 }
 
-static void set_health(struct tn_egress *e, enum tn_egress_fail why)
+void tn_egress_stats(const struct tn_egress *e, struct tn_egress_stats *out)
 {
-    enum tn_egress_fail before = e->stats.last_proxy_fail;
-    e->stats.last_proxy_fail = why;
-    uint64_t now_us = tn_egress_now();
-    if (why == before || (e->health_logged_us && now_us - e->health_logged_us < HEALTH_LOG_US)) return;
-    e->health_logged_us = now_us;
-    if (why) tn_logf(e->log, TN_LOG_WARN, "egress", "exit proxy: %s", tn_egress_fail_text(why));
-    else tn_logf(e->log, TN_LOG_INFO, "egress", "exit proxy works again");
+    const struct tn_policy *p = e->policy;
+    *out = e->stats;
+    out->last_proxy_fail = TN_EGRESS_OK;
+    if (p->mode != TN_EGRESS_PROXY) return;
+    if (p->spec->nrules == 0) out->last_proxy_fail = health_of(p, UINT64_MAX);
+    for (size_t i = 0; i < p->spec->nrules && !out->last_proxy_fail; i++) out->last_proxy_fail = health_of(p, p->rule_sets[i]);
 }
 
-void tn_egress_healthy(struct tn_egress *e) { set_health(e, TN_EGRESS_OK); }
-
-void tn_egress_count_fail(struct tn_egress *e, enum tn_egress_fail why)
+static enum tn_egress_proxy_state state_of(const struct tn_upstream *u)
 {
-    e->stats.failed[why]++;
-    if (e->policy.mode != TN_EGRESS_PROXY) return;
-    if (is_about_proxy(why)) set_health(e, why);
-    /* A verdict about the destination comes from a proxy that works. */
-    else if (why == TN_EGRESS_FAIL_REFUSED || why == TN_EGRESS_FAIL_UNREACHABLE || why == TN_EGRESS_FAIL_TIMEOUT)
-        set_health(e, TN_EGRESS_OK);
+    switch (tn_breaker_says(&u->breaker, tn_egress_now())) {
+    case TN_BREAKER_OPEN: return TN_EGRESS_PROXY_DOWN;
+    case TN_BREAKER_TRIAL: return TN_EGRESS_PROXY_TRYING;
+    case TN_BREAKER_CLOSED: break;
+    }
+    return u->tried ? TN_EGRESS_PROXY_UP : TN_EGRESS_PROXY_UNTRIED;
 }
 
-void tn_egress_stats(const struct tn_egress *e, struct tn_egress_stats *out) { *out = e->stats; }
+bool tn_egress_proxy_at(const struct tn_egress *e, size_t i, struct tn_egress_proxy_stats *out)
+{
+    const struct tn_policy *p = e->policy;
+    if (p->mode != TN_EGRESS_PROXY || i >= p->spec->nproxies) return false;
+    const struct tn_upstream *u = p->upstreams[i];
+    const struct tn_egress_proxy *conf = &p->spec->proxies[i];
+    *out = (struct tn_egress_proxy_stats){.name = conf->name, .group = conf->group, .proxy = u->proxy, .state = state_of(u),
+                                          .weight = conf->weight ? conf->weight : 1, .flows = u->flows, .dials = u->dials,
+                                          .last_fail = u->last_fail, .opened = u->opened, .bytes_up = u->bytes_up,
+                                          .bytes_down = u->bytes_down, .latency_sum_us = u->latency_sum_us};
+    memcpy(out->failed, u->failed, sizeof out->failed);
+    memcpy(out->latency, u->latency, sizeof out->latency);
+    return true;
+}

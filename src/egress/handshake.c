@@ -2,11 +2,16 @@
 #include "egress/handshake.h"
 #include "util/err.h"
 
-int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst)
+int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name)
 {
     h->scheme = proxy->scheme;
-    if (h->scheme == TN_PROXY_SOCKS5) return (h->u.socks5 = tn_socks5_new(proxy, dst)) ? 0 : TN_E_NOMEM;
-    return (h->u.http = tn_httpconnect_new(proxy, dst)) ? 0 : TN_E_NOMEM;
+    if (h->scheme == TN_PROXY_SOCKS5) return (h->u.socks5 = tn_socks5_new(proxy, dst, name)) ? 0 : TN_E_NOMEM;
+    return (h->u.http = tn_httpconnect_new(proxy, dst, name)) ? 0 : TN_E_NOMEM;
+}
+
+bool tn_handshake_asked(const struct tn_handshake *h)
+{
+    return h->scheme != TN_PROXY_SOCKS5 || tn_socks5_asked(h->u.socks5); /* CONNECT is the first word */
 }
 
 void tn_handshake_fini(struct tn_handshake *h)

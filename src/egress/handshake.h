@@ -11,16 +11,18 @@
 #include <stdint.h>
 
 struct tn_socks5;
-/* proxy is borrowed until free: its credentials are only copied into the one message that carries them. NULL: no
+/* proxy is borrowed until free: its credentials are only copied into the one message that carries them. name (may be
+ * NULL) is told to the proxy in place of the address. dst NULL: only greeting and credentials, then DONE. NULL: no
  * memory. */
-struct tn_socks5 *tn_socks5_new(const struct tn_proxy *proxy, const struct tn_addrport *dst);
+struct tn_socks5 *tn_socks5_new(const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name);
 void tn_socks5_free(struct tn_socks5 *s);
 const uint8_t *tn_socks5_output(const struct tn_socks5 *s, size_t *len);
 void tn_socks5_sent(struct tn_socks5 *s, size_t n);
 int tn_socks5_input(struct tn_socks5 *s, const uint8_t *bytes, size_t len, size_t *used);
+bool tn_socks5_asked(const struct tn_socks5 *s); /* greeting and credentials are behind us */
 
 struct tn_httpconnect;
-struct tn_httpconnect *tn_httpconnect_new(const struct tn_proxy *proxy, const struct tn_addrport *dst);
+struct tn_httpconnect *tn_httpconnect_new(const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name);
 void tn_httpconnect_free(struct tn_httpconnect *h);
 const uint8_t *tn_httpconnect_output(const struct tn_httpconnect *h, size_t *len);
 void tn_httpconnect_sent(struct tn_httpconnect *h, size_t n);
@@ -38,8 +40,11 @@ struct tn_handshake {
 /* What input returns: one of these, or a TN_EGRESS_FAIL as a positive number. */
 enum { TN_HANDSHAKE_DONE = 0, TN_HANDSHAKE_MORE = -1 };
 
-/* 0 or TN_E_NOMEM. */
-int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst);
+/* 0 or TN_E_NOMEM. name: at most TN_HANDSHAKE_NAME_MAX bytes, or NULL. dst NULL is for SOCKS5 only. */
+enum { TN_HANDSHAKE_NAME_MAX = 253 };
+int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name);
+/* Is it about the destination from here on? What goes wrong then may be of a peer's making. */
+bool tn_handshake_asked(const struct tn_handshake *h);
 void tn_handshake_fini(struct tn_handshake *h);
 /* What is to be sent now (borrowed; len 0: nothing), and how much of it was. */
 const uint8_t *tn_handshake_output(const struct tn_handshake *h, size_t *len);

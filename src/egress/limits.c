@@ -29,51 +29,79 @@ static uint64_t hash_peer(uint64_t x)
     return x ^ (x >> 31);
 }
 
-static struct tn_share *find_share(struct tn_egress *e, uint64_t peer)
+struct tn_share *tn_share_find(struct tn_egress *e, uint64_t peer)
 {
     struct tn_hnode *n = tn_htable_find(&e->shares, hash_peer(peer), same_peer, &peer);
     return n ? TN_CONTAINER(n, struct tn_share, node) : NULL;
 }
 
 /* Not a peer's flow. */
-static bool is_ours(int purpose) { return purpose == TN_EGRESS_RESOLVER || purpose == TN_EGRESS_CHECK; }
+static bool is_ours(int purpose)
+{
+    return purpose == TN_EGRESS_RESOLVER || purpose == TN_EGRESS_CHECK || purpose == TN_EGRESS_PROBE;
+}
+
 static unsigned or_default(unsigned configured, unsigned fallback) { return configured ? configured : fallback; }
 static unsigned two_thirds(unsigned n) { return n - n / 3; }
 
 bool tn_limits_full(struct tn_egress *e, uint64_t peer, enum tn_egress_purpose purpose)
 {
     const struct tn_egress_limits *l = &e->limits;
-    if (is_ours(purpose)) return e->resolvers >= RESOLVERS_MAX;
+    if (is_ours(purpose)) return e->ours >= RESOLVERS_MAX;
     unsigned room = tn_socket_room(), flows = or_default(l->max_flows, FLOWS_DEFAULT);
     if (flows > room) flows = room;
     unsigned dials = or_default(l->max_dials, DIALS_DEFAULT);
     if (e->stats.flows + e->stats.dials >= flows || e->stats.dials >= dials) return true;
-    const struct tn_share *s = find_share(e, peer);
+    const struct tn_share *s = tn_share_find(e, peer);
     if (!s) return false;
     return s->flows + s->dials >= or_default(l->max_flows_per_peer, two_thirds(flows)) ||
            s->dials >= or_default(l->max_dials_per_peer, two_thirds(dials));
 }
 
+struct tn_share *tn_share_get(struct tn_egress *e, uint64_t peer)
+{
+    struct tn_share *s = tn_share_find(e, peer);
+    if (s) return s;
+    s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    s->peer = peer;
+    if (tn_htable_insert(&e->shares, &s->node, hash_peer(peer)) == 0) return s;
+    free(s);
+    return NULL;
+}
+
 int tn_limits_take(struct tn_egress *e, struct tn_egress_conn *c, uint64_t peer)
 {
     if (is_ours(c->purpose)) {
-        e->resolvers++;
+        e->ours++;
         return 0;
     }
-    struct tn_share *s = find_share(e, peer);
-    if (!s) {
-        s = calloc(1, sizeof *s);
-        if (!s) return TN_E_NOMEM;
-        s->peer = peer;
-        if (tn_htable_insert(&e->shares, &s->node, hash_peer(peer)) != 0) {
-            free(s);
-            return TN_E_NOMEM;
-        }
-    }
+    struct tn_share *s = tn_share_get(e, peer);
+    if (!s) return TN_E_NOMEM;
     s->dials++;
     e->stats.dials++;
     c->share = s;
     return 0;
+}
+
+static void drop_share(struct tn_egress *e, struct tn_share *s)
+{
+    tn_htable_remove(&e->shares, &s->node);
+    free(s);
+}
+
+void tn_egress_forget_peer(struct tn_egress *e, uint64_t peer)
+{
+    struct tn_share *s = tn_share_find(e, peer);
+    if (s && s->flows + s->dials == 0) drop_share(e, s);
+    else if (s) s->gone = true;
+}
+
+static void free_share(struct tn_hnode *n, void *arg) { drop_share(arg, TN_CONTAINER(n, struct tn_share, node)); }
+void tn_shares_free(struct tn_egress *e)
+{
+    tn_htable_each(&e->shares, free_share, e);
+    tn_htable_fini(&e->shares);
 }
 
 void tn_limits_opened(struct tn_egress_conn *c)
@@ -89,7 +117,9 @@ void tn_limits_give(struct tn_egress_conn *c)
 {
     struct tn_egress *e = c->e;
     struct tn_share *s = c->share;
-    if (is_ours(c->purpose) && c->state != TN_CONN_FAILED && c->state != TN_CONN_CLOSED) e->resolvers--;
+    if (is_ours(c->purpose) && c->state != TN_CONN_FAILED && c->state != TN_CONN_CLOSED &&
+        c->state != TN_CONN_DRAINING)
+        e->ours--;
     if (!s) return;
     c->share = NULL;
     if (c->state == TN_CONN_OPEN) {
@@ -99,7 +129,24 @@ void tn_limits_give(struct tn_egress_conn *c)
         s->dials--;
         e->stats.dials--;
     }
-    if (s->flows + s->dials > 0) return;
-    tn_htable_remove(&e->shares, &s->node);
-    free(s);
+    if (s->gone && s->flows + s->dials == 0) drop_share(e, s);
+}
+
+struct each {
+    void (*fn)(void *arg, const struct tn_egress_peer_stats *s);
+    void *arg;
+};
+
+static void tell(struct tn_hnode *n, void *arg)
+{
+    const struct tn_share *s = TN_CONTAINER(n, struct tn_share, node);
+    const struct each *each = arg;
+    each->fn(each->arg, &(struct tn_egress_peer_stats){.peer = s->peer, .opened = s->opened, .refused = s->refused,
+                                                       .bytes_up = s->bytes_up, .bytes_down = s->bytes_down,
+                                                       .flows = s->flows, .dials = s->dials});
+}
+
+void tn_egress_each_peer(struct tn_egress *e, void (*fn)(void *arg, const struct tn_egress_peer_stats *s), void *arg)
+{
+    tn_htable_each(&e->shares, tell, &(struct each){fn, arg});
 }

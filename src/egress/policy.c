@@ -1,41 +1,79 @@
 /* OFF, HOST, PROXY: the whole truth table of what egress may do, and the names of what went wrong.
  *
- *   asked   proxy given   becomes
+ *   asked   proxies       becomes
  *   OFF     either        OFF
- *   HOST    either        HOST (a proxy given with it is not used, and not kept)
- *   PROXY   yes           PROXY
- *   PROXY   no            OFF, rejected
- *   other   either        OFF, rejected
+ *   HOST    none          HOST (proxies given with it are not used, and not kept)
+ *   PROXY   some          PROXY
+ *   PROXY   none          OFF, rejected
+ *   other, or a spec that is not valid in any other way: OFF, rejected
  * No line leads from PROXY to HOST without being asked for HOST by name. */
 #include "egress/policy.h"
 #include "util/err.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
-void tn_policy_init(struct tn_policy *p) { *p = (struct tn_policy){.mode = TN_EGRESS_OFF}; }
-
-void tn_policy_fini(struct tn_policy *p)
+static uint64_t all_of(const struct tn_egress_spec *s)
 {
-    tn_proxy_free(p->proxy);
-    tn_policy_init(p);
+    return s->nproxies == 64 ? UINT64_MAX : ((uint64_t)1 << s->nproxies) - 1;
 }
 
-int tn_policy_set(struct tn_policy *p, enum tn_egress_mode mode, struct tn_proxy *proxy)
+static uint64_t set_of(const struct tn_egress_spec *s, const char *use)
 {
-    bool keep = mode == TN_EGRESS_PROXY && proxy;
-    tn_policy_fini(p);
-    if (!keep) tn_proxy_free(proxy);
-    switch (mode) {
-    case TN_EGRESS_OFF: return 0;
-    case TN_EGRESS_HOST: p->mode = TN_EGRESS_HOST; return 0;
-    case TN_EGRESS_PROXY:
-        if (!keep) break;
-        p->proxy = proxy;
-        p->mode = TN_EGRESS_PROXY;
-        return 0;
+    uint64_t set = 0;
+    for (size_t i = 0; i < s->nproxies; i++)
+        if (!strcmp(use, s->proxies[i].name) || !strcmp(use, s->proxies[i].group)) set |= (uint64_t)1 << i;
+    return set;
+}
+
+static struct tn_policy *off(struct tn_policy *p, bool rejected)
+{
+    tn_egress_spec_free(p->spec);
+    p->spec = NULL;
+    p->mode = TN_EGRESS_OFF;
+    p->rejected = rejected;
+    return p;
+}
+
+struct tn_policy *tn_policy_new(struct tn_egress_spec *spec)
+{
+    char why[200];
+    struct tn_policy *p = calloc(1, sizeof *p);
+    if (!p) {
+        tn_egress_spec_free(spec);
+        return NULL;
     }
-    p->rejected = true;
-    return TN_E_POLICY;
+    p->refs = 1;
+    p->spec = spec;
+    if (!spec || tn_egress_spec_check(spec, why) != 0) return off(p, true);
+    if (spec->mode == TN_EGRESS_OFF) return off(p, false);
+    p->mode = spec->mode;
+    if (spec->nrules == 0) return p;
+    p->rule_sets = calloc(spec->nrules, sizeof *p->rule_sets);
+    if (!p->rule_sets) {
+        tn_policy_free(p);
+        return NULL;
+    }
+    for (size_t i = 0; i < spec->nrules; i++) p->rule_sets[i] = set_of(spec, spec->rules[i].use);
+    return p;
+}
+
+void tn_policy_free(struct tn_policy *p)
+{
+    if (!p) return;
+    tn_egress_spec_free(p->spec);
+    free(p->rule_sets);
+    free(p);
+}
+
+uint64_t tn_policy_candidates(const struct tn_policy *p, const struct tn_rule_subject *s, enum tn_egress_purpose purpose,
+                              const struct tn_egress_peers *peers)
+{
+    if (p->mode != TN_EGRESS_PROXY) return 0;
+    for (size_t i = 0; i < p->spec->nrules; i++)
+        if (tn_rule_matches(&p->spec->rules[i], s, peers->is, peers->ctx)) return p->rule_sets[i];
+    /* The resolver is our own, and names no peer: rules need not think of it. */
+    return p->spec->nrules == 0 || purpose == TN_EGRESS_RESOLVER ? all_of(p->spec) : 0;
 }
 
 const char *tn_policy_describe(const struct tn_policy *p, char buf[400])
@@ -43,7 +81,11 @@ const char *tn_policy_describe(const struct tn_policy *p, char buf[400])
     char proxy[300];
     switch (p->mode) {
     case TN_EGRESS_HOST: snprintf(buf, 400, "host: directly from this host's addresses"); return buf;
-    case TN_EGRESS_PROXY: snprintf(buf, 400, "proxy: %s", tn_proxy_describe(p->proxy, proxy)); return buf;
+    case TN_EGRESS_PROXY:
+        tn_proxy_describe(p->spec->proxies[0].proxy, proxy);
+        if (p->spec->nproxies == 1 && p->spec->nrules == 0) snprintf(buf, 400, "proxy: %s", proxy);
+        else snprintf(buf, 400, "proxy: %zu proxies, %zu rules", p->spec->nproxies, p->spec->nrules);
+        return buf;
     case TN_EGRESS_OFF: break;
     }
     snprintf(buf, 400, "%s", p->rejected ? "off: the exit proxy setting is missing or not valid"
@@ -83,6 +125,9 @@ const char *tn_egress_fail_name(enum tn_egress_fail f)
         [TN_EGRESS_FAIL_PROXY_REFUSED] = "proxy_refused",
         [TN_EGRESS_FAIL_PROXY_CLOSED] = "proxy_closed",
         [TN_EGRESS_FAIL_PROXY_NAME] = "proxy_name",
+        [TN_EGRESS_FAIL_PROXY_TLS] = "proxy_tls",
+        [TN_EGRESS_FAIL_PROXY_DOWN] = "proxy_down",
+        [TN_EGRESS_FAIL_RULE] = "rule",
         [TN_EGRESS_FAIL_CANCELED] = "canceled",
     };
     _Static_assert(sizeof names / sizeof names[0] == TN_EGRESS_FAIL_COUNT, "a name for each");

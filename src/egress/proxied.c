@@ -1,93 +1,107 @@
-/* PROXY mode: only the proxy's own addresses are dialed.
+/* PROXY mode: only the addresses of the policy's proxies are dialed.
  *
- * A proxy given by name is looked up with the host's resolver; that tells the resolver the proxy's name and nothing
- * of what peers do. The answer is kept for LOOKUP_FRESH_US (getaddrinfo does not tell the TTL; gateways that
- * balance by DNS use a minute or more). After that the next dial begins a new lookup and goes on with the old
- * addresses: a resolver that fails does not stop a proxy that works. Dials wait only when there never was an
- * answer.
+ * A dial takes the proxy that route.c chooses. When that can't be had, or fails before it said anything about the
+ * destination, another one is tried, TRIES_MAX in all: nothing of the peer's has been sent to anybody by then. Not after a
+ * verdict about the destination, which another proxy would only repeat, and not when credentials were refused: those are
+ * not shown around.
  *
- * Addresses are tried one after the other in the resolver's order, the last one that worked first; each gets an
- * equal share of what is left of the connect phase. */
+ * What a proxy is blamed for must not be of a peer's making: a destination that makes a proxy hang up costs that dial, not
+ * the proxy (`counts`).
+ *
+ * A proxy's addresses are tried one after the other in the resolver's order, the last one that worked first; each but the last
+ * has ADDRESS_US at most, so that a family that leads nowhere costs little, and only once. Where another proxy could be asked,
+ * one that does not answer has less time. */
 #include "egress/private.h"
 #include "egress/socket.h"
+#include "egress/template.h"
 #include "util/err.h"
 
 #include <stdlib.h>
 
-#define LOOKUP_FRESH_US 60000000ull
-#define LOOKUP_RETRY_US 1000000ull /* a dead resolver costs one thread a second, whatever peers ask for */
+enum { TRIES_MAX = 3, RESTARTS_MAX = 4 };
+#define ADDRESS_US 1000000ull
+#define CONNECT_OTHERS_US 3000000ull /* a proxy that needs longer for a TCP handshake is no use beside one that works */
 
-void tn_upstream_init(struct tn_upstream *u)
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static void attach(struct tn_egress_conn *c, int i)
 {
-    *u = (struct tn_upstream){0};
-    tn_list_init(&u->waiting);
+    struct tn_dialing *d = c->dialing;
+    uint64_t now_us = tn_egress_now(), limit_us = c->e->limits.connect_timeout_us;
+    c->up = d->policy->upstreams[i];
+    c->up->refs++;
+    c->up->dials++;
+    d->tried |= (uint64_t)1 << i;
+    d->tries++;
+    if (d->candidates & ~d->tried && d->tries < TRIES_MAX) limit_us = least(limit_us, CONNECT_OTHERS_US);
+    d->deadline_us = least(now_us + limit_us, d->end_us);
 }
 
-void tn_upstream_set(struct tn_upstream *u, const struct tn_proxy *proxy)
+void tn_proxied_detach(struct tn_egress_conn *c)
 {
-    struct tn_ip ip;
-    tn_resolve_free(u->lookup); /* its descriptor speaks of the upstream, which stays: no event of it can go astray */
-    tn_upstream_init(u);
-    if (!proxy || tn_ip_parse(proxy->host, &ip) != 0) return;
-    u->addrs[0] = (struct tn_addrport){.ip = ip, .port = proxy->port};
-    u->count = 1;
-    u->literal = true;
-}
-
-static int begin_lookup(struct tn_egress *e)
-{
-    struct tn_upstream *u = &e->upstream;
-    uint64_t now_us = tn_egress_now();
-    if (u->lookup) return 0;
-    if (now_us < u->retry_us) return TN_E_DNS;
-    u->retry_us = now_us + LOOKUP_RETRY_US;
-    int err = tn_resolve_start(e->policy.proxy->host, e->policy.proxy->port, &u->lookup);
-    if (err) {
-        u->lookup = NULL;
-        return err;
+    struct tn_upstream *u = c->up;
+    if (!u) return;
+    c->up = NULL;
+    if (!c->dialing) {
+        u->flows--;
+    } else {
+        u->dials--;
+        if (c->dialing->trial && u->breaker.state == TN_BREAKER_TRIAL) u->breaker.until_us = 0; /* nobody knows: the next one */
     }
-    err = tn_run_watch(e, tn_resolve_fd(u->lookup), u);
-    if (err) {
-        tn_resolve_free(u->lookup);
-        u->lookup = NULL;
-    }
-    return err;
+    tn_upstream_unref(u);
 }
 
-bool tn_upstream_is(const struct tn_upstream *u, const struct tn_addrport *dst)
+/* What may be asked of its own proxy: the guard once more, now that its addresses are known. */
+int tn_proxied_connect(struct tn_egress_conn *c)
 {
-    for (size_t i = 0; i < u->count; i++)
-        if (tn_addrport_eq(&u->addrs[i], dst)) return true;
-    return false;
-}
-
-/* The addresses are known: the last check by the guard, then the first of them. */
-static int begin_connect(struct tn_egress_conn *c)
-{
-    struct tn_upstream *u = &c->e->upstream;
+    struct tn_upstream *u = c->up;
     struct tn_dialing *d = c->dialing;
     if (tn_upstream_is(u, &d->dst)) return TN_EGRESS_FAIL_GUARD;
     d->addrs = malloc(u->count * sizeof *d->addrs);
     if (!d->addrs) return TN_EGRESS_FAIL_FDS;
     memcpy(d->addrs, u->addrs, u->count * sizeof *d->addrs);
     d->naddrs = u->count;
+    d->next = 0;
     return tn_proxied_next(c);
+}
+
+static int begin_on(struct tn_egress_conn *c)
+{
+    struct tn_upstream *u = c->up;
+    int err = tn_upstream_lookup(u);
+    if (err) return err == TN_E_DNS ? TN_EGRESS_FAIL_PROXY_NAME : TN_EGRESS_FAIL_FDS;
+    if (u->count > 0) return tn_proxied_connect(c);
+    if (tn_dial_arm(c, c->dialing->deadline_us) != 0) return TN_EGRESS_FAIL_FDS;
+    tn_list_push_back(&u->waiting, &c->dialing->waiting);
+    tn_conn_set_state(c, TN_CONN_RESOLVING);
+    return 0;
+}
+
+/* The next proxy, and the next, until one is being asked. first: what to say when there is none (OK: what route.c says). */
+static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
+{
+    struct tn_dialing *d = c->dialing;
+    while (d->tries < TRIES_MAX && tn_egress_now() < d->end_us) {
+        enum tn_egress_fail none;
+        int i = tn_route_choose(c->e, d, &none);
+        if (i < 0) return first ? first : none ? none : TN_EGRESS_FAIL_PROXY_DOWN;
+        attach(c, i);
+        int why = begin_on(c);
+        if (why == 0) return 0;
+        if (why != TN_EGRESS_FAIL_PROXY_NAME && why != TN_EGRESS_FAIL_PROXY_CONNECT) return why;
+        c->up->failed[why]++;
+        tn_upstream_failed(c->up, (enum tn_egress_fail)why, true);
+        d->trial = false;
+        tn_proxied_detach(c);
+        first = (enum tn_egress_fail)why;
+    }
+    return first ? first : TN_EGRESS_FAIL_PROXY_TIMEOUT;
 }
 
 int tn_proxied_begin(struct tn_egress_conn *c)
 {
-    struct tn_egress *e = c->e;
-    struct tn_upstream *u = &e->upstream;
-    if (e->policy.mode != TN_EGRESS_PROXY) return TN_EGRESS_FAIL_OFF;
-    if (!u->literal && (u->count == 0 || tn_egress_now() >= u->fresh_until_us)) {
-        int err = begin_lookup(e);
-        if (err && u->count == 0) return err == TN_E_DNS ? TN_EGRESS_FAIL_PROXY_NAME : TN_EGRESS_FAIL_FDS;
-    }
-    if (u->count > 0) return begin_connect(c);
-    if (tn_timer_arm(&e->timers, &c->dialing->timer, c->dialing->deadline_us) != 0) return TN_EGRESS_FAIL_FDS;
-    tn_list_push_back(&u->waiting, &c->dialing->waiting);
-    tn_conn_set_state(c, TN_CONN_RESOLVING);
-    return 0;
+    if (c->dialing->policy->mode != TN_EGRESS_PROXY || c->e->policy->mode != TN_EGRESS_PROXY) return TN_EGRESS_FAIL_OFF;
+    return begin_any(c, TN_EGRESS_OK);
 }
 
 int tn_proxied_next(struct tn_egress_conn *c)
@@ -96,6 +110,7 @@ int tn_proxied_next(struct tn_egress_conn *c)
     uint64_t now_us = tn_egress_now();
     while (d->next < d->naddrs && now_us < d->deadline_us) {
         uint64_t share_us = (d->deadline_us - now_us) / (d->naddrs - d->next);
+        if (d->next + 1 < d->naddrs) share_us = least(share_us, ADDRESS_US);
         int fd = tn_socket_connect(&d->addrs[d->next++], c->e->mark);
         if (fd >= 0) return tn_dial_attempt(c, fd, now_us + share_us);
         if (tn_direct_fail_of(fd) == TN_EGRESS_FAIL_FDS) return TN_EGRESS_FAIL_FDS;
@@ -103,40 +118,66 @@ int tn_proxied_next(struct tn_egress_conn *c)
     return TN_EGRESS_FAIL_PROXY_CONNECT;
 }
 
-void tn_proxied_works(struct tn_egress_conn *c)
+/* Its kind: about the proxy, and whether somebody else may be asked. */
+static void judge(enum tn_egress_fail why, bool asked, bool *counts, bool *about_proxy, bool *elsewhere)
 {
-    struct tn_upstream *u = &c->e->upstream;
-    struct tn_addrport good = c->dialing->addrs[c->dialing->next - 1];
-    for (size_t i = 1; i < u->count; i++) {
-        if (!tn_addrport_eq(&u->addrs[i], &good)) continue;
-        memmove(&u->addrs[1], &u->addrs[0], i * sizeof u->addrs[0]);
-        u->addrs[0] = good;
+    *counts = *about_proxy = *elsewhere = false;
+    switch (why) {
+    case TN_EGRESS_FAIL_PROXY_CONNECT:
+    case TN_EGRESS_FAIL_PROXY_NAME:
+    case TN_EGRESS_FAIL_PROXY_TLS: *counts = *about_proxy = *elsewhere = true; return;
+    case TN_EGRESS_FAIL_PROXY_AUTH: *counts = *about_proxy = true; return;
+    case TN_EGRESS_FAIL_PROXY_PROTOCOL:
+    case TN_EGRESS_FAIL_PROXY_CLOSED:
+        *about_proxy = *elsewhere = true;
+        *counts = !asked;
         return;
+    case TN_EGRESS_FAIL_PROXY_TIMEOUT:
+        *about_proxy = true;
+        *counts = *elsewhere = !asked;
+        return;
+    default: return;
     }
 }
 
-static void store_answer(struct tn_egress *e, const struct tn_addrport *addrs, int n)
+static bool is_verdict(enum tn_egress_fail why)
 {
-    struct tn_upstream *u = &e->upstream;
-    memcpy(u->addrs, addrs, (size_t)n * sizeof *addrs);
-    u->count = (size_t)n;
-    u->fresh_until_us = tn_egress_now() + LOOKUP_FRESH_US;
+    return why == TN_EGRESS_FAIL_REFUSED || why == TN_EGRESS_FAIL_UNREACHABLE || why == TN_EGRESS_FAIL_TIMEOUT ||
+           why == TN_EGRESS_FAIL_PROXY_REFUSED;
 }
 
-void tn_upstream_on_lookup(struct tn_egress *e)
+int tn_proxied_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
 {
-    struct tn_upstream *u = &e->upstream;
-    struct tn_addrport addrs[TN_RESOLVE_MAX];
-    if (!u->lookup) return;
-    int n = tn_resolve_result(u->lookup, addrs, TN_RESOLVE_MAX);
-    if (n == TN_E_AGAIN) return;
-    tn_resolve_free(u->lookup);
-    u->lookup = NULL;
-    if (n > 0) store_answer(e, addrs, n);
-    for (struct tn_list *l; (l = tn_list_pop_front(&u->waiting));) {
-        struct tn_egress_conn *c = TN_CONTAINER(l, struct tn_dialing, waiting)->conn;
-        tn_timer_stop(&e->timers, &c->dialing->timer);
-        int why = u->count ? begin_connect(c) : (int)TN_EGRESS_FAIL_PROXY_NAME;
-        if (why) tn_conn_fail(c, (enum tn_egress_fail)why);
-    }
+    struct tn_dialing *d = c->dialing;
+    bool asked = d->in_handshake && tn_handshake_asked(&d->handshake), counts, about_proxy, elsewhere;
+    tn_dial_drop_attempt(c);
+    if (!c->up) return why;
+    judge(why, asked, &counts, &about_proxy, &elsewhere);
+    c->up->failed[why]++;
+    if (about_proxy) tn_upstream_failed(c->up, why, counts);
+    else if (is_verdict(why)) tn_upstream_worked(c->up); /* a verdict about the destination comes from a proxy that works */
+    if (counts || is_verdict(why)) d->trial = false;
+    tn_proxied_detach(c);
+    return elsewhere ? begin_any(c, why) : (int)why;
+}
+
+int tn_proxied_restart(struct tn_egress_conn *c, struct tn_policy *policy)
+{
+    struct tn_dialing *d = c->dialing;
+    struct tn_rule_subject s = {.dst = &d->dst, .name = d->name, .peer = d->peer};
+    uint64_t candidates = tn_policy_candidates(policy, &s, c->purpose, &c->e->peers), same = 0;
+    for (size_t i = 0; c->up && i < policy->spec->nproxies; i++)
+        if (policy->upstreams[i] == c->up) same |= candidates & (uint64_t)1 << i;
+    struct tn_policy *old = d->policy;
+    d->policy = tn_policy_ref(policy);
+    tn_policy_unref(c->e, old);
+    d->candidates = candidates;
+    d->tried = same;
+    if (same) return 0; /* it is where it would go anyway */
+    tn_dial_drop_attempt(c);
+    tn_proxied_detach(c);
+    d->tries = 0;
+    if (candidates == 0) return TN_EGRESS_FAIL_RULE;
+    if (c->purpose == TN_EGRESS_CHECK || ++d->restarts > RESTARTS_MAX) return TN_EGRESS_FAIL_CANCELED;
+    return begin_any(c, TN_EGRESS_OK);
 }

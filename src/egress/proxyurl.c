@@ -1,4 +1,4 @@
-/* The proxy URL: "socks5://[user[:pass]@]host:port" or "http://[user[:pass]@]host:port".
+/* The proxy URL: "socks5://[user[:pass]@]host:port", or "http://" or "https://" and the same.
  *
  * A reader of settings, stricter than curl's: what is doubtful is refused, because a setting that is present and not
  * valid turns exit egress off. The port is never guessed. Userinfo ends at the last '@', the user at its first ':';
@@ -6,6 +6,7 @@
  * are never resolved on this side. Every why-line is a constant: no part of the URL can get into one.
  * RFC 3986 (syntax), RFC 1929 (lengths), RFC 7617 (':' in the user). */
 #include "egress/egress.h"
+#include "egress/template.h"
 #include "util/err.h"
 
 #include <stdio.h>
@@ -57,8 +58,12 @@ static int parse_scheme(struct span url, struct tn_proxy *p, struct span *rest, 
         p->scheme = TN_PROXY_HTTP;
         return 0;
     }
-    if (has_scheme(url, "https", rest)) return refuse(why, "TLS to the proxy (https://) is not supported");
-    return refuse(why, "the proxy URL must begin with socks5:// or http://");
+    if (has_scheme(url, "https", rest)) {
+        p->scheme = TN_PROXY_HTTP;
+        p->tls = true;
+        return 0;
+    }
+    return refuse(why, "the proxy URL must begin with socks5://, http:// or https://");
 }
 
 static int hex(char c)
@@ -69,34 +74,47 @@ static int hex(char c)
     return -1;
 }
 
-/* Percent-decoding into out[cap]; the length, TN_E_MALFORMED or TN_E_TOOBIG. */
-static long decode(struct span in, char *out, size_t cap)
+/* Percent-decoding into out[cap]; the length, TN_E_MALFORMED, TN_E_TOOBIG (placeholders filled in), TN_E_INVAL for a control
+ * character. Placeholders become their markers (template.h); *braces: a brace that begins none. */
+static long decode(struct span in, char *out, size_t cap, bool *templated, bool *braces)
 {
-    size_t n = 0;
+    size_t n = 0, room = cap;
     for (size_t i = 0; i < in.len; i++) {
         char c = in.p[i];
+        size_t used = 1, takes = 1;
+        int marker = c == '{' ? tn_template_match(in.p + i, in.len - i, &used) : 0;
         if (c == '%') {
             if (in.len - i < 3 || hex(in.p[i + 1]) < 0 || hex(in.p[i + 2]) < 0) return TN_E_MALFORMED;
             c = (char)(hex(in.p[i + 1]) << 4 | hex(in.p[i + 2]));
-            i += 2;
+            used = 3;
+        } else if (marker) {
+            *templated = true;
+            takes = marker == TN_TEMPLATE_EPOCH ? TN_TEMPLATE_EPOCH_MAX : TN_TEMPLATE_TOKEN;
+        } else if (c == '{' || c == '}') {
+            *braces = true;
         }
-        if (n == cap) return TN_E_TOOBIG;
-        out[n++] = c;
+        if (!marker && is_control(c)) return TN_E_INVAL;
+        if (room < takes) return TN_E_TOOBIG;
+        room -= takes;
+        out[n++] = marker ? (char)marker : c;
+        i += used - 1;
     }
     return (long)n;
 }
 
-static int decode_secret(struct span in, const struct tn_proxy *p, bool is_user, struct tn_secret **out,
-                         char why[128])
+static int decode_secret(struct span in, struct tn_proxy *p, bool is_user, struct tn_secret **out, char why[128])
 {
     char text[HTTP_CRED_MAX];
     int err = 0;
-    long len = decode(in, text, p->scheme == TN_PROXY_SOCKS5 ? SOCKS_CRED_MAX : HTTP_CRED_MAX);
-    if (len == TN_E_MALFORMED) err = refuse(why, "a percent sign in the credentials lacks its two hex digits");
+    bool braces = false;
+    long len = decode(in, text, p->scheme == TN_PROXY_SOCKS5 ? SOCKS_CRED_MAX : HTTP_CRED_MAX, &p->templated, &braces);
+    if (len == TN_E_INVAL) err = refuse(why, "the proxy credentials have a control character in them");
+    else if (is_user && braces)
+        err = refuse(why, "the proxy user has braces that are not {peer}, {user} or {epoch} (write %7B and %7D)");
+    else if (len == TN_E_MALFORMED) err = refuse(why, "a percent sign in the credentials lacks its two hex digits");
     else if (len < 0) err = refuse(why, is_user ? "the proxy user is too long" : "the proxy password is too long");
     for (long i = 0; i < len && !err; i++) {
-        if (is_control(text[i])) err = refuse(why, "the proxy credentials have a control character in them");
-        else if (is_user && p->scheme == TN_PROXY_HTTP && text[i] == ':')
+        if (is_user && p->scheme == TN_PROXY_HTTP && text[i] == ':')
             err = refuse(why, "an HTTP proxy user can't contain a colon");
     }
     if (!err && is_user && p->scheme == TN_PROXY_SOCKS5 && len == 0) err = refuse(why, "the proxy user is empty");
@@ -225,6 +243,32 @@ int tn_proxy_parse(const char *url, size_t len, struct tn_proxy **out, char why[
     return 0;
 }
 
+static struct tn_secret *copy_secret(const struct tn_secret *s) { return tn_secret_new(tn_secret_bytes(s), tn_secret_len(s)); }
+
+struct tn_proxy *tn_proxy_copy(const struct tn_proxy *p)
+{
+    struct tn_proxy *copy = calloc(1, sizeof *copy);
+    if (!copy) return NULL;
+    *copy = *p;
+    copy->user = p->user ? copy_secret(p->user) : NULL;
+    copy->pass = p->pass ? copy_secret(p->pass) : NULL;
+    if (!copy->user == !p->user && !copy->pass == !p->pass) return copy;
+    tn_proxy_free(copy);
+    return NULL;
+}
+
+static bool same_secret(const struct tn_secret *a, const struct tn_secret *b)
+{
+    return !a == !b && (!a || tn_secret_eq(a, b));
+}
+
+bool tn_proxy_eq(const struct tn_proxy *a, const struct tn_proxy *b)
+{
+    return a->scheme == b->scheme && a->tls == b->tls && a->port == b->port && a->has_auth == b->has_auth &&
+           a->pinned == b->pinned && memcmp(a->pin, b->pin, sizeof a->pin) == 0 && !strcmp(a->host, b->host) &&
+           same_secret(a->user, b->user) && same_secret(a->pass, b->pass);
+}
+
 void tn_proxy_free(struct tn_proxy *p)
 {
     if (!p) return;
@@ -236,7 +280,7 @@ void tn_proxy_free(struct tn_proxy *p)
 
 const char *tn_proxy_describe(const struct tn_proxy *p, char buf[300])
 {
-    const char *scheme = p->scheme == TN_PROXY_SOCKS5 ? "socks5" : "http";
+    const char *scheme = p->scheme == TN_PROXY_SOCKS5 ? "socks5" : p->tls ? "https" : "http";
     bool v6 = strchr(p->host, ':') != NULL;
     snprintf(buf, 300, v6 ? "%s://[%s]:%u" : "%s://%s:%u", scheme, p->host, (unsigned)p->port);
     return buf;

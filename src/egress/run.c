@@ -9,17 +9,23 @@
 #include <unistd.h>
 
 enum { BATCH = 128 }; /* events per epoll_wait; more stay for the next turn of the loop */
-enum { DGRAM_TOKEN = 1 };
+enum { DGRAM_TOKEN = 1, LOOKUP_TOKEN = 2, TOKENS = 3 };
 
 uint64_t tn_egress_now(void) { return uv_hrtime() / 1000; }
 
-int tn_run_watch(struct tn_egress *e, int fd, void *token)
+int tn_run_watch(struct tn_egress *e, int fd, struct tn_egress_conn *c)
 {
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = token};
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
     return epoll_ctl(e->epfd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
 }
 
-/* Told apart from the others by the lowest bit, which no object's address has. */
+int tn_run_watch_lookup(struct tn_egress *e, int fd, struct tn_upstream *u)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = (uintptr_t)u | LOOKUP_TOKEN};
+    return epoll_ctl(e->epfd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
+}
+
+/* Told apart from the others by the lowest bits, which no object's address has. */
 int tn_run_watch_dgrams(struct tn_egress *e, int fd, struct tn_chan *c)
 {
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uintptr_t)c | DGRAM_TOKEN};
@@ -60,6 +66,9 @@ static void step(struct tn_egress_conn *c)
     case TN_CONN_CONNECTING:
     case TN_CONN_HANDSHAKE: tn_dial_step(c); return;
     case TN_CONN_OPEN: tn_conn_step_open(c); return;
+    case TN_CONN_DRAINING:
+        if (tn_secure_flush(c) != TN_E_AGAIN) tn_conn_bury(c, false);
+        return;
     case TN_CONN_FAILED: {
         const struct tn_egress_events *ev = c->ev;
         void *arg = c->arg;
@@ -105,7 +114,9 @@ static void note(struct tn_egress_conn *c, uint32_t events)
     }
     if (events & (EPOLLHUP | EPOLLERR)) c->ready |= BOTH;
     if (events & EPOLLERR) c->broken = true;
-    if (c->state == TN_CONN_CONNECTING || c->state == TN_CONN_HANDSHAKE || c->state == TN_CONN_OPEN) tn_run_queue(c);
+    if (c->state == TN_CONN_CONNECTING || c->state == TN_CONN_HANDSHAKE || c->state == TN_CONN_OPEN ||
+        c->state == TN_CONN_DRAINING)
+        tn_run_queue(c);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int uv_events)
@@ -115,8 +126,9 @@ static void on_poll(uv_poll_t *poll, int status, int uv_events)
     int n = epoll_wait(e->epfd, events, BATCH, 0);
     e->depth++;
     for (int i = 0; i < n; i++) {
-        if (events[i].data.u64 & DGRAM_TOKEN) tn_chan_ready((struct tn_chan *)(uintptr_t)(events[i].data.u64 & ~(uint64_t)DGRAM_TOKEN));
-        else if (events[i].data.ptr == &e->upstream) tn_upstream_on_lookup(e);
+        void *what = (void *)(uintptr_t)(events[i].data.u64 & ~(uint64_t)TOKENS);
+        if (events[i].data.u64 & DGRAM_TOKEN) tn_chan_ready(what);
+        else if (events[i].data.u64 & LOOKUP_TOKEN) tn_upstream_on_lookup(what);
         else note(events[i].data.ptr, events[i].events);
     }
     run(e);
@@ -138,7 +150,7 @@ static void on_timer(uv_timer_t *timer)
     e->timer_at_us = TN_NEVER;
     e->depth++;
     for (struct tn_timer *t; (t = tn_heap_pop_due(&e->timers, now_us));)
-        tn_dial_timeout(TN_CONTAINER(t, struct tn_dialing, timer)->conn);
+        TN_CONTAINER(t, struct tn_alarm, timer)->fire(TN_CONTAINER(t, struct tn_alarm, timer));
     run(e);
     leave(e);
 }

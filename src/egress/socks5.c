@@ -5,7 +5,7 @@
  *   proxy   05 M | 05 FF
  *   we      01 ulen user plen pass   only after 05 02
  *   proxy   01 00 | 01 xx
- *   we      05 01 00 ATYP ADDR PORT  ATYP 1 or 4; names never get this far
+ *   we      05 01 00 ATYP ADDR PORT  ATYP 1 or 4, or 3 where the proxy is told names
  *   proxy   05 REP RSV ATYP BND.ADDR BND.PORT
  *
  * The bound address is of no use to us and may be of any kind whatever we asked with; a proxy that answers an IPv4
@@ -37,6 +37,8 @@ enum socks5_state { AWAIT_METHOD, AWAIT_AUTH, AWAIT_REPLY, FINISHED };
 struct tn_socks5 {
     const struct tn_proxy *proxy;
     struct tn_addrport dst;
+    bool greet_only;
+    char name[TN_HANDSHAKE_NAME_MAX + 1]; /* "": the address */
     enum socks5_state state;
     uint16_t out_off, out_len, in_len;
     uint8_t in[REPLY_MAX];
@@ -71,19 +73,25 @@ static void put_request(struct tn_socks5 *s)
     tn_wr_u8(&w, VERSION);
     tn_wr_u8(&w, CMD_CONNECT);
     tn_wr_u8(&w, 0);
-    tn_wr_u8(&w, s->dst.ip.family == 4 ? ATYP_V4 : ATYP_V6);
-    tn_wr_bytes(&w, s->dst.ip.b, tn_ip_len(&s->dst.ip));
+    size_t len = strlen(s->name);
+    tn_wr_u8(&w, len ? ATYP_NAME : s->dst.ip.family == 4 ? ATYP_V4 : ATYP_V6);
+    if (len) tn_wr_u8(&w, (uint8_t)len);
+    if (len) tn_wr_bytes(&w, s->name, len);
+    else tn_wr_bytes(&w, s->dst.ip.b, tn_ip_len(&s->dst.ip));
     tn_wr_be16(&w, s->dst.port);
     s->out_off = 0;
     s->out_len = (uint16_t)tn_wr_len(&w);
 }
 
-struct tn_socks5 *tn_socks5_new(const struct tn_proxy *proxy, const struct tn_addrport *dst)
+struct tn_socks5 *tn_socks5_new(const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name)
 {
     struct tn_socks5 *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->proxy = proxy;
-    s->dst = *dst;
+    s->greet_only = !dst;
+    if (dst) s->dst = *dst;
+    size_t len = name ? strlen(name) : 0;
+    if (len < sizeof s->name) memcpy(s->name, name ? name : "", len + 1);
     put_greeting(s);
     return s;
 }
@@ -109,29 +117,32 @@ void tn_socks5_sent(struct tn_socks5 *s, size_t n)
     s->out_off = s->out_len = 0;
 }
 
+static int authenticated(struct tn_socks5 *s)
+{
+    s->state = s->greet_only ? FINISHED : AWAIT_REPLY;
+    if (s->greet_only) return TN_HANDSHAKE_DONE;
+    put_request(s);
+    return TN_HANDSHAKE_MORE;
+}
+
+bool tn_socks5_asked(const struct tn_socks5 *s) { return s->state >= AWAIT_REPLY; }
+
 static int on_method(struct tn_socks5 *s)
 {
     if (s->in[0] != VERSION) return TN_EGRESS_FAIL_PROXY_PROTOCOL;
     uint8_t method = s->in[1];
     if (method == METHOD_NONE_ACCEPTABLE) return TN_EGRESS_FAIL_PROXY_AUTH;
     if (method != (s->proxy->has_auth ? METHOD_USERPASS : METHOD_NONE)) return TN_EGRESS_FAIL_PROXY_PROTOCOL;
-    if (method == METHOD_USERPASS) {
-        put_auth(s);
-        s->state = AWAIT_AUTH;
-    } else {
-        put_request(s);
-        s->state = AWAIT_REPLY;
-    }
+    if (method != METHOD_USERPASS) return authenticated(s);
+    put_auth(s);
+    s->state = AWAIT_AUTH;
     return TN_HANDSHAKE_MORE;
 }
 
 static int on_auth(struct tn_socks5 *s)
 {
     if (s->in[0] != AUTH_VERSION) return TN_EGRESS_FAIL_PROXY_PROTOCOL;
-    if (s->in[1] != 0) return TN_EGRESS_FAIL_PROXY_AUTH;
-    put_request(s);
-    s->state = AWAIT_REPLY;
-    return TN_HANDSHAKE_MORE;
+    return s->in[1] != 0 ? (int)TN_EGRESS_FAIL_PROXY_AUTH : authenticated(s);
 }
 
 static int fail_of_rep(uint8_t rep)

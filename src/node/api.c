@@ -2,6 +2,7 @@
 #include "tailnet.h"
 
 #include "node/dial.h"
+#include "node/exit.h"
 #include "node/node.h"
 #include "node/status.h"
 #include "node/wait.h"
@@ -42,12 +43,50 @@ int tailnet_new(tailnet **out)
     return 0;
 }
 
+struct live_call {
+    const char *option, *value;
+    char why[200];
+    int err;
+};
+
+static void set_live(struct tn_node *n, void *arg)
+{
+    struct live_call *c = arg;
+    c->err = tn_exit_set(n, c->option, c->value, false, c->why);
+}
+
+static void reload_live(struct tn_node *n, void *arg)
+{
+    struct live_call *c = arg;
+    c->err = tn_exit_reload(n, false, c->why);
+}
+
+/* TN_E_NOENT without words: not an option that a running node takes. */
+static int call_live(tailnet *t, void (*fn)(struct tn_node *n, void *arg), struct live_call *c)
+{
+    int err = tn_node_call(&t->node, fn, c);
+    if (!err) err = c->err;
+    if (err && c->why[0]) tn_node_set_error(&t->node, "%s", c->why);
+    return err;
+}
+
+int tailnet_reload(tailnet *t)
+{
+    struct live_call c = {0};
+    return call_live(t, reload_live, &c);
+}
+
 int tailnet_set(tailnet *t, const char *option, const char *value)
 {
     char why[200];
     pthread_mutex_lock(&t->node.mu);
     bool started = t->node.life != TN_NODE_STOPPED;
     pthread_mutex_unlock(&t->node.mu);
+    if (started) {
+        struct live_call c = {.option = option, .value = value ? value : ""};
+        int err = call_live(t, set_live, &c);
+        if (err != TN_E_NOENT || c.why[0]) return err;
+    }
     if (started) {
         tn_node_set_error(&t->node, "%.60s: the node is started", option);
         return TN_E_BUSY;

@@ -1,6 +1,7 @@
 #include "node/config.h"
 
 #include "dns/dns.h"
+#include "node/conffile.h"
 #include "tun/tun.h"
 #include "util/err.h"
 #include "util/file.h"
@@ -11,20 +12,24 @@
 #include <string.h>
 
 enum {
-    SECRET_FILE_MAX = 4096,              /* a key or a URL */
     BUFFER_MIN = 4 * 1024,               /* below a few segments TCP crawls */
     BUFFER_MAX = 64 * 1024 * 1024,       /* window scaling ends at 1 GiB; this is a flow, not a disk */
 };
 
-void tn_config_init(struct tn_config *c) { *c = (struct tn_config){.egress_said = -1, .forward_said = -1, .exit_dns_aaaa = true, .log_level = TN_LOG_INFO}; }
+void tn_config_init(struct tn_config *c)
+{
+    *c = (struct tn_config){.exit_dns_aaaa = true, .exit_breaker = true, .log_level = TN_LOG_INFO};
+    tn_exitset_init(&c->exit);
+}
 
 void tn_config_fini(struct tn_config *c)
 {
     char **strings[] = {&c->state_dir, &c->login_server, &c->hostname, &c->exit_node,
-                        &c->exit_dns,  &c->socket,       &c->socks5_server, &c->tun};
+                        &c->exit_dns,  &c->socket,       &c->socks5_server, &c->tun,
+                        &c->config_file};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(*strings[i]);
     tn_secret_free(c->auth_key);
-    tn_proxy_free(c->proxy);
+    tn_exitset_fini(&c->exit);
     tn_config_init(c);
 }
 
@@ -71,89 +76,13 @@ static int set_string(char **slot, const char *value)
     return 0;
 }
 
-/* A secret given in place or as file:PATH; surrounding white space of a file is not part of it. *out NULL for empty. */
-static int read_secret(const char *option, const char *value, struct tn_secret **out, char why[200])
-{
-    *out = NULL;
-    if (strncmp(value, "file:", 5) != 0) {
-        if (!*value) return 0;
-        *out = tn_secret_new(value, strlen(value));
-        return *out ? 0 : TN_E_NOMEM;
-    }
-    char *text;
-    size_t len;
-    int err = tn_file_read(value + 5, SECRET_FILE_MAX, &text, &len);
-    if (err) {
-        snprintf(why, 200, "%s: %.100s: %s", option, value + 5, tn_err_text(err));
-        return err;
-    }
-    size_t start = 0, end = len;
-    while (end > start && isspace((unsigned char)text[end - 1])) end--;
-    while (start < end && isspace((unsigned char)text[start])) start++;
-    if (start == end) {
-        snprintf(why, 200, "%s: %.100s: the file is empty", option, value + 5);
-        err = TN_E_INVAL;
-    } else {
-        *out = tn_secret_new(text + start, end - start);
-        if (!*out) err = TN_E_NOMEM;
-    }
-    tn_wipe(text, len);
-    free(text);
-    return err;
-}
-
 static int set_auth_key(struct tn_config *c, const char *value, char why[200])
 {
     struct tn_secret *key;
-    int err = read_secret("auth_key", value, &key, why);
+    int err = tn_secret_read("auth_key", value, &key, why);
     if (err) return err;
     tn_secret_free(c->auth_key);
     c->auth_key = key;
-    return 0;
-}
-
-/* Whatever is wrong with the value, the egress is OFF from here on: a proxy was meant, so nothing may go without one. */
-static int set_exit_proxy(struct tn_config *c, const char *value, char why[200])
-{
-    struct tn_secret *url;
-    tn_proxy_free(c->proxy);
-    c->proxy = NULL;
-    c->proxy_said = true;
-    snprintf(c->proxy_defect, sizeof c->proxy_defect, "it is empty");
-    int err = read_secret("exit_proxy", value, &url, why);
-    if (err || !url) {
-        if (err) snprintf(c->proxy_defect, sizeof c->proxy_defect, "its file can't be read: %s", tn_err_text(err));
-        else snprintf(why, 200, "exit_proxy: it is empty; exit traffic is off");
-        return err ? err : TN_E_INVAL;
-    }
-    err = tn_proxy_parse(tn_secret_bytes(url), tn_secret_len(url), &c->proxy, c->proxy_defect);
-    tn_secret_free(url);
-    if (err) snprintf(why, 200, "exit_proxy: %s; exit traffic is off", c->proxy_defect);
-    else c->proxy_defect[0] = '\0';
-    return err;
-}
-
-static int set_exit_egress(struct tn_config *c, const char *value, char why[200])
-{
-    if (!strcmp(value, "off")) c->egress_said = TN_EGRESS_OFF;
-    else if (!strcmp(value, "host")) c->egress_said = TN_EGRESS_HOST;
-    else if (!strcmp(value, "proxy")) c->egress_said = TN_EGRESS_PROXY;
-    else if (!*value) c->egress_said = -1;
-    else {
-        c->egress_said = TN_EGRESS_OFF;
-        return bad(why, "exit_egress", "off, host or proxy");
-    }
-    return 0;
-}
-
-static int set_forward_exit_egress(struct tn_config *c, const char *value, char why[200])
-{
-    bool on;
-    if (parse_bool(value, &on) != 0) {
-        c->forward_said = 0;
-        return bad(why, "forward_exit_egress", "true or false");
-    }
-    c->forward_said = *value ? on : -1;
     return 0;
 }
 
@@ -250,7 +179,8 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
                  {"accept_routes", &c->accept_routes, TN_SAID_ACCEPT_ROUTES},
                  {"advertise_exit_node", &c->advertise_exit_node, 0},
                  {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0},
-                 {"exit_dns_aaaa", &c->exit_dns_aaaa, 0}};
+                 {"exit_dns_aaaa", &c->exit_dns_aaaa, 0},
+                 {"exit_breaker", &c->exit_breaker, 0}};
     for (size_t i = 0; i < sizeof bools / sizeof *bools; i++) {
         if (strcmp(option, bools[i].name) != 0) continue;
         if (parse_bool(value, bools[i].slot) != 0) return bad(why, option, "true or false");
@@ -260,15 +190,16 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
     const struct {
         const char *name;
         int (*set)(struct tn_config *, const char *, char[200]);
-    } others[] = {{"auth_key", set_auth_key},         {"exit_proxy", set_exit_proxy},
-                  {"exit_egress", set_exit_egress},   {"forward_exit_egress", set_forward_exit_egress},
-                  {"log_level", set_log_level},
+    } others[] = {{"auth_key", set_auth_key},         {"log_level", set_log_level},
                   {"port", set_port},                 {"hostname", set_hostname},
                   {"login_server", set_login_server}, {"exit_dns", set_exit_dns},
                   {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node},
                   {"tun", set_tun}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(option, others[i].name)) return others[i].set(c, value, why);
+    int err = tn_exitset_set(&c->exit, option, value, why);
+    if (err != TN_E_NOENT || why[0]) return err;
+    if (!strcmp(option, "config")) return *value ? tn_config_read_file(c, value, why) : set_string(&c->config_file, value);
     if (!strcmp(option, "state_dir")) return set_string(&c->state_dir, value);
     if (!strcmp(option, "socket")) return set_string(&c->socket, value);
     if (!strcmp(option, "tcp_buffer_size"))
@@ -285,39 +216,93 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
     return TN_E_NOENT;
 }
 
-static struct tn_secret *copy_secret(const struct tn_secret *s) { return tn_secret_new(tn_secret_bytes(s), tn_secret_len(s)); }
+/* ---- the configuration file ---- */
 
-struct tn_proxy *tn_config_copy_proxy(const struct tn_config *c)
+struct reading {
+    struct tn_config *c;
+    char keys[64][24]; /* settings seen, to tell one that is said twice */
+    size_t nkeys;
+    char why[200];
+};
+
+static int seen_before(struct reading *r, const char *key)
 {
-    struct tn_proxy *copy = c->proxy ? malloc(sizeof *copy) : NULL;
-    if (!copy) return NULL;
-    *copy = *c->proxy;
-    copy->user = c->proxy->user ? copy_secret(c->proxy->user) : NULL;
-    copy->pass = c->proxy->pass ? copy_secret(c->proxy->pass) : NULL;
-    if (!copy->user == !c->proxy->user && !copy->pass == !c->proxy->pass) return copy;
-    tn_proxy_free(copy);
-    return NULL;
+    for (size_t i = 0; i < r->nkeys; i++)
+        if (!strcmp(r->keys[i], key)) return 1;
+    if (r->nkeys < sizeof r->keys / sizeof *r->keys) snprintf(r->keys[r->nkeys++], sizeof r->keys[0], "%s", key);
+    return 0;
 }
 
-enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing)
+static int take_line(void *ctx, const struct tn_confline *l)
 {
-    const char *ignored;
-    if (!missing) missing = &ignored;
-    *missing = NULL;
-    if (c->proxy_said && !c->proxy) { /* a proxy was meant: nothing may leave without it, whatever else was said */
-        *missing = "a valid exit_proxy";
-        return TN_EGRESS_OFF;
+    struct reading *r = ctx;
+    if (!strcmp(l->kind, "proxy") || !strcmp(l->kind, "rule")) return tn_exitset_line(&r->c->exit, l, r->why);
+    if (*l->kind) {
+        snprintf(r->why, sizeof r->why, "[%.40s]: no such section", l->kind);
+        return TN_E_NOENT;
     }
-    if (c->egress_said == TN_EGRESS_OFF || c->forward_said == 0) { /* one no outweighs every yes */
-        *missing = c->egress_said == TN_EGRESS_OFF ? "exit_egress (it is off)" : "forward_exit_egress (it is false)";
-        return TN_EGRESS_OFF;
+    if (!strcmp(l->key, "config") || seen_before(r, l->key)) {
+        snprintf(r->why, sizeof r->why, "%.40s: %s", l->key, strcmp(l->key, "config") ? "said twice" : "not in a file");
+        return TN_E_INVAL;
     }
-    if (c->egress_said == TN_EGRESS_HOST) {
-        if (!c->proxy) return TN_EGRESS_HOST;
-        *missing = "one meaning: exit_egress is host but exit_proxy is set too";
-        return TN_EGRESS_OFF;
-    }
-    if (c->proxy) return TN_EGRESS_PROXY;
-    *missing = c->egress_said == TN_EGRESS_PROXY ? "exit_proxy" : "exit_proxy, or exit_egress host";
-    return TN_EGRESS_OFF;
+    return tn_config_set(r->c, l->key, l->value, r->why);
 }
+
+static int read_lines(struct reading *r, const char *path, unsigned *line)
+{
+    char *text;
+    size_t len;
+    *line = 0;
+    int err = tn_file_read(path, TN_CONFFILE_MAX, &text, &len);
+    if (err) {
+        snprintf(r->why, sizeof r->why, "%s", tn_err_text(err));
+        return err;
+    }
+    char why[128];
+    err = tn_conffile_parse(text, len, take_line, r, line, why);
+    if (err && !r->why[0]) snprintf(r->why, sizeof r->why, "%s", why[0] ? why : tn_err_text(err));
+    tn_wipe(text, len);
+    free(text);
+    if (err || !r->c->exit.pool || r->c->exit.proxy_raw) return err;
+    err = tn_egress_spec_check(r->c->exit.pool, r->why);
+    *line = 0;
+    return err;
+}
+
+int tn_config_read_file(struct tn_config *c, const char *path, char why[200])
+{
+    struct reading r = {.c = c};
+    unsigned line;
+    int err = read_lines(&r, path, &line);
+    if (!err) return set_string(&c->config_file, path);
+    if (line) snprintf(why, 200, "%.80s:%u: %.100s", path, line, r.why);
+    else snprintf(why, 200, "%.80s: %.110s", path, r.why);
+    snprintf(c->exit.defect, sizeof c->exit.defect, "%.199s", why);
+    return err;
+}
+
+int tn_config_read_exit(const struct tn_config *c, struct tn_exitset *x, int *advertise, char why[200])
+{
+    struct tn_config fresh;
+    int err = 0;
+    tn_config_init(&fresh);
+    *advertise = -1;
+    why[0] = '\0';
+    if (c->config_file) {
+        err = tn_config_read_file(&fresh, c->config_file, why);
+        *advertise = fresh.advertise_exit_node;
+    } else {
+        fresh.exit.egress_said = c->exit.egress_said;
+        fresh.exit.forward_said = c->exit.forward_said;
+        fresh.exit.names = c->exit.names;
+        fresh.exit.proxy_said = c->exit.proxy_said;
+        if (c->exit.proxy_raw) err = tn_exitset_set(&fresh.exit, "exit_proxy", tn_secret_bytes(c->exit.proxy_raw), why);
+    }
+    if (err && !fresh.exit.defect[0]) snprintf(fresh.exit.defect, sizeof fresh.exit.defect, "%.199s", why);
+    *x = fresh.exit;
+    tn_exitset_init(&fresh.exit);
+    tn_config_fini(&fresh);
+    return err;
+}
+
+enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing) { return tn_exitset_mode(&c->exit, missing); }

@@ -2,7 +2,7 @@
 #ifndef TN_NODE_CONFIG_H
 #define TN_NODE_CONFIG_H
 
-#include "egress/egress.h"
+#include "node/exitset.h"
 #include "stack/stack.h"
 #include "util/log.h"
 #include "util/secret.h"
@@ -20,17 +20,14 @@ struct tn_config {
     struct tn_secret *auth_key;
     bool ephemeral, accept_routes, advertise_exit_node, exit_node_allow_lan;
     bool exit_dns_aaaa; /* false: exit clients are told of no IPv6 addresses */
+    bool exit_breaker; /* a proxy that does not answer is left alone for a while */
     uint16_t port;
     size_t tcp_buffer_size; /* 0: automatic */
     enum tn_congestion tcp_congestion;
     enum tn_log_level log_level;
 
-    /* Exit egress. What was said is kept apart from what it amounts to: tn_config_egress decides. */
-    int egress_said;        /* exit_egress: -1 nothing said, else enum tn_egress_mode */
-    int forward_said;       /* forward_exit_egress: -1 nothing said, 0 or 1 */
-    bool proxy_said;        /* exit_proxy was given, valid or not */
-    struct tn_proxy *proxy; /* NULL: none, or invalid */
-    char proxy_defect[128]; /* why an exit_proxy that was given can't be used; never credentials */
+    struct tn_exitset exit; /* exit egress: what options said (until a configuration file says it) */
+    char *config_file;      /* NULL: none */
 };
 
 #define TN_DEFAULT_LOGIN_SERVER "https://controlplane.tailscale.com"
@@ -41,8 +38,12 @@ void tn_config_fini(struct tn_config *c);
 /* why gets one line on failure (never a secret). TN_E_NOENT: unknown option, TN_E_INVAL: bad value, or a file error for file:
  * forms. A bad exit_proxy is an error and also leaves the egress OFF. */
 int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200]);
-/* A copy of the proxy, the caller's; NULL: none is set, or no memory. */
-struct tn_proxy *tn_config_copy_proxy(const struct tn_config *c);
+/* Reads the configuration file: every setting of it, as tn_config_set takes it, and its sections. An error has the file's name
+ * and the line in why, and leaves the egress OFF. */
+int tn_config_read_file(struct tn_config *c, const char *path, char why[200]);
+/* Reads what is said about exit traffic anew: the file, and the files that hold secrets. x gets it in any case: OFF after an
+ * error. advertise: what the file says of advertise_exit_node, -1 for nothing. Other settings are checked, not taken. */
+int tn_config_read_exit(const struct tn_config *c, struct tn_exitset *x, int *advertise, char why[200]);
 /* The mode these settings amount to; missing (may be NULL) names the setting that is lacking when it is OFF. */
 enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing);
 

@@ -3,6 +3,7 @@
  * After ipn/localapi/localapi.go at 1.102.5. */
 #include "node/localapi_routes.h"
 
+#include "node/localapi_exit.h"
 #include "node/ping.h"
 #include "node/status.h"
 #include "util/err.h"
@@ -183,6 +184,12 @@ static const struct route {
     {"GET", "whois", READ, get_whois},
     {"POST", "ping", READ, post_ping},
     {"GET", "serve-config", READ, get_serve_config},
+    {"GET", "egress", READ, tn_localapi_get_egress},
+    {"PATCH", "egress", WRITE, tn_localapi_patch_egress},
+    {"POST", "egress-reload", WRITE, tn_localapi_egress_reload},
+    {"POST", "egress-rotate", WRITE, tn_localapi_egress_rotate},
+    {"POST", "egress-check", WRITE, tn_localapi_egress_check},
+    {"GET", "usermetrics", READ, tn_localapi_metrics},
 };
 
 /* A browser page must not reach the socket through some forwarder: it always sends one of these. */
@@ -201,6 +208,7 @@ void tn_localapi_handle(void *conn, struct tn_httpd_req *req, const struct tn_ht
         return;
     }
     const char *path = strncmp(r->path, PREFIX, sizeof PREFIX - 1) == 0 ? r->path + sizeof PREFIX - 1 : "";
+    if (!strcmp(r->path, "/metrics")) path = "usermetrics"; /* where scrapers look */
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         if (strcmp(path, routes[i].path) != 0) continue;
         known = true;

@@ -163,6 +163,7 @@ static void shut_out_peer(struct tn_node *n, struct tn_npeer *p, uint64_t now_us
 static void drop_peer(struct tn_node *n, struct tn_npeer *p, uint64_t now_us)
 {
     shut_out_peer(n, p, now_us);
+    tn_egress_forget_peer(n->egress, (uint64_t)p->id);
     forget_addresses(n, p);
     tn_htable_remove(&n->peers, &p->by_id);
     free(p);

@@ -8,6 +8,8 @@
  * lower ones still exist; libuv's handles last. The thread ends when no handle is left, so that nothing remains. */
 #include "node/node.h"
 
+#include "node/exit.h"
+#include "node/exitcheck.h"
 #include "node/exitdns.h"
 #include "node/localapi.h"
 #include "node/peerapi_server.h"
@@ -229,16 +231,7 @@ static int open_udp(struct tn_node *n)
 
 static int make_egress(struct tn_node *n)
 {
-    struct tn_egress_config ec = {.loop = &n->loop, .log = &n->log, .mark = tn_tunmode_mark(n)};
-    int err = tn_egress_new(&ec, &n->egress);
-    if (err) return err;
-    /* Not an exit node: off, as the egress begins, and not a word about settings nobody needs. */
-    enum tn_egress_mode mode = n->config.advertise_exit_node ? tn_config_egress(&n->config, &n->egress_missing) : TN_EGRESS_OFF;
-    struct tn_proxy *proxy = NULL; /* a copy, which the egress owns: after a failed start there may be another */
-    if (mode == TN_EGRESS_PROXY && !(proxy = tn_config_copy_proxy(&n->config))) return TN_E_NOMEM;
-    if (mode != TN_EGRESS_OFF) err = tn_egress_set_policy(n->egress, mode, proxy);
-    else if (n->egress_missing)
-        tn_logf(&n->log, TN_LOG_WARN, "egress", "exit traffic is refused; missing: %s", n->egress_missing);
+    int err = tn_exit_new(n);
     if (err) return err;
     struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of,
                                    .dns_udp = tn_resolver_udp, .dns_syn = tn_resolver_syn,
@@ -334,6 +327,7 @@ static int make_all(struct tn_node *n)
     if (!err) err = tn_peerapi_server_new(n);
     if (!err) err = tn_exitdns_new(n);
     if (!err) err = make_control(n);
+    if (!err) err = tn_exitwatch_new(n);
     if (!err) err = open_udp(n);
     if (!err) report_local_addresses(n);
     if (!err && n->config.socket) err = tn_localapi_new(n);
@@ -374,6 +368,8 @@ static void tear_down(struct tn_node *n)
     tn_socks5d_free(n);
     tn_localapi_free(n);
     tn_exitdns_free(n);
+    tn_exitcheck_free(n);
+    tn_exitwatch_free(n);
     if (n->stack) tn_bridges_end(n);
     tn_tunmode_free(n);
     tn_peerapi_server_free(n);

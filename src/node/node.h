@@ -34,6 +34,8 @@ struct tn_socks5d;
 struct tn_peerapi_server;
 struct tn_pings;
 struct tn_exitdns;
+struct tn_exitwatch;
+struct tn_exitcheck;
 struct tn_tunmode;
 
 /* STARTING: another thread is at it; the node's fields are its own until it is done. */
@@ -83,6 +85,11 @@ struct tn_node {
     struct tn_socks5d *socks5d;
     struct tn_pings *pings;
     struct tn_exitdns *exitdns;
+    struct tn_exitwatch *exitwatch;
+    struct tn_exitcheck *exitcheck; /* under way; NULL: none */
+    struct tn_egress_tls proxy_tls;
+    struct tn_ip mapped[8]; /* our own public addresses, as STUN servers and the host know them */
+    size_t nmapped;
     struct tn_tunmode *tun; /* NULL: all in-process */
 
     struct tn_htable peers;           /* struct tn_npeer by node ID */

@@ -252,10 +252,13 @@ static void path_endpoints(void *ctx, const struct tn_path_endpoint *eps, size_t
 {
     struct tn_node *n = ctx;
     enum { MAX = 32 };
-    struct tn_control_endpoint out[MAX];
+    struct tn_control_endpoint out[MAX] = {0};
     if (count > MAX) count = MAX;
     for (size_t i = 0; i < count; i++) out[i] = (struct tn_control_endpoint){.addr = eps[i].addr, .type = eps[i].type};
     tn_control_set_endpoints(n->control, out, count, now_us);
+    n->nmapped = 0;
+    for (size_t i = 0; i < count && n->nmapped < sizeof n->mapped / sizeof *n->mapped; i++)
+        if (!tn_ip_is_private(&eps[i].addr.ip)) n->mapped[n->nmapped++] = eps[i].addr.ip;
 }
 
 static void path_udp_send(void *ctx, const struct tn_addrport *to, const uint8_t *datagram, size_t len)

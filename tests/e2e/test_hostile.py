@@ -31,7 +31,7 @@ class HostileBed(ExitBed):
 
     def stand_behind(self, scheme, credentials):
         if self._at != (scheme, credentials):
-            self.exit("--exit-proxy", self.proxies[scheme].url(credentials))
+            self.exit("--exit-breaker=false", "--exit-proxy", self.proxies[scheme].url(credentials))
             self._at = (scheme, credentials)
         return self.proxies[scheme]
 

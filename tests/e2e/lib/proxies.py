@@ -1,7 +1,9 @@
 """The proxies an exit node stands behind, each in the foreground, from a configuration made here, without its own user."""
+import hashlib
 import os
 import shutil
 import socket
+import subprocess
 
 from .proc import wait_until
 
@@ -119,6 +121,9 @@ class Squid(Proxy):
     scheme = "http"
     port = 3128
 
+    def listen(self):
+        return f"http_port {self.ns.ip4}:{self.port}"
+
     def argv(self):
         auth = "http_access allow all"
         if self.credentials:
@@ -130,7 +135,7 @@ class Squid(Proxy):
                     "acl known proxy_auth REQUIRED\nhttp_access allow known\nhttp_access deny all")
         conf = self.write("squid.conf", f"""
 {auth}
-http_port {self.ns.ip4}:{self.port}
+{self.listen()}
 visible_hostname squid.test
 pid_filename none
 pinger_enable off
@@ -146,6 +151,25 @@ netdb_filename none
 connect_retries 0
 """)
         return ["unshare", "--map-user=1000", "--map-group=1000", "/usr/sbin/squid", "-N", "-f", conf]
+
+
+class SquidTls(Squid):
+    """The same behind TLS, with a certificate for its address that is made here."""
+
+    scheme = "https"
+    port = 3129
+
+    def listen(self):
+        self.cert, self.key = os.path.join(self.dir, "cert.pem"), os.path.join(self.dir, "key.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                        "-subj", "/CN=squid.test", "-addext", f"subjectAltName=IP:{self.ns.ip4}", "-keyout", self.key, "-out",
+                        self.cert], check=True, capture_output=True)
+        os.chmod(self.key, 0o644)
+        return f"https_port {self.ns.ip4}:{self.port} tls-cert={self.cert} tls-key={self.key}"
+
+    def pin(self):
+        der = subprocess.run(["openssl", "x509", "-in", self.cert, "-outform", "DER"], check=True, capture_output=True).stdout
+        return "sha256:" + hashlib.sha256(der).hexdigest()
 
 
 ALL = {"microsocks": Microsocks, "danted": Dante, "tinyproxy": Tinyproxy, "squid": Squid}

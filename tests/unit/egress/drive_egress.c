@@ -2,13 +2,17 @@
  * hostile.py, which plays the proxy.
  *
  *   policy off | host | proxy URL      "policy MODE" or "policy bad: WHY"
+ *   spec keep|cut | proxy NAME URL [group=G] [weight=N] [max=N] [names] | rule KEY=VALUE.. | ...    as policy, a pool
+ *   proxies                            "proxies NAME=STATE/FAIL/FLOWS/OPENED .."
+ *   rotate PEER                        "rotated"
  *   own ADDR...                        "own N"
- *   dial ID ADDR:PORT read|hold [PEER] later "ID open", "ID fail NAME"; read: "ID end eof|RESET|.. BYTES HASH" at the end
+ *   dial ID ADDR:PORT read|hold [PEER [NAME]] later "ID open", "ID fail NAME"; read: "ID end eof|RESET|.. BYTES HASH" at the end
  *   read ID | write ID N | shut ID | close ID | reset ID     write: "ID wrote N" or "ID broke CODE"
  *   allowed ADDR:PORT                  "allowed 0|1"
  *   stats                              "stats flows F dials D heap BYTES fds N health NAME NAME=COUNT.."
  *   quit                               frees everything, says "bye", exits (the leak checker speaks then)
- * Arguments: CONNECT_MS HANDSHAKE_MS MAX_FLOWS MAX_DIALS FLOWS_PER_PEER DIALS_PER_PEER. */
+ * Arguments: CONNECT_MS HANDSHAKE_MS MAX_FLOWS MAX_DIALS FLOWS_PER_PEER DIALS_PER_PEER. Peer N has tag:tN and the user
+ * uN@test. With DRIVE_BREAKER in the environment proxies have breakers and are probed. */
 #include "egress/egress.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -137,7 +141,72 @@ static void do_policy(const char *mode, const char *url)
     say("policy %s", names[tn_egress_mode(b.e)]);
 }
 
-static void do_dial(int id, const char *dst, const char *how, uint64_t peer)
+static const char *put_option(struct tn_egress_proxy *p, const char *word)
+{
+    if (!strncmp(word, "group=", 6)) snprintf(p->group, sizeof p->group, "%s", word + 6);
+    else if (!strncmp(word, "weight=", 7)) p->weight = (unsigned)atoi(word + 7);
+    else if (!strncmp(word, "max=", 4)) p->max_flows = (unsigned)atoi(word + 4);
+    else if (!strcmp(word, "names")) p->names = true;
+    else return word;
+    return NULL;
+}
+
+/* One part between bars. false: what is wrong was said. */
+static bool put_part(struct tn_egress_spec *s, char *part)
+{
+    char why[128] = "odd";
+    char *kind = strsep(&part, " "), *word = NULL;
+    if (!strcmp(kind, "proxy")) {
+        struct tn_egress_proxy *p = tn_egress_spec_proxy(s);
+        snprintf(p->name, sizeof p->name, "%s", strsep(&part, " "));
+        word = strsep(&part, " ");
+        if (tn_proxy_parse(word, strlen(word), &p->proxy, why) != 0) goto bad;
+        while ((word = strsep(&part, " ")))
+            if (*word && put_option(p, word)) goto bad;
+        return true;
+    }
+    struct tn_egress_rule *r = tn_egress_spec_rule(s);
+    while ((word = strsep(&part, " "))) {
+        if (!*word) continue;
+        char *key = strsep(&word, "=");
+        if (!word || tn_egress_rule_set(r, key, word, why) != 0) goto bad;
+    }
+    return true;
+bad:
+    say("policy bad: %s", why);
+    return false;
+}
+
+static void do_spec(char *text)
+{
+    static const char *const names[] = {"off", "host", "proxy"};
+    struct tn_egress_spec *s = tn_egress_spec_new(TN_EGRESS_PROXY);
+    char *part = strsep(&text, "|");
+    bool cut = strstr(part, "cut") != NULL;
+    while ((part = strsep(&text, "|"))) {
+        while (*part == ' ') part++;
+        for (size_t n = strlen(part); n && part[n - 1] == ' '; part[--n] = '\0') {}
+        if (put_part(s, part)) continue;
+        tn_egress_spec_free(s);
+        tn_egress_set(b.e, NULL, cut);
+        return;
+    }
+    (void)tn_egress_set(b.e, s, cut);
+    say("policy %s", names[tn_egress_mode(b.e)]);
+}
+
+static void do_proxies(void)
+{
+    static const char *const states[] = {"up", "down", "trying", "untried"};
+    struct tn_egress_proxy_stats s;
+    printf("proxies");
+    for (size_t i = 0; tn_egress_proxy_at(b.e, i, &s); i++)
+        printf(" %s=%s/%s/%u/%llu", s.name, states[s.state], tn_egress_fail_name(s.last_fail), s.flows,
+               (unsigned long long)s.opened);
+    say("");
+}
+
+static void do_dial(int id, const char *dst, const char *how, uint64_t peer, const char *name)
 {
     struct tn_addrport ap;
     struct dial *d = &b.dials[id];
@@ -146,7 +215,7 @@ static void do_dial(int id, const char *dst, const char *how, uint64_t peer)
         say("%d bad address", id);
         return;
     }
-    struct tn_egress_target to = {.dst = ap, .peer = peer};
+    struct tn_egress_target to = {.dst = ap, .peer = peer, .name = name};
     int why = tn_egress_dial(b.e, &to, &events, d, &d->c);
     if (why) say("%d fail %s", id, tn_egress_fail_name((enum tn_egress_fail)why));
 }
@@ -225,7 +294,14 @@ static void obey(char *line)
         int id = atoi(strsep(&rest, " "));
         char *dst = strsep(&rest, " "), *how = strsep(&rest, " ");
         assert(id >= 0 && id < IDS && dst && how);
-        do_dial(id, dst, how, rest ? strtoull(rest, NULL, 10) : 1);
+        const char *peer = strsep(&rest, " ");
+        do_dial(id, dst, how, peer ? strtoull(peer, NULL, 10) : 1, rest);
+    } else if (!strcmp(verb, "spec")) {
+        do_spec(rest);
+    } else if (!strcmp(verb, "proxies")) {
+        do_proxies();
+    } else if (!strcmp(verb, "rotate")) {
+        say("rotated %d", tn_egress_rotate(b.e, strtoull(first, NULL, 10)));
     } else if (!strcmp(verb, "allowed")) {
         do_allowed(first);
     } else if (!strcmp(verb, "stats")) {
@@ -261,6 +337,16 @@ static void log_line(void *ctx, enum tn_log_level level, const char *module, con
     fprintf(stderr, "%d %s: %s\n", (int)level, module, line);
 }
 
+static bool peer_is(void *ctx, uint64_t peer, enum tn_egress_source kind, const char *value)
+{
+    static const char *const before[] = {"p", "u", "tag:t"}, *const after[] = {"", "@test", ""};
+    char text[48];
+    snprintf(text, sizeof text, "%s%llu%s", before[kind], (unsigned long long)peer, after[kind]);
+    return strcmp(text, value) == 0;
+}
+
+static uint64_t peer_user(void *ctx, uint64_t peer) { return peer % 10; }
+
 int main(int argc, char **argv)
 {
     static const struct tn_log log = {.write = log_line, .max = TN_LOG_DEBUG};
@@ -271,6 +357,9 @@ int main(int argc, char **argv)
     struct tn_egress_config config = {
         .loop = &b.loop,
         .log = &log,
+        .peers = {.is = peer_is, .user = peer_user},
+        .key = {{1, 2}},
+        .no_breaker = !getenv("DRIVE_BREAKER"),
         .limits = {.connect_timeout_us = arg[0] * 1000ull, .handshake_timeout_us = arg[1] * 1000ull, .max_flows = arg[2],
                    .max_dials = arg[3], .max_flows_per_peer = arg[4], .max_dials_per_peer = arg[5]}};
     if (tn_egress_new(&config, &b.e) != 0) return 2;

@@ -21,7 +21,7 @@ static struct tn_proxy make_proxy(const char *user, const char *pass)
 static void check_request(const char *user, const char *pass, const struct tn_addrport *dst, const char *want)
 {
     struct tn_proxy p = make_proxy(user, pass);
-    struct tn_httpconnect *h = tn_httpconnect_new(&p, dst);
+    struct tn_httpconnect *h = tn_httpconnect_new(&p, dst, NULL);
     size_t n;
     const uint8_t *out = tn_httpconnect_output(h, &n);
     assert_int_equal(n, strlen(want));
@@ -53,7 +53,7 @@ static void test_longest_credentials(void **state)
     static char text[1025];
     memset(text, 'x', 1024);
     struct tn_proxy p = make_proxy(text, text);
-    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst6);
+    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst6, NULL);
     size_t n;
     tn_httpconnect_output(h, &n);
     assert_true(n > 2700 && n < 3000);
@@ -65,7 +65,7 @@ static void test_longest_credentials(void **state)
 static struct tn_httpconnect *requested(void)
 {
     struct tn_proxy p = make_proxy(NULL, NULL);
-    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst4);
+    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst4, NULL);
     size_t n;
     tn_httpconnect_output(h, &n);
     tn_httpconnect_sent(h, n);
@@ -238,7 +238,7 @@ static void test_endless(void **state)
 static void test_answer_before_request(void **state)
 {
     struct tn_proxy p = make_proxy(NULL, NULL);
-    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst4);
+    struct tn_httpconnect *h = tn_httpconnect_new(&p, &dst4, NULL);
     size_t left;
     assert_int_equal(feed(h, "HTTP/1.1 200 OK\r\n\r\n", 19, 0, &left), TN_EGRESS_FAIL_PROXY_PROTOCOL);
     tn_httpconnect_free(h);

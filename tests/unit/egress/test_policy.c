@@ -1,4 +1,4 @@
-/* The policy's whole truth table, and the names of failures. */
+/* The policy's whole truth table, rules, and the names of failures. */
 #include "egress/policy.c"
 
 #include <ctype.h>
@@ -16,51 +16,168 @@ static struct tn_proxy *proxy(void)
     return p;
 }
 
+static struct tn_egress_spec *spec(int mode, const char *names)
+{
+    struct tn_egress_spec *s = tn_egress_spec_new((enum tn_egress_mode)mode);
+    char copy[64], *rest = copy;
+    snprintf(copy, sizeof copy, "%s", names);
+    for (char *name; *rest && (name = strsep(&rest, " "));) {
+        struct tn_egress_proxy *p = tn_egress_spec_proxy(s);
+        snprintf(p->name, sizeof p->name, "%s", strsep(&name, "/"));
+        if (name) snprintf(p->group, sizeof p->group, "%s", name);
+        p->proxy = proxy();
+        if (!rest) break;
+    }
+    return s;
+}
+
+static void rule(struct tn_egress_spec *s, const char *use, const char *key, const char *value)
+{
+    char why[128];
+    struct tn_egress_rule *r = tn_egress_spec_rule(s);
+    assert_int_equal(tn_egress_rule_set(r, "use", use, why), 0);
+    if (key) assert_int_equal(tn_egress_rule_set(r, key, value, why), 0);
+}
+
 static void test_truth_table(void **state)
 {
     static const struct {
         int asked;
-        bool with_proxy;
-        int ret;
+        const char *proxies;
+        bool ok;
         enum tn_egress_mode becomes;
     } table[] = {
-        {TN_EGRESS_OFF, false, 0, TN_EGRESS_OFF},        {TN_EGRESS_OFF, true, 0, TN_EGRESS_OFF},
-        {TN_EGRESS_HOST, false, 0, TN_EGRESS_HOST},      {TN_EGRESS_HOST, true, 0, TN_EGRESS_HOST},
-        {TN_EGRESS_PROXY, true, 0, TN_EGRESS_PROXY},     {TN_EGRESS_PROXY, false, TN_E_POLICY, TN_EGRESS_OFF},
-        {3, true, TN_E_POLICY, TN_EGRESS_OFF},           {-1, true, TN_E_POLICY, TN_EGRESS_OFF},
-        {77, false, TN_E_POLICY, TN_EGRESS_OFF},
+        {TN_EGRESS_OFF, "", true, TN_EGRESS_OFF},      {TN_EGRESS_OFF, "a", true, TN_EGRESS_OFF},
+        {TN_EGRESS_HOST, "", true, TN_EGRESS_HOST},    {TN_EGRESS_HOST, "a", true, TN_EGRESS_HOST},
+        {TN_EGRESS_PROXY, "a", true, TN_EGRESS_PROXY}, {TN_EGRESS_PROXY, "a b/g", true, TN_EGRESS_PROXY},
+        {TN_EGRESS_PROXY, "", false, TN_EGRESS_OFF},   {TN_EGRESS_PROXY, "a a", false, TN_EGRESS_OFF},
+        {TN_EGRESS_PROXY, "a b/a", false, TN_EGRESS_OFF}, {TN_EGRESS_PROXY, "block", false, TN_EGRESS_OFF},
+        {TN_EGRESS_PROXY, "a/b$", false, TN_EGRESS_OFF},
+        {3, "a", false, TN_EGRESS_OFF},                {-1, "a", false, TN_EGRESS_OFF},
     };
-    enum { N = sizeof table / sizeof table[0] };
-    /* From every state to every state: nothing of the one before is left. */
-    for (size_t from = 0; from < N; from++) {
-        for (size_t to = 0; to < N; to++) {
-            struct tn_policy p;
-            tn_policy_init(&p);
-            assert_int_equal(p.mode, TN_EGRESS_OFF);
-            (void)tn_policy_set(&p, (enum tn_egress_mode)table[from].asked, table[from].with_proxy ? proxy() : NULL);
-            int r = tn_policy_set(&p, (enum tn_egress_mode)table[to].asked, table[to].with_proxy ? proxy() : NULL);
-            assert_int_equal(r, table[to].ret);
-            assert_int_equal(p.mode, table[to].becomes);
-            assert_int_equal(p.proxy != NULL, p.mode == TN_EGRESS_PROXY);
-            assert_int_equal(p.rejected, r != 0);
-            tn_policy_fini(&p);
-        }
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct tn_policy *p = tn_policy_new(spec(table[i].asked, table[i].proxies));
+        assert_non_null(p);
+        assert_int_equal(p->mode, table[i].becomes);
+        assert_int_equal(p->rejected, !table[i].ok);
+        assert_int_equal(p->spec != NULL, p->mode != TN_EGRESS_OFF);
+        tn_policy_free(p);
+    }
+    struct tn_policy *p = tn_policy_new(NULL);
+    assert_true(p->mode == TN_EGRESS_OFF && p->rejected);
+    tn_policy_free(p);
+}
+
+/* What is contradictory is refused as a whole: never the part of it that could be understood. */
+static void test_contradictions(void **state)
+{
+    char why[200];
+    struct tn_egress_spec *s = spec(TN_EGRESS_PROXY, "a b/g");
+    rule(s, "nobody", NULL, NULL);
+    assert_int_equal(tn_egress_spec_check(s, why), TN_E_POLICY);
+    assert_non_null(strstr(why, "nobody"));
+    tn_egress_spec_free(s);
+    s = spec(TN_EGRESS_HOST, "");
+    rule(s, "block", NULL, NULL);
+    assert_int_equal(tn_egress_spec_check(s, why), TN_E_POLICY);
+    tn_egress_spec_free(s);
+    s = spec(TN_EGRESS_PROXY, "a");
+    assert_non_null(tn_egress_spec_rule(s)); /* says nothing to use */
+    assert_int_equal(tn_egress_spec_check(s, why), TN_E_POLICY);
+    tn_egress_spec_free(s);
+    s = spec(TN_EGRESS_PROXY, "a");
+    s->proxies[0].weight = 65;
+    assert_int_equal(tn_egress_spec_check(s, why), TN_E_POLICY);
+    tn_egress_spec_free(s);
+    s = spec(TN_EGRESS_PROXY, "a");
+    while (s->nproxies < TN_EGRESS_PROXIES_MAX) assert_non_null(tn_egress_spec_proxy(s));
+    assert_null(tn_egress_spec_proxy(s));
+    tn_egress_spec_free(s);
+}
+
+static bool is(void *ctx, uint64_t peer, enum tn_egress_source kind, const char *value)
+{
+    static const char *const mine[] = {"laptop", "ann@example.com", "tag:kids"};
+    return peer == 7 && strcmp(mine[kind], value) == 0;
+}
+
+static uint64_t ask(struct tn_policy *p, const char *dst, const char *name, uint64_t peer, enum tn_egress_purpose purpose)
+{
+    static const struct tn_egress_peers peers = {.is = is};
+    struct tn_addrport ap;
+    assert_int_equal(tn_addrport_parse(dst, &ap), 0);
+    struct tn_rule_subject s = {.dst = &ap, .name = name, .peer = peer};
+    return tn_policy_candidates(p, &s, purpose, &peers);
+}
+
+static void test_rules(void **state)
+{
+    struct tn_egress_spec *s = spec(TN_EGRESS_PROXY, "a/g b/g c");
+    rule(s, "block", "port", "25, 6881-6889");
+    rule(s, "c", "from", "tag:kids");
+    rule(s, "block", "domain", "*.ads.example, tracker.example.");
+    rule(s, "g", "address", "45.0.0.0/8 2a00::/16");
+    rule(s, "a", "from", "nobody, ann@example.com");
+    struct tn_policy *p = tn_policy_new(s);
+    assert_int_equal(p->mode, TN_EGRESS_PROXY);
+    assert_int_equal(ask(p, "45.1.1.1:25", NULL, 7, 0), 0);
+    assert_int_equal(ask(p, "45.1.1.1:6885", NULL, 7, 0), 0);
+    assert_int_equal(ask(p, "45.1.1.1:6890", NULL, 7, 0), 4);
+    assert_int_equal(ask(p, "45.1.1.1:80", NULL, 8, 0), 3);
+    assert_int_equal(ask(p, "45.1.1.1:80", "x.ads.example", 8, 0), 0);
+    assert_int_equal(ask(p, "45.1.1.1:80", "ADS.example", 8, 0), 0);
+    assert_int_equal(ask(p, "45.1.1.1:80", "badads.example", 8, 0), 3);
+    assert_int_equal(ask(p, "45.1.1.1:80", "tracker.example", 8, 0), 0);
+    assert_int_equal(ask(p, "[2a00:1::1]:80", NULL, 8, 0), 3);
+    assert_int_equal(ask(p, "9.9.9.9:80", NULL, 8, 0), 0);                   /* none matches: refused */
+    assert_int_equal(ask(p, "9.9.9.9:443", NULL, 0, TN_EGRESS_RESOLVER), 7); /* but names are answered */
+    assert_int_equal(ask(p, "9.9.9.9:25", NULL, 0, TN_EGRESS_RESOLVER), 0);  /* unless a rule says no */
+    tn_policy_free(p);
+    s = spec(TN_EGRESS_PROXY, "a");
+    rule(s, "a", "from", "ann@example.com");
+    p = tn_policy_new(s);
+    assert_int_equal(ask(p, "9.9.9.9:80", NULL, 7, 0), 1);
+    assert_int_equal(ask(p, "9.9.9.9:80", NULL, 0, 0), 0); /* nobody is not anybody */
+    tn_policy_free(p);
+    p = tn_policy_new(spec(TN_EGRESS_PROXY, "a b"));
+    assert_int_equal(ask(p, "9.9.9.9:80", NULL, 8, 0), 3);
+    tn_policy_free(p);
+}
+
+static void test_bad_rules(void **state)
+{
+    static const char *const bad[][2] = {
+        {"address", ""}, {"address", "1.2.3.4/33"}, {"address", "example.com"}, {"address", "1.2.3.4, ,x"}, {"port", "0"},
+        {"port", "65536"}, {"port", "9-8"}, {"port", "80-"}, {"port", "http"}, {"domain", "*"}, {"domain", "a..b"},
+        {"domain", "a b/c"}, {"from", ","}, {"use", ""}, {"adress", "1.2.3.4"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct tn_egress_rule r = {0};
+        char why[128];
+        assert_true(tn_egress_rule_set(&r, bad[i][0], bad[i][1], why) < 0);
+        assert_true(why[0]);
+        tn_egress_rule_fini(&r);
     }
 }
 
 static void test_describe(void **state)
 {
-    struct tn_policy p;
     char line[400];
-    tn_policy_init(&p);
-    assert_string_equal(tn_policy_describe(&p, line), "off: set exit-proxy (or exit-egress to host) to let exit traffic out");
-    tn_policy_set(&p, TN_EGRESS_PROXY, NULL);
-    assert_string_equal(tn_policy_describe(&p, line), "off: the exit proxy setting is missing or not valid");
-    tn_policy_set(&p, TN_EGRESS_HOST, NULL);
-    assert_string_equal(tn_policy_describe(&p, line), "host: directly from this host's addresses");
-    tn_policy_set(&p, TN_EGRESS_PROXY, proxy());
-    assert_string_equal(tn_policy_describe(&p, line), "proxy: socks5://proxy.example:1080");
-    tn_policy_fini(&p);
+    struct tn_policy *p = tn_policy_new(spec(TN_EGRESS_OFF, ""));
+    assert_string_equal(tn_policy_describe(p, line), "off: set exit-proxy (or exit-egress to host) to let exit traffic out");
+    tn_policy_free(p);
+    p = tn_policy_new(NULL);
+    assert_string_equal(tn_policy_describe(p, line), "off: the exit proxy setting is missing or not valid");
+    tn_policy_free(p);
+    p = tn_policy_new(spec(TN_EGRESS_HOST, ""));
+    assert_string_equal(tn_policy_describe(p, line), "host: directly from this host's addresses");
+    tn_policy_free(p);
+    p = tn_policy_new(spec(TN_EGRESS_PROXY, "a"));
+    assert_string_equal(tn_policy_describe(p, line), "proxy: socks5://proxy.example:1080");
+    tn_policy_free(p);
+    p = tn_policy_new(spec(TN_EGRESS_PROXY, "a b"));
+    assert_string_equal(tn_policy_describe(p, line), "proxy: 2 proxies, 0 rules");
+    tn_policy_free(p);
 }
 
 static void test_names(void **state)
@@ -84,7 +201,8 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_truth_table), cmocka_unit_test(test_describe), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_truth_table), cmocka_unit_test(test_contradictions), cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_bad_rules),   cmocka_unit_test(test_describe),       cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

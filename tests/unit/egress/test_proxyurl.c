@@ -30,6 +30,9 @@ static const struct good goods[] = {
     {"http://u%C3%BC:p@[::1]:1", TN_PROXY_HTTP, "::1", 1, "u\xc3\xbc", "p", "http://[::1]:1"},
     {"socks5://my_proxy-1.local.:1080", TN_PROXY_SOCKS5, "my_proxy-1.local.", 1080, NULL, NULL,
      "socks5://my_proxy-1.local.:1080"},
+    {"https://u:p@gate.example:443", TN_PROXY_HTTP, "gate.example", 443, "u", "p", "https://gate.example:443"},
+    {"socks5://c-{peer}-{epoch}:p{user}@h:1", TN_PROXY_SOCKS5, "h", 1, "c-\1-\3", "p\2", "socks5://h:1"},
+    {"socks5://u%7Bpeer%7D:a{b}{@h:1", TN_PROXY_SOCKS5, "h", 1, "u{peer}", "a{b}{", "socks5://h:1"},
 };
 
 static void check_good(const struct good *g)
@@ -45,6 +48,13 @@ static void check_good(const struct good *g)
     assert_string_equal(tn_secret_bytes(p->user), g->user ? g->user : "");
     assert_string_equal(tn_secret_bytes(p->pass), g->pass ? g->pass : "");
     assert_string_equal(tn_proxy_describe(p, shown), g->shown);
+    assert_int_equal(p->tls, strncmp(g->url, "https", 5) == 0);
+    assert_int_equal(p->templated, strstr(g->url, "{peer}") != NULL);
+    struct tn_proxy *copy = tn_proxy_copy(p);
+    assert_true(copy && tn_proxy_eq(copy, p));
+    copy->port++;
+    assert_false(tn_proxy_eq(copy, p));
+    tn_proxy_free(copy);
     tn_proxy_free(p);
 }
 
@@ -63,7 +73,9 @@ static const struct {
     {"socks4://u:hunter2@h:1", "begin with"},
     {"socks5:/u:hunter2@h:1", "begin with"},
     {"socks5//u:hunter2@h:1", "begin with"},
-    {"https://u:hunter2@h:443", "TLS"},
+    {"https://u:hunter2@h", "no port"},
+    {"socks5://u{pear}:hunter2@h:1", "braces"},
+    {"socks5://u{:hunter2@h:1", "braces"},
     {" socks5://u:hunter2@h:1", "space"},
     {"socks5://u:hunter2@h:1 ", "space"},
     {"socks5://u:hunter2@h:1\n", "control"},

@@ -57,7 +57,7 @@ static int feed(struct tn_socks5 *s, const uint8_t *bytes, size_t len, size_t cu
 static void test_no_auth_bytes(void **state)
 {
     struct tn_proxy p = make_proxy(NULL, NULL);
-    struct tn_socks5 *s = tn_socks5_new(&p, &dst4);
+    struct tn_socks5 *s = tn_socks5_new(&p, &dst4, NULL);
     size_t left;
     expect_output(s, "\x05\x01\x00", 3);
     assert_int_equal(feed(s, (const uint8_t *)"\x05\x00", 2, 1, &left), TN_HANDSHAKE_MORE);
@@ -70,7 +70,7 @@ static void test_no_auth_bytes(void **state)
 static void test_auth_bytes(void **state)
 {
     struct tn_proxy p = make_proxy("user", "");
-    struct tn_socks5 *s = tn_socks5_new(&p, &dst6);
+    struct tn_socks5 *s = tn_socks5_new(&p, &dst6, NULL);
     size_t left;
     static const uint8_t request[22] = {5, 1, 0, 4, 0x2a, 0, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x1f, 0x90};
     expect_output(s, "\x05\x01\x02", 3);
@@ -89,7 +89,7 @@ static void test_longest_credentials(void **state)
     memset(text, 'x', 255);
     text[255] = '\0';
     struct tn_proxy p = make_proxy(text, text);
-    struct tn_socks5 *s = tn_socks5_new(&p, &dst4);
+    struct tn_socks5 *s = tn_socks5_new(&p, &dst4, NULL);
     size_t left, n;
     tn_socks5_sent(s, 3);
     assert_int_equal(feed(s, (const uint8_t *)"\x05\x02", 2, 0, &left), TN_HANDSHAKE_MORE);
@@ -107,7 +107,7 @@ static void test_longest_credentials(void **state)
 /* Brings a fresh engine to the state where the request was sent. */
 static struct tn_socks5 *requested(struct tn_proxy *p)
 {
-    struct tn_socks5 *s = tn_socks5_new(p, &dst4);
+    struct tn_socks5 *s = tn_socks5_new(p, &dst4, NULL);
     size_t used, n;
     tn_socks5_sent(s, 3);
     assert_int_equal(tn_socks5_input(s, (const uint8_t *)"\x05\x00", 2, &used), TN_HANDSHAKE_MORE);
@@ -191,7 +191,7 @@ static void test_bad_replies(void **state)
 
 static int greet(struct tn_proxy *p, uint8_t version, uint8_t method)
 {
-    struct tn_socks5 *s = tn_socks5_new(p, &dst4);
+    struct tn_socks5 *s = tn_socks5_new(p, &dst4, NULL);
     uint8_t bytes[2] = {version, method};
     size_t left;
     tn_socks5_sent(s, 3);
@@ -218,7 +218,7 @@ static void test_auth_answers(void **state)
     struct tn_proxy p = make_proxy("u", "p");
     for (int v = 0; v < 256; v++) {
         for (int status = 0; status < 256; status++) {
-            struct tn_socks5 *s = tn_socks5_new(&p, &dst4);
+            struct tn_socks5 *s = tn_socks5_new(&p, &dst4, NULL);
             uint8_t bytes[2] = {(uint8_t)v, (uint8_t)status};
             size_t left;
             tn_socks5_sent(s, 3);
@@ -236,13 +236,13 @@ static void test_auth_answers(void **state)
 static void test_recited(void **state)
 {
     struct tn_proxy p = make_proxy(NULL, NULL);
-    struct tn_socks5 *s = tn_socks5_new(&p, &dst4);
+    struct tn_socks5 *s = tn_socks5_new(&p, &dst4, NULL);
     static const uint8_t all[] = {5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0};
     size_t left;
     tn_socks5_sent(s, 3);
     assert_int_equal(feed(s, all, sizeof all, 0, &left), TN_EGRESS_FAIL_PROXY_PROTOCOL);
     tn_socks5_free(s);
-    s = tn_socks5_new(&p, &dst4); /* nor before the greeting went out */
+    s = tn_socks5_new(&p, &dst4, NULL); /* nor before the greeting went out */
     assert_int_equal(feed(s, all, 2, 0, &left), TN_EGRESS_FAIL_PROXY_PROTOCOL);
     tn_socks5_free(s);
 }

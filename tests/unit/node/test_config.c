@@ -72,10 +72,10 @@ static void last_proxy_counts(void **state)
     assert_int_equal(set(&c, "exit_proxy", "socks5://1.2.3.4:1"), 0);
     assert_int_not_equal(set(&c, "exit_proxy", "socks5://1.2.3.4:99999"), 0);
     assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_OFF);
-    assert_int_not_equal(c.proxy_defect[0], 0);
+    assert_int_not_equal(c.exit.defect[0], 0);
     assert_int_equal(set(&c, "exit_proxy", "socks5://1.2.3.4:2"), 0);
     assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_PROXY);
-    assert_int_equal(c.proxy_defect[0], 0);
+    assert_int_equal(c.exit.defect[0], 0);
     tn_config_fini(&c);
 }
 
@@ -143,21 +143,127 @@ static void words(void **state)
     tn_config_fini(&c);
 }
 
-/* The egress gets a proxy of its own, credentials included; the configuration keeps its one. */
+/* The egress gets a spec of its own, credentials included; the configuration keeps its one. */
 static void proxy_copies(void **state)
 {
     struct tn_config c;
     tn_config_init(&c);
-    assert_null(tn_config_copy_proxy(&c));
-    assert_int_equal(set(&c, "exit_proxy", "socks5://u:sekret@1.2.3.4:1080"), 0);
-    struct tn_proxy *p = tn_config_copy_proxy(&c);
-    assert_non_null(p);
-    assert_ptr_not_equal(p->pass, c.proxy->pass);
-    assert_true(tn_secret_eq(p->pass, c.proxy->pass) && tn_secret_eq(p->user, c.proxy->user));
-    assert_string_equal(p->host, "1.2.3.4");
+    assert_int_equal(set(&c, "exit_proxy", "socks5://u:sekret@1.2.3.4:1080 http://5.6.7.8:8080"), 0);
+    struct tn_egress_spec *s = tn_exitset_spec(&c.exit, tn_config_egress(&c, NULL));
+    assert_non_null(s);
+    assert_int_equal(s->mode, TN_EGRESS_PROXY);
+    assert_int_equal(s->nproxies, 2);
+    assert_string_equal(s->proxies[0].name, "proxy1");
+    assert_string_equal(s->proxies[1].name, "proxy2");
+    assert_true(tn_proxy_eq(s->proxies[0].proxy, c.exit.pool->proxies[0].proxy));
     tn_config_fini(&c);
-    assert_string_equal(tn_secret_bytes(p->pass), "sekret");
-    tn_proxy_free(p);
+    assert_string_equal(tn_secret_bytes(s->proxies[0].proxy->pass), "sekret");
+    tn_egress_spec_free(s);
+    tn_config_init(&c);
+    assert_int_equal(set(&c, "exit_proxy", "socks5://u:sekret@1.2.3.4:1080 nonsense"), TN_E_INVAL); /* one bad: none */
+    assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_OFF);
+    assert_int_equal(set(&c, "exit_proxy", "socks5://1.2.3.4:1080"), 0);
+    assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_PROXY);
+    tn_config_fini(&c);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+#define POOL "[proxy a]\nurl = socks5://u:sekret@1.2.3.4:1080\ngroup = g\nweight = 3\n[proxy b]\nurl=https://5.6.7.8:443\n"
+
+static void configuration_files(void **state)
+{
+    static const struct {
+        const char *text, *words; /* words: of the complaint; NULL: it is good */
+        enum tn_egress_mode mode;
+    } files[] = {
+        {"", NULL, TN_EGRESS_OFF},
+        {"# nothing\n\n", NULL, TN_EGRESS_OFF},
+        {"hostname = x\nexit-egress = host\n", NULL, TN_EGRESS_HOST},
+        {"exit_proxy = \"socks5://u:sekret@1.2.3.4:1080\"\r\n", NULL, TN_EGRESS_PROXY},
+        {POOL, NULL, TN_EGRESS_PROXY},
+        {POOL "[rule]\nport = 25\nuse = block\n[rule last]\nuse = g\n", NULL, TN_EGRESS_PROXY},
+        {"exit_egress = host\n" POOL, NULL, TN_EGRESS_OFF}, /* contradictory */
+        {"exit_egress = off\n" POOL, NULL, TN_EGRESS_OFF},
+        {"[rule]\nuse = block\n", "a proxy is missing", TN_EGRESS_OFF}, /* rules and nobody to use */
+        {"exit_egress = host\n[rule]\nuse = block\n", "a proxy is missing", TN_EGRESS_OFF},
+        {"exit_egress = host", ":1: the last line", TN_EGRESS_OFF}, /* cut short */
+        {"hostname = x\nexit_egres = host\n", ":2: exit_egres: no such option", TN_EGRESS_OFF},
+        {"exit_egress = host\nexit_egress = host\n", ":2: exit_egress: said twice", TN_EGRESS_OFF},
+        {"exit_egress = hosts\n", ":1: exit_egress: expected", TN_EGRESS_OFF},
+        {"exit_egress = host\nport = x\n", ":2: port", TN_EGRESS_OFF},
+        {"exit_egress = host\nport\n", ":2: neither", TN_EGRESS_OFF},
+        {"exit_egress = host\n[proxy\n", ":2: the section's bracket", TN_EGRESS_OFF},
+        {"[proxy]\nurl = socks5://1.2.3.4:1\n", ":1: a proxy needs a name", TN_EGRESS_OFF},
+        {"[proxies x]\n", ":1: [proxies]: no such section", TN_EGRESS_OFF},
+        {"[proxy a]\n", "its URL is missing", TN_EGRESS_OFF},
+        {"[proxy a]\nurl = socks5://u:sekret@\n", ":2: url: the proxy URL has no host", TN_EGRESS_OFF},
+        {"[proxy a]\nurl = socks5://1.2.3.4:1\nurl = socks5://1.2.3.4:1\n", ":3: url: said twice", TN_EGRESS_OFF},
+        {"[proxy a]\nurl = file:/nonexistent\n", ":2: url: /nonexistent", TN_EGRESS_OFF},
+        {"[proxy a]\nurl = socks5://1.2.3.4:1\nweight = 65\n", ":3: weight", TN_EGRESS_OFF},
+        {"[proxy a]\nurl = socks5://1.2.3.4:1\npin = sha256:00\n", ":3: pin", TN_EGRESS_OFF},
+        {"[proxy a]\nurl = https://1.2.3.4:1\npin = sha256:00\n", ":3: pin", TN_EGRESS_OFF},
+        {"exit_proxy = socks5://1.2.3.4:1\n" POOL, ":2: exit_proxy and sections", TN_EGRESS_OFF},
+        {POOL "[rule]\nuse = c\n", "neither a proxy nor a group", TN_EGRESS_OFF},
+        {POOL "[rule]\nport = 25\n", "does not say what to use", TN_EGRESS_OFF},
+        {POOL "[rule]\nport =\nuse = a\n", ":8: port: a value is missing", TN_EGRESS_OFF},
+        {POOL POOL, "two proxies are called a", TN_EGRESS_OFF},
+    };
+    char path[] = "/tmp/tn-config-XXXXXX", why[200];
+    close(mkstemp(path));
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct tn_config c;
+        struct tn_exitset x;
+        int advertise;
+        write_file(path, files[i].text);
+        tn_config_init(&c);
+        int err = tn_config_set(&c, "config", path, why);
+        if ((err != 0) != (files[i].words != NULL) || (err && !strstr(why, files[i].words))) fail_msg("file %zu: %d %s", i, err, why);
+        assert_null(strstr(why, "sekret"));
+        assert_int_equal(tn_config_egress(&c, NULL), files[i].mode);
+        tn_config_fini(&c);
+        /* The same at a reload, after a good one. */
+        write_file(path, POOL);
+        tn_config_init(&c);
+        assert_int_equal(set(&c, "config", path), 0);
+        write_file(path, files[i].text);
+        assert_int_equal(tn_config_read_exit(&c, &x, &advertise, why) != 0, err != 0);
+        assert_int_equal(tn_exitset_mode(&x, NULL), files[i].mode);
+        assert_int_equal(x.defect[0] != '\0', err != 0);
+        tn_exitset_fini(&x);
+        unlink(path);
+        assert_int_equal(tn_config_read_exit(&c, &x, &advertise, why), TN_E_NOENT);
+        assert_int_equal(tn_exitset_mode(&x, NULL), TN_EGRESS_OFF);
+        tn_exitset_fini(&x);
+        tn_config_fini(&c);
+    }
+    unlink(path);
+}
+
+/* Cut at every byte: never host where the whole does not say so, and a line that is cut is always noticed. */
+static void half_written_files(void **state)
+{
+    static const char whole[] = "advertise_exit_node = true\nexit_egress = proxy\n" POOL "[rule]\nport = 25\nuse = block\n[rule]\nuse = g\n";
+    char path[] = "/tmp/tn-config-XXXXXX", text[sizeof whole], why[200];
+    close(mkstemp(path));
+    for (size_t n = 0; n < sizeof whole; n++) {
+        struct tn_config c;
+        snprintf(text, n + 1, "%s", whole);
+        write_file(path, text);
+        tn_config_init(&c);
+        int err = tn_config_set(&c, "config", path, why);
+        assert_true(err || n == 0 || whole[n - 1] == '\n');
+        assert_int_not_equal(tn_config_egress(&c, NULL), TN_EGRESS_HOST);
+        if (err) assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_OFF);
+        tn_config_fini(&c);
+    }
+    unlink(path);
 }
 
 static void secrets_from_files(void **state)
@@ -180,13 +286,32 @@ static void secrets_from_files(void **state)
     tn_config_fini(&c);
 }
 
-int main(void)
+static const char *example; /* examples/exit-pool.conf */
+
+static void example_file(void **state)
 {
+    struct tn_config c;
+    if (!example) skip();
+    tn_config_init(&c);
+    assert_int_equal(set(&c, "config", example), 0);
+    assert_int_equal(tn_config_egress(&c, NULL), TN_EGRESS_PROXY);
+    assert_int_equal(c.exit.pool->nproxies, 3);
+    assert_int_equal(c.exit.pool->nrules, 4);
+    assert_true(c.exit.pool->proxies[0].proxy->tls && c.exit.pool->proxies[0].proxy->templated && c.advertise_exit_node);
+    tn_config_fini(&c);
+}
+
+int main(int argc, char **argv)
+{
+    example = argc > 1 ? argv[1] : NULL;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(egress_table),
         cmocka_unit_test(last_proxy_counts),
         cmocka_unit_test(values),
         cmocka_unit_test(words), cmocka_unit_test(proxy_copies),
+        cmocka_unit_test(configuration_files),
+        cmocka_unit_test(half_written_files),
+        cmocka_unit_test(example_file),
         cmocka_unit_test(secrets_from_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

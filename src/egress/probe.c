@@ -1,0 +1,90 @@
+/* Is a proxy there? Asked by ourselves, so that no peer's dial has to find out.
+ *
+ *   a proxy that failed                when its breaker lets a trial through
+ *   a proxy beside others              when it was not used for PROBE_US
+ * Only while somebody uses the exit (a dial within IN_USE_US): otherwise there is no timer, and the next dial is the probe.
+ * A probe connects and does TLS, and with SOCKS5 shows its credentials; it names no destination. With HTTP it ends where the
+ * request would begin. */
+#include "egress/private.h"
+#include "util/err.h"
+
+#define PROBE_US 30000000ull
+#define IN_USE_US 120000000ull
+
+static void fire(struct tn_alarm *a);
+
+static bool in_policy(const struct tn_upstream *u)
+{
+    const struct tn_policy *p = u->e->policy;
+    for (size_t i = 0; p->mode == TN_EGRESS_PROXY && i < p->spec->nproxies; i++)
+        if (p->upstreams[i] == u) return true;
+    return false;
+}
+
+void tn_probe_schedule(struct tn_upstream *u)
+{
+    struct tn_egress *e = u->e;
+    uint64_t now_us = tn_egress_now(), at_us = TN_NEVER;
+    if (e->no_breaker || e->closing || u->probing) return;
+    if (e->used_us && now_us - e->used_us < IN_USE_US && in_policy(u)) {
+        if (u->breaker.state != TN_BREAKER_CLOSED) at_us = u->breaker.until_us;
+        else if (e->policy->spec->nproxies > 1) at_us = (u->ok_us ? u->ok_us : now_us) + PROBE_US;
+    }
+    u->probe.fire = fire;
+    if (at_us == TN_NEVER) tn_timer_stop(&e->timers, &u->probe.timer);
+    else (void)tn_timer_arm(&e->timers, &u->probe.timer, at_us); /* without memory for it: a dial finds out */
+}
+
+static void done(struct tn_upstream *u)
+{
+    u->probing = NULL;
+    if (!tn_timer_armed(&u->probe.timer)) tn_probe_schedule(u);
+}
+
+static void on_open(void *arg, struct tn_egress_conn *c)
+{
+    tn_egress_close(c, false);
+    done(arg);
+}
+
+static void on_fail(void *arg, enum tn_egress_fail why) { done(arg); }
+
+static const struct tn_egress_events events = {.on_open = on_open, .on_fail = on_fail};
+
+static void fire(struct tn_alarm *a)
+{
+    struct tn_upstream *u = TN_CONTAINER(a, struct tn_upstream, probe);
+    struct tn_egress *e = u->e;
+    uint64_t now_us = tn_egress_now();
+    bool due = u->breaker.state != TN_BREAKER_CLOSED ? tn_breaker_says(&u->breaker, now_us) == TN_BREAKER_TRIAL
+                                                     : now_us - u->ok_us >= PROBE_US;
+    if (u->probing || !in_policy(u)) return;
+    if (!due || now_us - e->used_us >= IN_USE_US) {
+        tn_probe_schedule(u);
+        return;
+    }
+    struct tn_egress_target to = {.purpose = (enum tn_egress_purpose)TN_EGRESS_PROBE, .via = u->name};
+    /* on_fail never comes before this returns; a refusal at once is told by the return. */
+    if (tn_egress_dial(e, &to, &events, u, &u->probing) != 0) {
+        u->ok_us = u->breaker.state == TN_BREAKER_CLOSED ? now_us : u->ok_us; /* our own want: not again at once */
+        done(u);
+    }
+}
+
+void tn_probe_stop(struct tn_upstream *u)
+{
+    tn_timer_stop(&u->e->timers, &u->probe.timer);
+    if (!u->probing) return;
+    struct tn_egress_conn *c = u->probing;
+    u->probing = NULL;
+    tn_egress_close(c, false);
+}
+
+void tn_probe_used(struct tn_egress *e)
+{
+    uint64_t now_us = tn_egress_now();
+    bool woke = !e->used_us || now_us - e->used_us >= IN_USE_US;
+    e->used_us = now_us;
+    if (!woke) return;
+    TN_LIST_EACH(l, &e->upstreams) tn_probe_schedule(TN_CONTAINER(l, struct tn_upstream, all));
+}

@@ -1,0 +1,133 @@
+#include "node/exit.h"
+
+#include "crypto/blake2s.h"
+#include "node/tunmode.h"
+#include "util/err.h"
+
+#include <string.h>
+#include <strings.h>
+
+/* ---- what the egress asks about peers ---- */
+
+static bool is_named(const struct tn_netnode *node, const char *value)
+{
+    struct tn_ip ip;
+    if (node->stable_id && !strcmp(node->stable_id, value)) return true;
+    if (tn_ip_parse(value, &ip) == 0) {
+        for (size_t i = 0; i < node->naddresses; i++)
+            if (tn_ip_eq(&node->addresses[i].ip, &ip)) return true;
+        return false;
+    }
+    size_t len = strlen(value);
+    if (len && value[len - 1] == '.') len--;
+    if (!node->name || len == 0 || strncasecmp(node->name, value, len) != 0) return false;
+    return node->name[len] == '\0' || (node->name[len] == '.' && (node->name[len + 1] == '\0' || !memchr(value, '.', len)));
+}
+
+static bool has_tag(const struct tn_netnode *node, const char *tag)
+{
+    for (size_t i = 0; i < json_array_size(node->tags); i++) {
+        const char *t = json_string_value(json_array_get(node->tags, i));
+        if (t && !strcmp(t, tag)) return true;
+    }
+    return false;
+}
+
+static bool peer_is(void *ctx, uint64_t peer, enum tn_egress_source kind, const char *value)
+{
+    struct tn_node *n = ctx;
+    struct tn_npeer *p = tn_node_peer_by_id(n, (int64_t)peer);
+    const struct tn_netnode *node = p ? tn_node_netnode(n, p) : NULL;
+    if (!node) return false;
+    if (kind == TN_EGRESS_FROM_PEER) return is_named(node, value);
+    if (kind == TN_EGRESS_FROM_TAG) return has_tag(node, value);
+    /* A tagged node is nobody's. */
+    const struct tn_user_profile *u = json_array_size(node->tags) ? NULL : tn_netmap_user(tn_control_netmap(n->control), node->user);
+    return u && u->login_name && !strcasecmp(u->login_name, value);
+}
+
+static uint64_t user_of(void *ctx, uint64_t peer)
+{
+    struct tn_node *n = ctx;
+    struct tn_npeer *p = tn_node_peer_by_id(n, (int64_t)peer);
+    const struct tn_netnode *node = p ? tn_node_netnode(n, p) : NULL;
+    return node ? (uint64_t)node->user : 0;
+}
+
+/* Sessions at the proxies are named with a key that lasts as long as the machine's, and tells nothing of it. */
+static struct tn_hashkey session_key(const struct tn_node *n)
+{
+    static const char label[] = "tailnet egress sessions v1";
+    struct tn_hashkey key;
+    struct tn_blake2s h;
+    tn_blake2s_init(&h, sizeof key, n->state.identity.machine.b, sizeof n->state.identity.machine.b);
+    tn_blake2s_update(&h, label, sizeof label);
+    tn_blake2s_final(&h, (uint8_t *)&key);
+    return key;
+}
+
+/* ---- the policy ---- */
+
+static int apply(struct tn_node *n, bool cut)
+{
+    enum tn_egress_mode mode = tn_config_egress(&n->config, &n->egress_missing);
+    bool bad = n->config.exit.defect[0] != '\0';
+    int err = tn_egress_set(n->egress, bad ? NULL : tn_exitset_spec(&n->config.exit, mode), cut);
+    if (bad) err = 0; /* it is off, which is what it should be */
+    if (mode == TN_EGRESS_OFF && n->egress_missing)
+        tn_logf(&n->log, TN_LOG_WARN, "egress", "exit traffic is refused; missing: %s", n->egress_missing);
+    if (bad) tn_logf(&n->log, TN_LOG_WARN, "egress", "%s", n->config.exit.defect);
+    return err;
+}
+
+int tn_exit_new(struct tn_node *n)
+{
+    n->proxy_tls = tn_proxytls_ops;
+    n->proxy_tls.ctx = n->tls;
+    struct tn_egress_config ec = {.loop = &n->loop,
+                                  .log = &n->log,
+                                  .mark = tn_tunmode_mark(n),
+                                  .peers = {.is = peer_is, .user = user_of, .ctx = n},
+                                  .tls = &n->proxy_tls,
+                                  .key = session_key(n),
+                                  .no_breaker = !n->config.exit_breaker};
+    int err = tn_egress_new(&ec, &n->egress);
+    tn_wipe(&ec.key, sizeof ec.key);
+    /* Not an exit node: off, as the egress begins, and not a word about settings nobody needs. */
+    return err || !n->config.advertise_exit_node ? err : apply(n, false);
+}
+
+static void put_in_force(struct tn_node *n, bool cut)
+{
+    if (!n->config.advertise_exit_node) return;
+    (void)apply(n, cut); /* what it says is in the mode and the log */
+    if (n->dns) tn_dns_reset(n->dns); /* names are asked for the new way, at once */
+}
+
+int tn_exit_reload(struct tn_node *n, bool cut, char why[200])
+{
+    struct tn_exitset fresh;
+    int advertise, err = tn_config_read_exit(&n->config, &fresh, &advertise, why);
+    if (err) tn_logf(&n->log, TN_LOG_ERROR, "egress", "reload: %s; exit traffic is off", why);
+    else tn_logf(&n->log, TN_LOG_INFO, "egress", "settings were read anew");
+    if (!err && advertise >= 0 && advertise != n->config.advertise_exit_node)
+        tn_logf(&n->log, TN_LOG_WARN, "egress", "advertise_exit_node changes with the next start");
+    tn_exitset_fini(&n->config.exit);
+    n->config.exit = fresh;
+    put_in_force(n, cut);
+    tn_exitwatch_again(n);
+    return err;
+}
+
+int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool cut, char why[200])
+{
+    if (n->config.config_file) {
+        snprintf(why, 200, "%.40s: %.100s says it: change it there", option, n->config.config_file);
+        return TN_E_BUSY;
+    }
+    int err = tn_exitset_set(&n->config.exit, option, value, why);
+    if (err == TN_E_NOENT && !why[0]) return err;
+    put_in_force(n, cut);
+    tn_exitwatch_again(n);
+    return err;
+}

@@ -1,0 +1,22 @@
+/* The exit's egress as the node has it: made from the settings, changed while it runs. On the loop thread. */
+#ifndef TN_NODE_EXIT_H
+#define TN_NODE_EXIT_H
+
+#include "node/node.h"
+
+int tn_exit_new(struct tn_node *n); /* makes n->egress and gives it its policy */
+/* Reads the settings anew (exitset.h) and puts them in force. 0, or an error with one line of why: then exit traffic is off.
+ * cut: flows whose way the new policy does not have end. */
+int tn_exit_reload(struct tn_node *n, bool cut, char why[200]);
+/* One option of exitset.h, put in force at once. TN_E_BUSY: a configuration file says it. */
+int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool cut, char why[200]);
+
+/* exitwatch.c: reloads when the configuration file, or a file that holds a secret of it, changes. */
+int tn_exitwatch_new(struct tn_node *n);
+void tn_exitwatch_free(struct tn_node *n);
+void tn_exitwatch_again(struct tn_node *n); /* after a reload: other files may be named now */
+
+/* proxytls.c */
+extern const struct tn_egress_tls tn_proxytls_ops; /* without its ctx, which is a struct tn_tls_ctx */
+
+#endif

@@ -1,0 +1,24 @@
+/* What address the world sees: a page that echoes the caller's address is fetched through the policy, by each proxy. */
+#ifndef TN_NODE_EXITCHECK_H
+#define TN_NODE_EXITCHECK_H
+
+#include "node/node.h"
+
+#include <jansson.h>
+
+#define TN_EXITCHECK_URL "https://1.1.1.1/cdn-cgi/trace"
+
+/* url: http:// or https:// with an IP address as host (a name would have to be resolved by somebody). Calls done once, later,
+ * with the result (a new reference, NULL: no memory):
+ *   {"Mode", "Own": [addresses], "Results": [{"Proxy", "Address", "Milliseconds", "Verdict"}], "OK": bool}
+ * Verdicts: "proxied", "own address", "direct", "no answer: WHY". OK: there are results, and all are "proxied".
+ * TN_E_INVAL: the URL; TN_E_BUSY: one is under way; TN_E_NOMEM. */
+int tn_exitcheck_start(struct tn_node *n, const char *url, void (*done)(void *arg, json_t *result), void *arg);
+void tn_exitcheck_free(struct tn_node *n); /* done is not called any more */
+/* done will not be called; the check ends by itself. */
+void tn_exitcheck_forget(struct tn_node *n);
+
+/* The address in a page: behind "ip=" or "\"ip\"", else the first that there is. For tests. */
+bool tn_exitcheck_find(const char *page, size_t len, struct tn_ip *out);
+
+#endif

@@ -1,0 +1,409 @@
+#!/usr/bin/env python3
+"""Several proxies and one that speaks TLS behind the real node, official clients in front, settings that change while flows are
+under way: EXIT_EGRESS.md section 5, tests 14-16, 26 and 36, the operator's commands, and the node's own address as a
+destination. Each under the leak oracle."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lib import official, proxies, scripted  # noqa: E402
+from lib.case import Skip, case, main  # noqa: E402
+from lib.exitbed import ExitBed  # noqa: E402
+from lib.inet import blob_sha256  # noqa: E402
+from lib.proc import expect, wait_until  # noqa: E402
+
+SIZE = 16 << 20
+
+
+def two(b):
+    return proxies.Microsocks(b.sup, b.net.proxy, b.dir), proxies.Dante(b.sup, b.net.proxy, b.dir)
+
+
+def write(b, text, name="tailnet.conf"):
+    """As an editor does it: a new file in place of the old one."""
+    path = os.path.join(b.dir, name)
+    with open(path + ".new", "w", encoding="ascii") as f:
+        f.write(text)
+    os.rename(path + ".new", path)
+    return path
+
+
+def states(b):
+    return {p["Name"]: p for p in json.loads(b.node.cli("egress", "status", "--json"))["Proxies"]}
+
+
+def wait_state(b, name, state):
+    wait_until(lambda: states(b)[name]["State"] == state, f"{name} is {state}", timeout=45)
+
+
+def pages(b, n):
+    for _ in range(n):
+        b.expect_through(b.pool)
+
+
+class Both:
+    """What expect_through wants of a proxy, for those of one namespace."""
+
+    def __init__(self, ns):
+        self.ns = ns
+
+    def sources(self):
+        return {self.ns.ip4, self.ns.ip6}
+
+
+@case("15: a pool from a configuration file: one dies, nobody notices; it returns; all dead: refused at once", seconds=240)
+def pool(b):
+    a, d = two(b)
+    b.pool = Both(b.net.proxy)
+    path = write(b, f"[proxy a]\nurl = {a.url()}\nweight = 64\n\n[proxy d]\nurl = {d.url()}\n")
+    try:
+        b.exit("--config", path)
+        with b.oracle(a, d):
+            pages(b, 5)
+            expect(states(b)["a"]["Opened"] >= 5, f"the heavier one serves this client: {states(b)}")
+            a.stop()
+            pages(b, 10)
+            expect(states(b)["d"]["Opened"] >= 10, "the other one serves")
+            text = b.node.cli("egress", "status")
+            expect("down" in text or "trying" in text, text)
+            a.start()
+            wait_state(b, "a", "up")
+            before = states(b)["a"]["Opened"]
+            pages(b, 3)
+            expect(states(b)["a"]["Opened"] >= before + 3, "it returns to its own")
+            a.stop()
+            d.stop()
+            began = time.monotonic()
+            for _ in range(6):
+                b.expect_no_page()
+            expect(time.monotonic() - began < 20, "refused at once")
+            expect(not b.egress()["ProxyHealthy"], "health says so")
+    finally:
+        a.stop()
+        d.stop()
+
+
+@case("14: peers have sessions of their own at the proxy; rotating one changes one; names tell nothing")
+def sessions(b):
+    b.need_tun()
+    heard = scripted.Scripted(b.net.proxy, scripted.honest(b.net.proxy), port=1087)
+    try:
+        b.exit("--verbose", "--exit-proxy", heard.url("cust-{peer}-{epoch}:secret9"))
+
+        def user(fetch):
+            heard.sessions.clear()
+            fetch()
+            return {s.user.decode() for s in heard.sessions if s.target and s.target[1] == 80}
+        def by_socks():
+            b.fetch(f"http://{b.net.inet.web4}/ip")
+
+        def by_tun():
+            s, _ = b.connect(b.net.inet.web4, 80)
+            s.close()
+        with b.oracle(heard):
+            one, other = user(by_socks), user(by_tun)
+            expect(len(one) == len(other) == 1 and one != other, f"{one} {other}")
+            expect(one == user(by_socks) and other == user(by_tun), "they last")
+            b.node.cli("egress", "rotate", "client")
+            expect(user(by_socks) != one and user(by_tun) == other, "one was rotated")
+            expect(b.node.try_cli("egress", "rotate", "nobody").returncode == 1, "a peer that is not there")
+            b.node.cli("egress", "rotate")
+            expect(user(by_tun) != other, "all were rotated")
+        told = "".join(one | other)
+        expect("client" not in told and "100." not in told, told)
+        words = b.node.proc.text() + b.node.cli("egress", "status", "--json") + b.node.cli("status", "--json")
+        expect("cust-" not in words and "secret9" not in words and next(iter(one)) not in words, "sessions can be read")
+    finally:
+        heard.close()
+
+
+@case("TLS to an HTTP proxy: squid's https_port, verified by authority or pin; a wrong certificate is refused", seconds=240)
+def tls_proxy(b):
+    if not proxies.have("squid"):
+        raise Skip("squid is not installed")
+    p = proxies.SquidTls(b.sup, b.net.proxy, b.dir, credentials="user7:pw7")
+    bundle = os.path.join(b.dir, "bundle.pem")
+    with open(bundle, "w", encoding="ascii") as f:
+        for cert in (b.doh.cert, p.cert):
+            f.write(open(cert, encoding="ascii").read())
+    doh = b.doh.cert
+    try:
+        b.doh.cert = bundle  # what the bed gives the node as SSL_CERT_FILE
+        b.exit(proxy=p)
+        with b.oracle(p):
+            digest, size, seconds = b.client.download(f"http://{b.net.inet.web4}/blob/{SIZE}")
+            expect(size == SIZE and digest == blob_sha256(SIZE), "the download")
+            data = os.urandom(4 << 20)
+            path = os.path.join(b.dir, "up-tls")
+            with open(path, "wb") as f:
+                f.write(data)
+            got = b.fetch(f"http://{b.net.inet.web4}/upload", "-H", "Expect:", "--data-binary", f"@{path}")
+            expect(got == official.sha256(data), "the upload")
+            b.expect_through(p)
+            expect(b.fetch("http://web.example/ip") in p.sources(), "by name, DNS over TLS over TLS")
+        expect("https://" in b.egress()["Description"], b.egress()["Description"])
+        b.doh.cert = doh  # an authority that did not sign it
+        b.exit(proxy=p)
+        with b.oracle(p):
+            b.expect_no_page()
+        expect(b.egress()["Failed"].get("proxy_tls", 0) > 0, f"{b.egress()}")
+        conf = f"[proxy s]\nurl = {p.url()}\npin = "
+        b.exit("--config", write(b, conf + p.pin() + "\n"))
+        with b.oracle(p):
+            b.expect_through(p)
+            write(b, conf + "sha256:" + "00" * 32 + "\n")
+            wait_until(lambda: b.client.curl(f"http://{b.net.inet.web4}/ip")[0] != 0, "another pin is refused")
+        return f"{size / seconds / 1e6:.1f} MB/s"
+    finally:
+        b.doh.cert = doh
+        p.stop()
+
+
+def slow_flow(b):
+    s, _ = b.connect(b.net.inet.web4, 80)
+    s.sendall(b"GET /slow/104857600 HTTP/1.1\r\nHost: x\r\n\r\n")
+    expect(s.recv(65536), "no download")
+    return s
+
+
+def goes_on(s):
+    s.settimeout(20)
+    got = 0
+    while got < 200000:
+        data = s.recv(65536)
+        expect(data, "the flow ended")
+        got += len(data)
+
+
+@case("16: another proxy and another password while a flow is under way: it goes on, new flows go the new way")
+def swap(b):
+    b.need_tun()
+    a, d = two(b)
+    b.pool = Both(b.net.proxy)
+    try:
+        b.exit(proxy=a)
+        with b.oracle(a, d):
+            s = slow_flow(b)
+            b.node.cli("set", "--exit-proxy", d.url())
+            a_port = [p["URL"] for p in states(b).values()]
+            expect(a_port == [d.url()], f"{a_port}")
+            goes_on(s)
+            pages(b, 2)
+            expect(states(b)["proxy"]["Opened"] >= 2, f"{states(b)}")
+            r = b.node.try_cli("set", "--exit-proxy", "socks5://nonsense")
+            expect(r.returncode == 1 and "exit traffic is off" in r.stderr, f"{r.returncode} {r.stderr}")
+            expect(b.egress()["Mode"] == "off", "off")
+            b.expect_no_page()
+            goes_on(s)
+            expect(b.node.try_cli("set", "--exit-egress", "host").returncode == 0, "said")
+            expect(b.egress()["Mode"] == "off", "a proxy that is not valid is not forgotten by saying host")
+            b.expect_no_page()
+            b.node.cli("set", "--exit-egress", "proxy", "--exit-proxy", a.url(), "--cut")
+            s.settimeout(20)
+            try:
+                while s.recv(1 << 20):
+                    pass
+                end = "end of file"
+            except ConnectionResetError:
+                end = "reset"
+            expect(end == "reset", f"cut, as told: {end}")
+            pages(b, 1)
+    finally:
+        a.stop()
+        d.stop()
+
+
+@case("26: the file is edited, emptied, cut short, contradicted, removed: off, with the line; flows and process stay", seconds=240)
+def edited(b):
+    b.need_tun()
+    a, d = two(b)
+    b.pool = Both(b.net.proxy)
+    good = f"[proxy a]\nurl = {a.url()}\n"
+    path = write(b, good)
+    try:
+        b.exit("--config", path)
+        with b.oracle(a, d):
+            s = slow_flow(b)
+            bad = {"empty": ("", None), "cut short": ("exit_egress = host", ":1"), "host and a proxy": ("exit_egress = host\n" + good, None),
+                   "a bad line": (good + "weight = many\n", ":3"), "an unknown key": ("exit_egres = host\n", ":1"),
+                   "half a section": (good + "[rule", ":3")}
+            for name, (text, line) in bad.items():
+                write(b, text)
+                wait_until(lambda: b.egress()["Mode"] == "off", f"{name}: off")
+                b.expect_no_page()
+                if line:
+                    expect(any(line in h for h in b.node.status()["Health"]), f"{name}: {b.node.status()['Health']}")
+                    expect(f"tailnet.conf{line}" in b.node.proc.text(), f"{name}: the log tells the line")
+                write(b, good)
+                wait_until(lambda: b.egress()["Mode"] == "proxy", f"after {name}: on again")
+                pages(b, 1)
+            os.unlink(path)
+            wait_until(lambda: b.egress()["Mode"] == "off", "removed: off")
+            write(b, good.replace("[proxy a]", "[proxy z]"))
+            wait_until(lambda: b.egress()["Mode"] == "proxy", "on again")
+            goes_on(s)
+            s.close()
+            with open(path, "w", encoding="ascii") as f:  # in place, and told by a signal
+                f.write(f"[proxy other]\nurl = {d.url()}\n")
+            os.kill(b.node.proc.pid, signal.SIGHUP)
+            wait_until(lambda: "other" in states(b), "SIGHUP")
+            pages(b, 1)
+            r = b.node.try_cli("set", "--exit-proxy", a.url())
+            expect(r.returncode == 1 and "tailnet.conf" in r.stderr, f"the file says it: {r.stderr}")
+    finally:
+        a.stop()
+        d.stop()
+
+
+@case("36: settings change a hundred times in a row, some of them nonsense, under load: nothing leaves", seconds=240)
+def storm(b):
+    a, d = two(b)
+    b.pool = Both(b.net.proxy)
+    texts = [f"[proxy a]\nurl = {a.url()}\n", f"[proxy a]\nurl = {d.url()}\n", "exit_egress = host\n[proxy a]\n",
+             f"[proxy a]\nurl = {a.url()}\n[proxy d]\nurl = {d.url()}\n[rule]\nuse = d\n", "exit_egress = ho"]
+    path = write(b, texts[0])
+    try:
+        b.exit("--config", path)
+        done = threading.Event()
+        tried = []
+
+        def load():
+            while not done.is_set():
+                tried.append(b.client.curl(f"http://{b.net.inet.web4}/ip", timeout=20)[0])
+        with b.oracle(a, d):
+            t = threading.Thread(target=load)
+            t.start()
+            for i in range(400):
+                write(b, texts[i % len(texts)])
+                os.kill(b.node.proc.pid, signal.SIGHUP)
+                time.sleep(0.01)
+            done.set()
+            t.join()
+            write(b, texts[0])
+            wait_until(lambda: b.egress()["Mode"] == "proxy", "at rest")
+            pages(b, 1)
+        return f"{len(tried)} pages tried, {tried.count(0)} came"
+    finally:
+        a.stop()
+        d.stop()
+
+
+@case("rules by peer and port: one client here, the other there, mail nowhere")
+def rules(b):
+    b.need_tun()
+    one = scripted.Scripted(b.net.proxy, scripted.honest(b.net.proxy), port=1087)
+    two_ = scripted.Scripted(b.net.proxy, scripted.honest(b.net.proxy), port=1088)
+    path = write(b, f"[proxy one]\nurl = {one.url()}\n[proxy two]\nurl = {two_.url()}\n"
+                 "[rule]\nport = 25\nuse = block\n[rule]\nfrom = tunclient\nuse = two\n[rule]\nport = 1-65535\nuse = one\n")
+    try:
+        b.exit("--config", path)
+        with b.oracle(one, two_):
+            b.fetch(f"http://{b.net.inet.web4}/ip")
+            s, _ = b.connect(b.net.inet.web4, 80)
+            s.close()
+            b.expect_refused(b.net.inet.web4, 25)
+            target = (b.net.inet.web4, 80)
+            expect(one.targets().count(target) == 1 and two_.targets().count(target) == 1, f"{one.targets()} {two_.targets()}")
+            expect(not any(t[1] == 25 for t in one.targets() + two_.targets()), "port 25 was asked for")
+            expect(b.egress()["Failed"].get("rule") == 1, f"{b.egress()['Failed']}")
+    finally:
+        one.close()
+        two_.close()
+
+
+@case("egress check: fine through a proxy; not fine when the world sees our own address, or egress is host or off")
+def check(b):
+    p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)
+    here = proxies.Microsocks(b.sup, b.net.node, os.path.join(b.dir))
+    url = f"http://{b.net.inet.web4}/ip"
+    try:
+        b.exit(proxy=p)
+        with b.oracle(p):
+            r = b.node.try_cli("egress", "check", "--url", url)
+            expect(r.returncode == 0 and b.net.proxy.ip4 in r.stdout and "ok:" in r.stdout, f"{r.returncode} {r.stdout}{r.stderr}")
+            expect(b.net.node.ip4 in r.stdout, f"its own address is not known: {r.stdout}")
+            r = b.node.try_cli("egress", "check", "--url", "http://web.example/ip")
+            expect(r.returncode == 1 and "IP address" in r.stderr, r.stderr)
+            r = b.node.try_cli("egress", "check", "--url", f"http://{b.net.inet.web4}:4499/")
+            expect(r.returncode == 1 and "no answer" in r.stdout, r.stdout)
+        b.node.cli("set", "--exit-proxy", here.url())
+        r = b.node.try_cli("egress", "check", "--url", url)
+        expect(r.returncode == 1 and "own address" in r.stdout, f"{r.returncode} {r.stdout}")
+        b.exit("--exit-egress", "host")
+        r = b.node.try_cli("egress", "check", "--url", url)
+        expect(r.returncode == 1 and "direct" in r.stdout, f"{r.returncode} {r.stdout}")
+        b.exit()
+        r = b.node.try_cli("egress", "check", "--url", url)
+        expect(r.returncode == 1 and "nothing leaves" in r.stdout, f"{r.returncode} {r.stdout}")
+    finally:
+        p.stop()
+        here.stop()
+
+
+@case("metrics for Prometheus: flows, bytes, latency and refusals per proxy and peer, and no destination")
+def metrics(b):
+    p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)
+    try:
+        b.exit("--verbose", proxy=p)
+        b.expect_through(p)
+        b.client.curl(f"http://{b.net.inet.web4}:4499/", timeout=10)
+        for path in ("/metrics", "/localapi/v0/usermetrics"):
+            r = subprocess.run(b.net.node.wrap(["curl", "-sS", "--unix-socket", b.node.socket, f"http://local-tailscaled.sock{path}"]),
+                               capture_output=True, text=True, timeout=30, check=True)
+            text = r.stdout
+            for want in (r'tailnet_exit_mode\{mode="proxy"\} 1', r'tailnet_exit_proxy_up\{proxy="proxy"\} 1',
+                         r'tailnet_exit_proxy_dial_seconds_count\{proxy="proxy"\} [1-9]',
+                         r'tailnet_exit_peer_bytes_total\{peer="client",id="[^"]+",direction="down"\} [1-9]',
+                         r'tailnet_exit_refused_total\{reason="refused"\} 1\n', r'tailnet_exit_proxy_dial_seconds_bucket\{proxy="proxy",le="\+Inf"\} [1-9]'):
+                expect(re.search(want, text), f"{path}: {want} is not in\n{text[:3000]}")
+            lines = [x for x in text.splitlines() if not x.startswith("#")]
+            expect(all(re.fullmatch(r'[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? [0-9.]+', x) for x in lines), "the format")
+        words = text + b.node.proc.text() + b.node.cli("egress", "status")
+        expect(b.net.inet.web4 not in words, "a destination can be read")
+    finally:
+        p.stop()
+
+
+@case("the node's own tailnet address is nobody's loopback: not the host's, not the proxy host's, in any mode")
+def own_address(b):
+    b.need_tun()
+    heard = scripted.Scripted(b.net.proxy, scripted.honest(b.net.proxy), port=1087)
+    traps = []
+    for ns in (b.net.node, b.net.proxy):
+        for family, addr in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            s = ns.socket(family)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((addr, 4477))
+            s.listen()
+            s.settimeout(0.2)
+            traps.append(s)
+    try:
+        for flags, kw in (((), {"proxy": heard}), (("--exit-egress", "host"), {})):
+            b.exit(*flags, **kw)
+            for addr in (b.node.ip4, b.node.ip6):
+                b.expect_refused(addr, 4477)
+            code, _, _ = b.client.curl(f"http://{b.node.ip4}:4477/", timeout=20)
+            expect(code != 0, "a page came")
+            expect(b.client.curl(f"http://[{b.node.ip6}]:4477/", timeout=20)[0] != 0, "a page came")
+        for s in traps:
+            try:
+                conn, who = s.accept()
+            except TimeoutError:
+                continue
+            raise AssertionError(f"{who} reached {s.getsockname()}")
+        expect(not any(t[1] == 4477 for t in heard.targets()), f"the proxy was asked for {heard.targets()}")
+    finally:
+        heard.close()
+        for s in traps:
+            s.close()
+
+
+if __name__ == "__main__":
+    main("pool", ExitBed, lambda: None if official.have("tailscaled", "testctl") else "tests/peers is not built (no Go)")

@@ -1,0 +1,418 @@
+#!/usr/bin/env python3
+"""Several proxies: which one serves whom, what happens when one fails, and what a change of the policy does to what is under
+way. EXIT_EGRESS.md section 5, tests 14-16, 26 and 36 at the level of the room; every case under the sniffer.
+
+usage: pool.py DRIVE_EGRESS [WORD...]
+"""
+import collections
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from egressbed import DST, SOON_S, Bed, Driver, Failed, expect  # noqa: E402
+from lib import sandbox, scripted  # noqa: E402
+from lib.scripted import SUCCESS4, hang, socks_greeting, socks_password, socks_request, take  # noqa: E402
+
+NAMES = "abc"
+
+
+class Pool:
+    """Three scripted SOCKS5 proxies a, b, c, and a driver with breakers."""
+
+    def __init__(self, bed):
+        self.bed = bed
+        self.act = {}
+        self.proxies = {}
+        for i, n in enumerate(NAMES):
+            self.start(n, 1100 + i)
+        self.d = Driver(bed.node, bed.program, env={"DRIVE_BREAKER": "1"})
+        self.ids = 0
+
+    def start(self, name, port=None):
+        port = port or self.proxies[name].port
+        self.act[name] = serve
+        self.proxies[name] = scripted.Scripted(self.bed.net, lambda c, x, n=name: self.act[n](c, x), port=port)
+
+    def url(self, name, credentials=None):
+        return self.proxies[name].url(credentials)
+
+    def spec(self, *parts, how="keep", want="proxy"):
+        got = self.d.ask(f"spec {how} | " + " | ".join(parts), "policy")
+        expect(got.split()[1] == want, f"{parts}: {got}")
+
+    def all(self, extra="", how="keep"):
+        self.spec(*(f"proxy {n} {self.url(n)} {extra}" for n in NAMES), how=how)
+
+    def clear(self):
+        for p in self.proxies.values():
+            p.sessions.clear()
+
+    def dial(self, peer, dst=DST, name=""):
+        """(what became of it, its number, the proxies that were asked)"""
+        self.clear()
+        self.ids += 1
+        self.d.tell(f"dial {self.ids} {dst} read {peer} {name}".rstrip())
+        words = self.d.expect(f"{self.ids} ").split(None, 1)[1]
+        return words, self.ids, "".join(n for n in NAMES if self.proxies[n].sessions)
+
+    def served_by(self, peer, **kw):
+        words, number, asked = self.dial(peer, **kw)
+        expect(words == "open", f"peer {peer}: {words}")
+        self.d.ask(f"close {number}", f"{number} closed")
+        return asked
+
+    def states(self):
+        out = {}
+        for word in self.d.ask("proxies", "proxies").split()[1:]:
+            name, rest = word.split("=")
+            state, fail, flows, opened = rest.split("/")
+            out[name] = (state, fail, int(flows), int(opened))
+        return out
+
+    def wait_state(self, name, state):
+        until = time.monotonic() + SOON_S
+        while self.states()[name][0] != state:
+            expect(time.monotonic() < until, f"{name} is {self.states()[name]}, not {state}")
+            time.sleep(0.05)
+
+    def end(self):
+        self.d.quit()
+        for p in self.proxies.values():
+            p.close()
+
+
+def serve(conn, session):
+    socks_greeting(conn, session)
+    socks_request(conn, session)
+    conn.sendall(SUCCESS4)
+    scripted.echo(conn)
+
+
+def wrong_password(conn, session):
+    take(conn, session, 3)
+    conn.sendall(b"\x05\x02")
+    socks_password(conn, session)
+    conn.sendall(b"\x01\x01")
+    hang(conn, session)
+
+
+def asked_then(what):
+    def script(conn, session):
+        socks_greeting(conn, session)
+        socks_request(conn, session)
+        what(conn, session)
+    return script
+
+
+def refuse(conn, session):
+    conn.sendall(b"\x05\x05" + SUCCESS4[2:])
+
+
+def garbage(conn, session):
+    take(conn, session, 3)
+    conn.sendall(b"HTTP/1.1 400\r\n\r\n")
+    hang(conn, session)
+
+
+def drop(conn, session):
+    """The end of the script closes."""
+
+
+CASES = []
+
+
+def case(fn):
+    CASES.append(fn)
+    return fn
+
+
+@case
+def peers_stick_and_spread(p):
+    p.all()
+    first = {peer: p.served_by(peer) for peer in range(1, 61)}
+    expect(all(len(v) == 1 for v in first.values()), "one proxy each")
+    count = collections.Counter(first.values())
+    expect(set(count) == set(NAMES) and min(count.values()) > 5, f"spread {count}")
+    expect({peer: p.served_by(peer) for peer in range(1, 61)} == first, "the same the second time")
+    p.spec(f"proxy a {p.url('a')} weight=8", f"proxy b {p.url('b')}")
+    count = collections.Counter(p.served_by(peer) for peer in range(1, 91))
+    expect(65 < count["a"] < 90, f"weight 8 to 1: {count}")
+    return dict(count)
+
+
+@case
+def t15_failover_and_return(p):
+    p.all()
+    mine = {peer: p.served_by(peer) for peer in range(1, 31)}
+    on_a = [peer for peer, n in mine.items() if n == "a"]
+    p.proxies["a"].close()
+    p.clear()
+    for peer in on_a:
+        expect(p.served_by(peer) in ("b", "c"), f"peer {peer} moves at once")
+    expect(all(p.served_by(peer) == n for peer, n in mine.items() if n != "a"), "nobody else moves")
+    expect(p.states()["a"][0] in ("down", "trying"), f"the breaker is open: {p.states()}")
+    p.start("a")
+    p.wait_state("a", "up")  # a probe finds out; no peer's dial has to
+    expect({peer: p.served_by(peer) for peer in range(1, 31)} == mine, "and they return")
+    for n in NAMES:
+        p.proxies[n].close()
+    outcomes = [p.dial(peer)[0] for peer in range(1, 20)]
+    expect(set(outcomes) <= {"fail proxy_connect", "fail proxy_down"}, f"all down: {set(outcomes)}")
+    expect("fail proxy_down" in outcomes, "in the end without asking anybody")
+    for n in NAMES:
+        p.start(n)
+        p.wait_state(n, "up")
+
+
+@case
+def credentials_are_not_shown_around(p):
+    for n in NAMES:
+        p.act[n] = wrong_password
+    p.spec(*(f"proxy {n} {p.url(n, 'user:hunter2')}" for n in NAMES))
+    words, _, asked = p.dial(1)
+    expect(words == "fail proxy_auth" and len(asked) == 1, f"{words}, asked {asked}")
+    expect(p.states()[asked][:2] == ("down", "proxy_auth"), "its breaker is open at once")
+    for peer in range(2, 30):
+        p.dial(peer)
+    p.clear()
+    words, _, asked = p.dial(99)
+    expect(words == "fail proxy_auth" and asked == "", f"all refused it: {words}, asked {asked!r}")
+    expect("hunter2" not in p.d.words(), "the password in the log")
+
+
+@case
+def hostile_proxies_and_failover(p):
+    """Whatever one does before it has said anything about the destination, another one serves; a verdict is final."""
+    p.all()
+    peer = next(i for i in range(1, 100) if p.served_by(i) == "a")
+    for name, script in (("garbage", garbage), ("closes", drop), ("closes after the request", asked_then(drop)),
+                         ("odd success", asked_then(lambda c, s: (c.sendall(b"\x05\x00\x00\x07" + bytes(6)), hang(c, s))))):
+        p.all()
+        p.act["a"] = script
+        words, number, asked = p.dial(peer)
+        expect(words == "open" and "a" in asked and len(asked) == 2, f"{name}: {words}, asked {asked}")
+        p.d.ask(f"close {number}", f"{number} closed")
+        p.act["a"] = serve
+        p.served_by(peer)
+    p.act["a"] = asked_then(refuse)
+    words, _, asked = p.dial(peer)
+    expect(words == "fail refused" and asked == "a", f"a verdict about the destination: {words}, asked {asked}")
+    for n in NAMES:
+        p.act[n] = asked_then(drop)
+    for i in range(40):  # what destinations can cause takes no proxy from the others
+        words, _, asked = p.dial(peer)
+        expect(words == "fail proxy_closed" and len(asked) == 3, f"{words}, asked {asked}")
+    expect(all(s[0] == "up" for s in p.states().values()), f"{p.states()}")
+    for n in NAMES:
+        p.act[n] = serve
+
+
+@case
+def t14_sessions_per_peer(p):
+    def session_user(peer):
+        words, number, asked = p.dial(peer)
+        expect(words == "open", words)
+        p.d.ask(f"close {number}", f"{number} closed")
+        return p.proxies[asked].sessions[0].user.decode()
+    p.spec(f"proxy a {p.url('a', 'cust-{peer}-e{epoch}:pw')}")
+    one, two = session_user(1), session_user(2)
+    expect(one != two and one == session_user(1) and two == session_user(2), f"{one} {two}")
+    p.d.ask("rotate 1", "rotated 0")
+    new = session_user(1)
+    expect(new != one and new.endswith("-e1") and session_user(2) == two, "one peer's changes")
+    p.d.ask("rotate 0", "rotated 0")
+    expect(session_user(1) != new and session_user(2) != two, "everybody's changes")
+    words = p.d.words()
+    expect(one not in words and "cust-" not in words and "pw@" not in words, "sessions in the log")
+    p.spec(f"proxy a {p.url('a', 'cust-{user}:pw')}")
+    expect(session_user(1) == session_user(11) != session_user(2), "a user's devices share one")
+
+
+@case
+def rules_by_destination_and_source(p):
+    p.spec(f"proxy a {p.url('a')}", f"proxy b {p.url('b')} group=g", f"proxy c {p.url('c')} group=g", "rule port=25 use=block",
+           "rule from=tag:t7 use=a", "rule domain=example.com use=g", "rule address=45.45.45.45 from=u8@test use=b")
+    expect(p.dial(7, dst="45.45.45.45:25")[::2] == ("fail rule", ""), "port 25")
+    expect(p.served_by(7) == "a" and p.served_by(8) == "b", "by tag and by user")
+    expect(p.served_by(9, name="www.example.com") in "bc", "by name")
+    for kw in ({}, {"name": "example.org"}, {"name": "notexample.com"}):
+        expect(p.dial(9, **kw)[::2] == ("fail rule", ""), f"no rule matches {kw}: refused")
+    expect(p.d.stats()["failed rule"] == 4, "counted")
+
+
+@case
+def names_for_those_who_take_them(p):
+    p.spec(f"proxy a {p.url('a')} names")
+    for name, want in (("www.example.com", "www.example.com"), ("", "45.45.45.45"), ("a b", "45.45.45.45"), ("x" * 254, "45.45.45.45"),
+                       ("..", "45.45.45.45")):
+        p.served_by(1, name=name)
+        expect(p.proxies["a"].sessions[0].target == (want, 80), f"{name!r}: {p.proxies['a'].sessions[0].target}")
+    p.spec(f"proxy a {p.url('a')}")
+    p.served_by(1, name="www.example.com")
+    expect(p.proxies["a"].sessions[0].target == ("45.45.45.45", 80), "not told")
+
+
+@case
+def flows_per_proxy(p):
+    p.spec(*(f"proxy {n} {p.url(n)} max=2" for n in NAMES))
+    numbers = []
+    for i in range(6):
+        words, number, _ = p.dial(1)
+        expect(words == "open", words)
+        numbers.append(number)
+    expect([s[2] for s in p.states().values()] == [2, 2, 2], f"{p.states()}")
+    expect(p.dial(1)[0] == "fail limit", "all full")
+    for n in numbers:
+        p.d.ask(f"close {n}", f"{n} closed")
+    expect([s[2] for s in p.states().values()] == [0, 0, 0], f"{p.states()}")
+
+
+@case
+def a_silent_proxy_costs_its_peers_little(p):
+    """Nobody answers the SYN: the others are asked after 3 s, and after three of those nobody waits."""
+    p.spec("proxy z socks5://46.9.9.9:1080 weight=64", f"proxy a {p.url('a')}")
+    peers = [i for i in range(1, 40)][:12]
+    began = time.monotonic()
+    for n, peer in enumerate(peers):
+        p.ids += 1
+        p.d.tell(f"dial {p.ids} {DST} read {peer}")
+    first = p.ids - len(peers) + 1
+    for i in range(first, p.ids + 1):
+        expect(p.d.expect(f"{i} ").endswith("open"), "served")
+    took = time.monotonic() - began
+    expect(took < 9, f"{took:.1f} s")
+    began = time.monotonic()
+    for peer in peers:
+        expect(p.served_by(peer) == "a", "by the one that works")
+    for i in range(first, first + len(peers)):
+        p.d.ask(f"close {i}", f"{i} closed")
+    p.bed.sniffer.leaks()  # the silent proxy's address is none that the sniffer knows
+    return f"first {took:.1f} s"
+
+
+@case
+def t16_swap_under_flows(p):
+    p.spec(f"proxy a {p.url('a')}")
+    numbers = []
+    for i in range(400):
+        p.ids += 1
+        numbers.append(p.ids)
+        p.d.tell(f"dial {p.ids} {DST} read {i % 20 + 1}")
+    for n in numbers:
+        expect(p.d.expect(f"{n} ").endswith("open"), "open")
+    for parts in ([f"proxy a {p.url('b')}"], [f"proxy a {p.url('a', 'u:p')}"], ["proxy a nonsense"]):
+        bad = parts[0].endswith("nonsense")
+        p.spec(*parts, want="bad:" if bad else "proxy")
+        expect(p.d.stats()["flows"] == 400, "a reload takes no flow")
+    expect(p.dial(1)[0] == "fail off", "invalid is off")
+    for n in numbers:
+        p.d.ask(f"write {n} 10", f"{n} wrote 10")
+        p.d.ask(f"shut {n}", f"{n} shut OK")
+    for n in numbers:
+        expect(p.d.expect(f"{n} end").split()[2:4] == ["eof", "10"], "all bytes came back over the old proxy")
+        p.d.ask(f"close {n}", f"{n} closed")
+
+
+@case
+def cut_ends_what_has_no_place(p):
+    p.spec(f"proxy a {p.url('a')}", f"proxy b {p.url('b')}")
+    held = {}
+    for peer in range(1, 20):
+        words, number, asked = p.dial(peer)
+        held[number] = asked
+    p.spec(f"proxy a {p.url('a')}", how="cut")
+    for number, by in held.items():
+        if by == "b":
+            got = p.d.expect(f"{number} ")
+            expect(got in (f"{number} error RESET",), f"cut: {got}")
+    expect(p.states()["a"][2] == sum(by == "a" for by in held.values()), "those of the proxy that stays go on")
+    for number in held:
+        p.d.ask(f"close {number}", f"{number} closed")
+
+
+@case
+def dials_begin_anew_under_a_new_policy(p):
+    p.spec(f"proxy a {p.url('a')}")
+    p.act["a"] = hang
+    p.clear()
+    p.ids += 1
+    p.d.tell(f"dial {p.ids} {DST} read 1")
+    until = time.monotonic() + SOON_S
+    while not p.proxies["a"].sessions and time.monotonic() < until:
+        time.sleep(0.01)
+    p.spec(f"proxy b {p.url('b')}")
+    expect(p.d.expect(f"{p.ids} ") == f"{p.ids} open" and p.proxies["b"].sessions, "by the new proxy")
+    p.d.ask(f"close {p.ids}", f"{p.ids} closed")
+    p.act["a"] = serve
+
+
+@case
+def t36_reload_storm(p):
+    """A, B and nonsense, a hundred times a second, while peers dial: each dial has an answer, nothing leaves directly."""
+    stop = threading.Event()
+    specs = [f"spec keep | proxy a {p.url('a')}", f"spec keep | proxy b {p.url('b')} | proxy c {p.url('c')} | rule use=c",
+             "spec keep | proxy a nonsense", f"spec cut | proxy b {p.url('b')}", "spec keep | proxy a socks5://46.1.1.1:9"]
+    dialed, lock = [], threading.Lock()
+
+    def storm():
+        i = 0
+        while not stop.is_set():
+            with lock:
+                p.d.tell(specs[i % len(specs)])
+            i += 1
+            time.sleep(0.01)
+        dialed.append(i)
+    t = threading.Thread(target=storm)
+    t.start()
+    first = p.ids + 1
+    for _ in range(600):
+        p.ids += 1
+        with lock:
+            p.d.tell(f"dial {p.ids} {DST} read {p.ids % 7 + 1}")
+        time.sleep(0.004)
+    stop.set()
+    t.join()
+    outcomes = collections.Counter(p.d.expect(f"{i} ").split(None, 1)[1] for i in range(first, p.ids + 1))
+    expect(outcomes["open"] > 30, f"{outcomes}")
+    for i in range(first, p.ids + 1):
+        p.d.tell(f"close {i}")
+    expect(p.d.stats()["dials"] == 0, "nothing in flight")
+    p.d.seen.clear()
+    return f"{dialed[0]} reloads; {dict(outcomes)}"
+
+
+def main():
+    sandbox.enter()
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        bed = Bed(os.path.abspath(sys.argv[1]), folder)
+        for fn in [f for f in CASES if not sys.argv[2:] or any(o in f.__name__ for o in sys.argv[2:])]:
+            began = time.monotonic()
+            p = Pool(bed)
+            try:
+                note = fn(p)
+                leaks = bed.sniffer.leaks()
+                expect(not leaks, f"packets left the node: {leaks[:5]}")
+                after = p.d.stats()
+                expect(not after["flows"] and not after["dials"], f"left behind: {after}")
+                print(f"ok   {fn.__name__} ({time.monotonic() - began:.1f} s){': ' + str(note) if note else ''}", flush=True)
+            except Failed as e:
+                failed += 1
+                print(f"FAIL {fn.__name__}: {e}", flush=True)
+            try:
+                p.end()
+            except (Failed, OSError) as e:
+                failed += 1
+                print(f"FAIL {fn.__name__}, its end: {e}\n{p.d.words()[-3000:]}", flush=True)
+        bed.d.quit()
+    print(f"{failed} failed")
+    sys.stdout.flush()
+    os._exit(1 if failed else 0)
+
+
+main()
