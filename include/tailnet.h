@@ -88,8 +88,9 @@ TAILNET_API int tailnet_new(tailnet **out);
  *                       resolves them, and may find another address than ours did, its own network among them
  *   config              path of a configuration file (docs/CONFIG.md), read at once; tailnet_reload reads it again
  *   exit_dns            where names are asked for exit clients, through the same egress: https://ADDRESS[:port][/path] (DNS
- *                       over HTTPS) or tcp://ADDRESS[:port] (DNS over TCP), up to four in the order of preference, separated
- *                       by commas; default https://1.1.1.1/dns-query
+ *                       over HTTPS), tcp://ADDRESS[:port] (DNS over TCP) or udp://ADDRESS[:port] (over UDP where the egress has
+ *                       a way for it, else TCP), up to four in the order of preference, separated by commas; default
+ *                       https://1.1.1.1/dns-query
  *   exit_dns_aaaa       true | false: are exit clients told IPv6 addresses? default true
  *   tun                 name of a TUN device: the host's own programs are in the tailnet too. Needs root or CAP_NET_ADMIN. The
  *                       calls below go on in-process: what tailnet_listen has taken is not the host's, and a dial to one of

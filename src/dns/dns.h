@@ -20,6 +20,7 @@ struct tn_dns_config {
     /* One to four upstreams, separated by commas, in the order in which they are preferred. Each is
      *   https://ADDRESS[:port][/path]   DNS over HTTPS; no path means /dns-query
      *   tcp://ADDRESS[:port]            DNS over TCP
+     *   udp://ADDRESS[:port]            DNS over UDP where the egress has a way for it, else over TCP
      * always through the egress. */
     const char *upstreams;
     struct tn_egress *egress;

@@ -60,5 +60,10 @@ int tn_dns_upstream_new(const struct tn_dns_config *config, const char *url, siz
     struct tn_addrport addr;
     int err = tn_dns_url_read(url, len, copy, &form, &addr);
     if (err) return err;
-    return form == TN_DNS_FORM_TCP ? tn_dns_tcp_new(config, &addr, out) : https_new(config, copy, out);
+    switch (form) {
+    case TN_DNS_FORM_TCP: return tn_dns_tcp_new(config, &addr, out);
+    case TN_DNS_FORM_UDP: return tn_dns_udp_new(config, &addr, out);
+    case TN_DNS_FORM_HTTPS: break;
+    }
+    return https_new(config, copy, out);
 }

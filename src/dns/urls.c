@@ -25,8 +25,10 @@ int tn_dns_url_read(const char *url, size_t len, char copy[TN_DNS_URL_MAX], enum
     memcpy(copy, url, len);
     copy[len] = '\0';
     if (strlen(copy) != len) return TN_E_INVAL;
-    *form = strncmp(copy, "tcp://", 6) == 0 ? TN_DNS_FORM_TCP : TN_DNS_FORM_HTTPS;
-    return *form == TN_DNS_FORM_TCP ? read_address(copy + 6, addr) : tn_doh_url_parse(copy, &doh);
+    *form = strncmp(copy, "tcp://", 6) == 0   ? TN_DNS_FORM_TCP
+            : strncmp(copy, "udp://", 6) == 0 ? TN_DNS_FORM_UDP
+                                              : TN_DNS_FORM_HTTPS;
+    return *form == TN_DNS_FORM_HTTPS ? tn_doh_url_parse(copy, &doh) : read_address(copy + 6, addr);
 }
 
 size_t tn_dns_url_next(const char **at)

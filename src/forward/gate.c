@@ -149,7 +149,7 @@ enum tn_syn_verdict tn_forward_syn(void *forward, const struct tn_syn *syn, uint
     if (peer && syn->dst.port == TN_FORWARD_DNS_PORT && f->config.dns_syn) {
         enum tn_syn_verdict verdict = f->config.dns_syn(f->config.ctx, peer, syn, now_us);
         f->stats.refused += verdict == TN_SYN_RESET;
-        return verdict;
+        if (verdict != TN_SYN_DROP) return verdict;
     }
     h = peer ? hold(f, syn, peer, now_us) : NULL;
     struct tn_egress_target to = {.dst = syn->dst, .peer = peer, .purpose = TN_EGRESS_FORWARD};

@@ -150,7 +150,7 @@ static int set_exit_node(struct tn_config *c, const char *value, char why[200])
 static int set_exit_dns(struct tn_config *c, const char *value, char why[200])
 {
     if (*value && tn_dns_check_upstreams(value) != 0)
-        return bad(why, "exit_dns", "https:// or tcp:// URLs with IP addresses as hosts, up to four, separated by commas");
+        return bad(why, "exit_dns", "https://, tcp:// or udp:// URLs with IP addresses as hosts, up to four, separated by commas");
     return set_string(&c->exit_dns, value);
 }
 

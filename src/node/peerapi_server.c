@@ -13,8 +13,11 @@
 #include <string.h>
 
 enum {
-    CONNS_MAX = 1024,          /* an HTTP connection costs a few KiB */
-    CONNS_PER_PEER = 64,       /* a browser's worth of parallel lookups */
+    CONNS_MAX = 2048,          /* an HTTP connection costs a few KiB */
+    /* Go's HTTP client opens one per lookup under way and keeps two: a second's worth of a busy peer's names, when the
+     * upstream is slow. */
+    CONNS_PER_PEER = 512,
+    HALF_OPEN_MAX = 512,
     BACKLOG_MAX = 512 * 1024,  /* unsent responses of one connection; a client that reads nothing is dropped */
     FILTERED_MAX = 1024,       /* names in ExitNodeFilteredSet */
 };
@@ -222,7 +225,7 @@ static void listen_on(struct tn_node *n, const struct tn_ip *ip)
     struct listener *l = &s->listeners[s->nlisteners];
     for (unsigned attempt = 0; attempt < TN_PEERAPI_PORT_TRIES; attempt++) {
         struct tn_addrport local = {.ip = *ip, .port = tn_peerapi_port(ip, attempt)};
-        if (tn_tcp_listen(n->stack, &local, 128, accepted, n, &l->tcp) != 0) continue;
+        if (tn_tcp_listen(n->stack, &local, HALF_OPEN_MAX, accepted, n, &l->tcp) != 0) continue;
         l->ip = *ip;
         l->port = local.port;
         s->nlisteners++;

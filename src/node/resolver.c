@@ -14,9 +14,10 @@ int tn_resolver_new(struct tn_node *n)
                                .log = &n->log,
                                .rng = n->rng};
     int err = tn_dns_new(&dc, &n->dns);
-    if (err == TN_E_INVAL) tn_node_set_error(n, "exit_dns: expected https://ADDRESS[:port]/path or tcp://ADDRESS[:port]");
+    if (err == TN_E_INVAL) tn_node_set_error(n, "exit_dns: expected https://ADDRESS[:port]/path, tcp://ADDRESS[:port] or udp://ADDRESS[:port]");
     if (err) return err;
-    tn_dns_set_reach(n->dns, false, n->config.exit_dns_aaaa); /* UDP of exit clients is refused: HTTP/3 has no way */
+    /* Where UDP of exit clients is refused HTTP/3 has no way. */
+    tn_dns_set_reach(n->dns, tn_egress_mode(n->egress) == TN_EGRESS_HOST, n->config.exit_dns_aaaa);
     return 0;
 }
 

@@ -291,6 +291,10 @@ remote-control:
     def tcp_url(self):
         return f"tcp://{self.ns.dns4}"
 
+    @property
+    def udp_url(self):
+        return f"udp://{self.ns.dns4}"
+
     def asked(self):
         """The log's query lines: 'time unbound[..] info: SOURCE NAME TYPE CLASS'."""
         try:

@@ -899,6 +899,12 @@ static void test_port_53(void **state)
     assert_int_equal(names.syns, 2);
     assert_int_equal(names.udp, 2);
     assert_int_equal(fake.dials, 0);
+    tn_forward_set_enabled(f, true, fake.now_us);
+    names.verdict = TN_SYN_DROP; /* not exit traffic: a server that we route to */
+    fake.dial_result = TN_EGRESS_FAIL_GUARD;
+    assert_int_equal(tn_forward_syn(f, &syn, fake.now_us), TN_SYN_RESET);
+    assert_int_equal(fake.dials, 1);
+    fake.dial_result = 0;
     /* What is dialed is dialed by the name that was asked for. */
     tn_forward_set_enabled(f, true, fake.now_us);
     struct tn_syn to_web = syn_of(7, 1000, 1), of_another = syn_of(8, 1000, 1);

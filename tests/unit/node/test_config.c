@@ -97,6 +97,7 @@ static void values(void **state)
         {"exit_dns", "https://[2606:4700::1111]:8443/q", "https://dns.google/dns-query"},
         {"exit_dns", "https://[2606:4700::1111]/q", "https://[1.1.1.1]/q"},
         {"exit_dns", "tcp://9.9.9.9", "tcp://dns.quad9.net"},
+        {"exit_dns", "udp://9.9.9.9,udp://[2620:fe::fe]:5353", "udp://9.9.9.9/"},
         {"exit_dns", "tcp://[2620:fe::fe]:853,https://1.1.1.1", "tcp://9.9.9.9,"},
         {"exit_dns", "tcp://1.1.1.1:53", "tcp://1.1.1.1:0"},
         {"exit_dns", "tcp://1.1.1.1,tcp://1.1.1.2,tcp://1.1.1.3,tcp://1.1.1.4",
