@@ -6,7 +6,7 @@ a packet that the test itself sends where no packet may go: an oracle that sees 
 pass everything.
 
 Allowed: ARP; IPv6 neighbour and multicast-listener messages of the link; the control server, DERP and STUN; the proxy's
-address and port; WireGuard between nodes (UDP between the node and a peer's own address). Nothing else in
+address and port; WireGuard between nodes (UDP between the node and a peer's own address, and ICMP errors about it). Nothing else in
 either direction, IPv4 or IPv6, port 53 included, unless a test adds it.
 """
 import ctypes
@@ -62,7 +62,8 @@ class Oracle:
             terms += [f"(host {control.ns.ip4} and {proto} port {port})" for proto, port in control.ports]
         terms += [f"(host {p.ns.ip4} and tcp port {p.port})" for p in proxies]
         pairs = [pair for p in peers for pair in ((ns.ip4, p.ip4), (ns.ip6, p.ip6))]
-        terms += [f"(udp and host {ours} and host {theirs})" for ours, theirs in pairs]
+        # and what a kernel says of a WireGuard packet to a node that has just ended
+        terms += [f"((udp or icmp or icmp6) and host {ours} and host {theirs})" for ours, theirs in pairs]
         self.filter = "not (" + " or ".join(terms + list(allow)) + ")"
         self.leaks = []
         self._bait_seen = 0
