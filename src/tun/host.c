@@ -19,13 +19,16 @@
 #include "tun/rtnl.h"
 #include "tun/vnet.h"
 #include "util/err.h"
+#include "util/file.h"
 #include "util/htable.h"
 #include "util/list.h"
 
+#include <dirent.h>
 #include <linux/fib_rules.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,6 +38,7 @@ enum {
     PROTOCOL = 84, /* of routes and rules; not in the kernel's or iproute2's lists */
     LAST_METRIC = 0x7fffffff,
     ADDRS_MAX = 4,
+    SYSCTL_MAX = 64, /* bytes of a value */
     SWEEPS = 32, /* rules of one kind that several crashes may have left */
 };
 
@@ -193,6 +197,25 @@ void tn_tunhost_unwant(struct tn_tunhost *h, const struct tn_prefix *given)
     complain(h, "routes", route_request(h, false, &p, TABLE_PEERS, RTN_UNICAST));
 }
 
+/* Strict reverse path filtering (1; 2 is the loose kind) asks where an answer would go, and knows nothing of our mark: with a
+ * default route into the TUN it drops what comes to our own sockets. That is the administrator's to change. */
+static void warn_of_strict_filter(const struct tn_tunhost *h)
+{
+    static const char dir[] = "/proc/sys/net/ipv4/conf";
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char path[sizeof dir + sizeof e->d_name + 16], *text;
+        size_t len;
+        if (e->d_name[0] == '.' || !strcmp(e->d_name, "lo") || !strcmp(e->d_name, h->config.tun->name)) continue;
+        snprintf(path, sizeof path, "%s/%s/rp_filter", dir, e->d_name);
+        if (tn_file_read(path, SYSCTL_MAX, &text, &len) != 0) continue;
+        if (text[0] == '1')
+            tn_logf(h->config.log, TN_LOG_WARN, "tun", "net.ipv4.conf.%s.rp_filter is 1 (strict): with an exit node in use it must be 2 or 0", e->d_name);
+        free(text);
+    }
+    if (d) closedir(d);
+}
+
 void tn_tunhost_set_default(struct tn_tunhost *h, bool on)
 {
     if (h->default_on == on) return;
@@ -204,6 +227,7 @@ void tn_tunhost_set_default(struct tn_tunhost *h, bool on)
         drop_unreachable(h);
         return;
     }
+    warn_of_strict_filter(h);
     for (int f = 0; f < (h->has6 ? 2 : 1); f++) { /* first what blocks, then what carries, then the rule that leads there */
         complain(h, "unreachable route", route_request(h, true, &defaults[f], TABLE_DEFAULT, RTN_UNREACHABLE));
         complain(h, "default route", route_request(h, true, &defaults[f], TABLE_DEFAULT, RTN_UNICAST));

@@ -14,7 +14,7 @@ from lib.inet import Listener, blob_sha256  # noqa: E402
 from lib.node import Dev, Node, clean_log  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
 
-PORT, UDP_PORT, SIZE = 5001, 5002, 32 << 20
+PORT, UDP_PORT, SIZE, LARGE = 5001, 5002, 8 << 20, 256 << 20
 SOCKS = "127.0.0.1:1080"
 
 
@@ -108,10 +108,10 @@ def pings(b):
         b.a.cli("ping", *kind, "-c", "2", "tunb")
 
 
-@case("32 MB each way between two hosts, IPv4 and IPv6")
+@case("256 MB each way between two hosts; IPv6")
 def bulk(b):
-    for host in (b.b.ip4, b.b.ip6):
-        both_ways(b, b.net.peer(1), host)
+    both_ways(b, b.net.peer(1), b.b.ip4, LARGE)
+    both_ways(b, b.net.peer(1), b.b.ip6)
     expect(tunhost.get(b.net.peer(2), b.a.ip4, PORT, SIZE) == blob_sha256(SIZE), "from the other side")
 
 
@@ -121,7 +121,7 @@ def udp(b):
         tunhost.udp_echo(b.net.peer(1), host, UDP_PORT, (1, 100, 1200, 1232, 3000, 9000))
 
 
-@case("the official client with a TUN: ping, 32 MB each way, UDP; and it to us")
+@case("the official client with a TUN: ping, 8 MB each way, UDP; and it to us")
 def official_tun(b):
     c = b.official(tun=True)
     for host in (c.ip4, c.ip6):
@@ -136,7 +136,7 @@ def official_tun(b):
         expect(c.ping(b.a.ip4, *kind), f"no pong {kind}")
 
 
-@case("the official client in userspace mode: 32 MB each way, it to us and we to it")
+@case("the official client in userspace mode: 8 MB each way, it to us and we to it")
 def official_userspace(b):
     c = b.official(tun=False)
     both_ways(b, b.net.peer(1), c.ip4)
