@@ -90,7 +90,8 @@ static void from_host(struct tn_node *n, size_t bytes, uint64_t now_us)
     uint8_t family = s.v4 ? 4 : 6;
     struct tn_ip src = tn_ip_from_bytes(s.packet + (s.v4 ? 12 : 8), family);
     struct tn_ip dst = tn_ip_from_bytes(s.packet + (s.v4 ? 16 : 24), family);
-    if (!is_own(n, &src) || is_own(n, &dst) || tn_ip_is_multicast(&dst) || tn_ip_is_link_local(&dst)) {
+    bool tsmp = s.packet[s.v4 ? 9 : 6] == TN_IPPROTO_TSMP; /* between nodes alone: no program speaks it for us */
+    if (!is_own(n, &src) || is_own(n, &dst) || tn_ip_is_multicast(&dst) || tn_ip_is_link_local(&dst) || tsmp) {
         t->foreign_source++;
         return;
     }

@@ -88,7 +88,10 @@ def masquerading_host(b):
     routed = run("ip", "-n", ns.name, "route", "get", web, "from", b.client.status()["Self"]["TailscaleIPs"][0], "iif", "tailnet0",
                  check=False)
     expect(routed.returncode != 0, f"the kernel would forward what comes out of the TUN: {routed.stdout}")
-    with b.oracle(b.proxy):
+    with b.oracle(b.proxy) as o:
+        tunhost.inject(ns, "100.99.98.97", web)
+        wait_until(lambda: any(p.dport == 4001 and p.src == ns.ip4 for p in o.seen()), "a packet that the host forwards")
+        o.leaks.clear()
         b.expect_through(b.proxy)
         if b.tun:
             refused_things(b)
