@@ -55,12 +55,27 @@ uint32_t tn_flow_ts_offset(const struct tn_stack *st, const struct tn_flow *f)
     return (uint32_t)(hash_tuple(&st->isn_key, &f->local, &f->remote) >> 32);
 }
 
-int tn_flow_pick_port(struct tn_stack *st, struct tn_addrport *local, const struct tn_addrport *remote)
+/* Free, or in a TIME_WAIT that a new connection may follow: timestamps keep the old one's segments out (RFC 6191). */
+static bool port_usable(struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote,
+                        uint64_t now_us)
+{
+    enum { REST_US = 1000000 };
+    struct tn_flow *f = tn_flow_find(st, local, remote);
+    if (tn_listener_find(st, local) || (f && !f->is_time_wait)) return false;
+    if (!f) return true;
+    struct tn_time_wait *tw = TN_CONTAINER(f, struct tn_time_wait, f);
+    if (!tw->has_ts || now_us + TN_TCP_TIME_WAIT_US < tw->expires_us + REST_US) return false;
+    tn_time_wait_free(st, tw);
+    return true;
+}
+
+int tn_flow_pick_port(struct tn_stack *st, struct tn_addrport *local, const struct tn_addrport *remote,
+                      uint64_t now_us)
 {
     unsigned range = PORT_LAST - st->port_first + 1u, start = (unsigned)tn_rng_below(&st->rng, range);
     for (unsigned i = 0; i < range; i++) {
         local->port = (uint16_t)(st->port_first + (start + i) % range);
-        if (!tn_flow_find(st, local, remote) && !tn_listener_find(st, local)) return 0;
+        if (port_usable(st, local, remote, now_us)) return 0;
     }
     return TN_E_ADDRINUSE;
 }

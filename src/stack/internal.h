@@ -39,6 +39,7 @@ enum {
     TN_STACK_ADDRS_MAX = 64,
     TN_STACK_EVENTS_PER_CALL = 1024, /* two owners that excite each other must not hold the loop */
     TN_STACK_TTL = 64,
+    TN_STACK_UNANSWERED_MAX = 64, /* flows of one batch; more answer at once */
     TN_TCP_BUFFER_MIN = 4096,
     /* 1 Gbit/s over 80 ms is 10 MB, and four times that wait while lost repairs are repaired. */
     TN_TCP_BUFFER_AUTO = 48 * 1024 * 1024,
@@ -75,7 +76,7 @@ enum tn_tcp_rexmit { TN_RX_NONE, TN_RX_SYN, TN_RX_RTO, TN_RX_PROBE /* tail loss 
 struct tn_flow {
     struct tn_hnode node;
     struct tn_addrport local, remote;
-    bool is_time_wait;
+    bool is_time_wait : 1, unanswered : 1; /* unanswered: in the stack's list of the batch at hand */
     uint8_t state;                    /* enum tn_tcp_state */
     uint8_t snd_wscale, rcv_wscale;
     uint8_t rexmit_kind;
@@ -162,6 +163,7 @@ struct tn_tcp {
     bool own_local : 1;   /* the local address is (or was) one of ours, not a foreign one */
     bool hashed : 1, passive : 1, half_open : 1, orphan : 1;
     bool fin_queued : 1, fin_sent : 1, fin_seen : 1, fin_rcvd : 1;
+
     bool want_write : 1, nodelay : 1, ack_now : 1, reordering : 1;
 };
 
@@ -182,6 +184,19 @@ struct tn_udp_sock {
     struct tn_addrport local;
     struct tn_udp_events ev;
     void *arg;
+};
+
+/* The train being put together (train.c). */
+struct tn_train_out {
+    struct tn_train t;        /* count 0: none */
+    bool lent;                /* its receiver has it */
+    bool closed;              /* nothing can follow */
+    const struct tn_tcp *flow;
+    struct tn_tcp_seg seg;    /* of the first packet */
+    uint32_t next_seq, sum;
+    size_t ip_len, tcp_len;
+    uint8_t head[40 + TN_TCP_HDR_MAX];
+    _Alignas(64) uint8_t buf[TN_TRAIN_BYTES];
 };
 
 struct tn_stack {
@@ -209,11 +224,19 @@ struct tn_stack {
     void (*on_echo)(void *arg, const struct tn_ip *from, uint16_t id, uint16_t seq, uint64_t now_us);
     void *echo_arg;
     struct tn_stack_stats stats;
+    uint64_t trim_us; /* when the pool is looked at next; 0: nothing to trim */
+    struct tn_train_out *train; /* NULL until the first */
+    /* Flows that were given segments in the batch at hand and have not answered yet. None is freed before it ends. */
+    struct tn_tcp *unanswered[TN_STACK_UNANSWERED_MAX];
+    unsigned nunanswered;
+    bool in_batch;
 };
 
 /* stack.c */
 void tn_stack_enter(struct tn_stack *st);
 void tn_stack_leave(struct tn_stack *st, bool deliver, uint64_t now_us);
+/* tn_tcp_output at the end of the batch, if there is one. */
+void tn_stack_answer_later(struct tn_tcp *c, uint64_t now_us);
 bool tn_stack_is_own(const struct tn_stack *st, const struct tn_ip *ip);
 /* One of our addresses of this family, or NULL. */
 const struct tn_ip *tn_stack_addr(const struct tn_stack *st, uint8_t family);
@@ -233,6 +256,11 @@ void tn_ip_send(struct tn_stack *st, struct tn_ip_out *o, const struct tn_ip *sr
 int tn_ip_send_large(struct tn_stack *st, const struct tn_ip *src, const struct tn_ip *dst, uint8_t proto,
                      const uint8_t *l4, size_t l4_len);
 
+/* train.c */
+/* Puts a segment with payload bytes of the send queue into a train; false: send it as a packet. */
+bool tn_train_add(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint32_t payload);
+void tn_train_flush(struct tn_stack *st);
+
 /* demux.c */
 struct tn_flow *tn_flow_find(const struct tn_stack *st, const struct tn_addrport *local,
                              const struct tn_addrport *remote);
@@ -240,7 +268,8 @@ int tn_flow_insert(struct tn_stack *st, struct tn_flow *f);
 void tn_flow_remove(struct tn_stack *st, struct tn_flow *f);
 uint32_t tn_flow_isn(const struct tn_stack *st, const struct tn_flow *f, uint64_t now_us);
 uint32_t tn_flow_ts_offset(const struct tn_stack *st, const struct tn_flow *f);
-int tn_flow_pick_port(struct tn_stack *st, struct tn_addrport *local, const struct tn_addrport *remote);
+int tn_flow_pick_port(struct tn_stack *st, struct tn_addrport *local, const struct tn_addrport *remote,
+                      uint64_t now_us);
 struct tn_tcp_listener *tn_listener_find(const struct tn_stack *st, const struct tn_addrport *local);
 struct tn_udp_sock *tn_udp_sock_find(const struct tn_stack *st, const struct tn_addrport *local);
 int tn_udp_sock_insert(struct tn_stack *st, struct tn_udp_sock *u);
@@ -286,10 +315,16 @@ void tn_tcp_accepted(struct tn_tcp *c, uint64_t now_us);
 
 /* tcp_input.c */
 void tn_stack_tcp_input(struct tn_stack *st, const struct tn_ippkt *ip, uint64_t now_us);
+/* A run; ip is its first packet. False: to be taken in packet by packet. */
+bool tn_stack_tcp_input_run(struct tn_stack *st, const struct tn_ippkt *ip, const struct iovec *packets, size_t n,
+                            uint64_t now_us);
 void tn_tcp_flow_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us);
 
 /* tcp_receive.c: payload and FIN of an acceptable segment, trimmed to the window */
 void tn_tcp_receive(struct tn_tcp *c, uint32_t seq, const uint8_t *bytes, uint32_t len, bool fin, uint64_t now_us);
+/* May a run be taken in as one segment: is it next, wholly in the window, and nothing special about the flow? */
+bool tn_tcp_takes_run(const struct tn_tcp *c, const struct tn_tcp_seg *seg);
+void tn_tcp_receive_run(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us);
 
 /* tcp_ack.c */
 /* False: the segment must be dropped. */

@@ -8,6 +8,7 @@ enum { FRAG_HDR6 = 8, IPPROTO_FRAGMENT = 44, IP4_MF = 0x2000 };
 
 static void emit(struct tn_stack *st, uint8_t *packet, size_t len)
 {
+    tn_train_flush(st);
     st->stats.out_packets++;
     st->cb.output(st->ctx, packet, len);
 }

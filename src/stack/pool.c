@@ -50,7 +50,7 @@ void tn_pool_fini(struct tn_pool *p)
     unmap_all(p, &p->full);
     unmap_all(p, &p->empty);
     p->used = 0;
-    p->nempty = 0;
+    p->nempty = p->idle = 0;
 }
 
 static struct slab *map_slab(struct tn_pool *p)
@@ -74,6 +74,7 @@ static struct slab *slab_with_room(struct tn_pool *p)
     struct tn_list *n = tn_list_pop_front(&p->empty);
     if (!n) return map_slab(p);
     p->nempty--;
+    if (p->nempty < p->idle) p->idle = p->nempty;
     tn_list_push_front(&p->partial, n);
     return TN_CONTAINER(n, struct slab, node);
 }
@@ -95,11 +96,6 @@ uint8_t *tn_pool_get(struct tn_pool *p, size_t held)
     return chunk;
 }
 
-/* Empty slabs kept for the next burst: two always, which is what a reader's reservation takes (pages never used cost
- * nothing), more only in proportion to what is in use, so that a busy pool does not map and unmap all the time and an
- * idle one keeps next to nothing. */
-static unsigned spare_slabs(const struct tn_pool *p) { return 2 + (p->nslabs - p->nempty) / 8; }
-
 void tn_pool_put(struct tn_pool *p, uint8_t *chunk)
 {
     struct slab *s = (struct slab *)((uintptr_t)chunk & ~(uintptr_t)(SLAB - 1));
@@ -115,8 +111,14 @@ void tn_pool_put(struct tn_pool *p, uint8_t *chunk)
     }
     tn_list_push_front(&p->empty, &s->node);
     p->nempty++;
-    while (p->nempty > spare_slabs(p)) {
+}
+
+/* Two slabs stay always, which is what a reader's reservation takes. */
+void tn_pool_trim(struct tn_pool *p)
+{
+    for (; p->idle > TN_POOL_SPARE_SLABS; p->idle--) {
         unmap_slab(p, TN_CONTAINER(p->empty.prev, struct slab, node));
         p->nempty--;
     }
+    p->idle = p->nempty;
 }

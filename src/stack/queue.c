@@ -1,5 +1,7 @@
 #include "stack/queue.h"
 #include "util/err.h"
+#include "stack/cksumcopy.h"
+#include "wire/ip.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -80,6 +82,23 @@ void tn_queue_read(const struct tn_queue *q, uint32_t at, void *out, size_t n)
         pos += (uint32_t)piece;
         n -= piece;
     }
+}
+
+uint32_t tn_queue_read_sum(const struct tn_queue *q, uint32_t at, void *out, size_t n, uint32_t sum)
+{
+    uint8_t *to = out;
+    uint32_t pos = q->off + at;
+    bool odd = false; /* behind an odd number of bytes: the sum's bytes are swapped */
+    while (n > 0) {
+        size_t in = pos % TN_CHUNK, piece = TN_CHUNK - in < n ? TN_CHUNK - in : n;
+        uint16_t part = (uint16_t)~tn_cksum_fold(tn_cksum_copy(0, to, *slot_at(q, pos / TN_CHUNK) + in, piece));
+        sum += odd ? (uint16_t)(part << 8 | part >> 8) : part;
+        odd ^= piece & 1;
+        to += piece;
+        pos += (uint32_t)piece;
+        n -= piece;
+    }
+    return sum;
 }
 
 int tn_queue_views(const struct tn_queue *q, uint32_t at, uint32_t n, struct iovec *iov, int cap)

@@ -26,6 +26,8 @@ struct tn_queue {
 int tn_queue_write(struct tn_queue *q, struct tn_pool *p, uint32_t at, const void *bytes, size_t n);
 /* Bytes [at, at+n) must have been written. */
 void tn_queue_read(const struct tn_queue *q, uint32_t at, void *out, size_t n);
+/* The same, and the Internet checksum of the bytes added to sum (stack/cksumcopy.h). */
+uint32_t tn_queue_read_sum(const struct tn_queue *q, uint32_t at, void *out, size_t n, uint32_t sum);
 /* Up to cap views of [at, at+n). */
 int tn_queue_views(const struct tn_queue *q, uint32_t at, uint32_t n, struct iovec *iov, int cap);
 /* Makes sure that chunks exist for [len, len+n); returns how many bytes have room (may be fewer). */

@@ -6,10 +6,11 @@
 enum { IP6_NO_NEXT = 59 }; /* nothing follows, nothing to answer (RFC 8200 section 4.7) */
 enum {
     DEFAULT_BUDGET = 256 * 1024 * 1024,
+    TRIM_US = 1000000,
     UNREACH_PER_SECOND = 100,
     UNREACH_BURST = 200,
     CHALLENGES_PER_SECOND = 1000,
-    PORT_FIRST = 49152 /* of RFC 6335's dynamic range */
+    PORT_FIRST = 32768 /* as Linux: twice what TIME_WAIT holds, so that who connects and closes does not run out */
 };
 
 struct tn_stack *tn_stack_new(const struct tn_stack_config *config)
@@ -69,6 +70,7 @@ void tn_stack_free(struct tn_stack *st)
     tn_htable_fini(&st->udp_socks);
     tn_heap_fini(&st->timers);
     tn_pool_fini(&st->pool);
+    free(st->train);
     free(st);
 }
 
@@ -82,12 +84,23 @@ static void deliver_events(struct tn_stack *st, uint64_t now_us)
 
 void tn_stack_leave(struct tn_stack *st, bool deliver, uint64_t now_us)
 {
+    if (st->depth == 1) tn_train_flush(st);
     if (st->depth == 1 && deliver) {
         deliver_events(st, now_us);
         tn_stack_wake_waiting(st, now_us);
         deliver_events(st, now_us);
+        tn_train_flush(st);
     }
-    if (--st->depth == 0) free_dead(st);
+    if (--st->depth > 0) return;
+    free_dead(st);
+    if (!st->trim_us && tn_pool_wants_trim(&st->pool)) st->trim_us = now_us + TRIM_US;
+}
+
+static void trim_pool(struct tn_stack *st, uint64_t now_us)
+{
+    if (!st->trim_us || now_us < st->trim_us) return;
+    tn_pool_trim(&st->pool);
+    st->trim_us = tn_pool_wants_trim(&st->pool) ? now_us + TRIM_US : 0;
 }
 
 /* ---- addresses ---- */
@@ -144,9 +157,10 @@ static void foreign_other(struct tn_stack *st, const struct tn_ippkt *ip, const 
 }
 
 /* One whole packet, lengths checked. */
-static void input_whole(struct tn_stack *st, const struct tn_ippkt *ip, const uint8_t *packet, uint64_t now_us)
+static void input_whole(struct tn_stack *st, const struct tn_ippkt *ip, const uint8_t *packet, bool trusted,
+                        uint64_t now_us)
 {
-    if (!tn_ippkt_cksum_ok(ip)) {
+    if (!(trusted && ip->proto == TN_IPPROTO_TCP) && !tn_ippkt_cksum_ok(ip)) {
         st->stats.in_bad_checksum++;
         return;
     }
@@ -166,7 +180,7 @@ static void input_fragment(struct tn_stack *st, const struct tn_ippkt *ip, uint6
     if (!whole) return;
     struct tn_ippkt k;
     if (tn_ippkt_parse(whole, len, &k) == 0 && !k.has_frag && k.proto != TN_IPPROTO_TCP)
-        input_whole(st, &k, whole, now_us);
+        input_whole(st, &k, whole, false, now_us);
     free(whole);
 }
 
@@ -179,14 +193,74 @@ static bool addresses_ok(const struct tn_ippkt *ip)
            !tn_ip_eq(s, &broadcast);
 }
 
+static void input_packet(struct tn_stack *st, const uint8_t *packet, size_t len, bool trusted, uint64_t now_us)
+{
+    struct tn_ippkt ip;
+    st->stats.in_packets++;
+    if (tn_ippkt_parse(packet, len, &ip) != 0 || !addresses_ok(&ip)) st->stats.in_malformed++;
+    else if (ip.more_frags || ip.frag_off) input_fragment(st, &ip, now_us);
+    else input_whole(st, &ip, packet, trusted, now_us);
+}
+
 void tn_stack_input(struct tn_stack *st, uint8_t *packet, size_t len, uint64_t now_us)
 {
     tn_stack_enter(st);
-    st->stats.in_packets++;
+    input_packet(st, packet, len, false, now_us);
+    tn_stack_leave(st, true, now_us);
+}
+
+/* Several packets as one segment of their flow, if that can be. */
+static bool input_as_one(struct tn_stack *st, const struct iovec *packets, size_t n, uint64_t now_us)
+{
     struct tn_ippkt ip;
-    if (tn_ippkt_parse(packet, len, &ip) != 0 || !addresses_ok(&ip)) st->stats.in_malformed++;
-    else if (ip.more_frags || ip.frag_off) input_fragment(st, &ip, now_us);
-    else input_whole(st, &ip, packet, now_us);
+    if (n < 2 || tn_ippkt_parse(packets[0].iov_base, packets[0].iov_len, &ip) != 0 || !addresses_ok(&ip)) return false;
+    if (!tn_stack_tcp_input_run(st, &ip, packets, n, now_us)) return false;
+    st->stats.in_packets += n;
+    return true;
+}
+
+void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t n, uint64_t now_us)
+{
+    tn_stack_enter(st);
+    bool whole = input_as_one(st, packets, n, now_us);
+    for (size_t i = 0; !whole && i < n; i++)
+        input_packet(st, packets[i].iov_base, packets[i].iov_len, true, now_us);
+    tn_stack_leave(st, true, now_us);
+}
+
+void tn_stack_batch_begin(struct tn_stack *st)
+{
+    tn_stack_enter(st);
+    if (st->depth == 1) st->in_batch = true;
+}
+
+void tn_stack_answer_later(struct tn_tcp *c, uint64_t now_us)
+{
+    struct tn_stack *st = c->st;
+    if (c->f.unanswered) return;
+    /* Who has no SACK counts duplicate ACKs: one for each segment. */
+    if (!st->in_batch || !c->has_sack || st->nunanswered == TN_STACK_UNANSWERED_MAX) {
+        tn_tcp_output(c, now_us);
+        return;
+    }
+    c->f.unanswered = true;
+    st->unanswered[st->nunanswered++] = c;
+}
+
+/* Owners first: what they read opens the window, and what they write takes the acknowledgment along. */
+void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us)
+{
+    if (st->depth > 1) {
+        tn_stack_leave(st, false, now_us);
+        return;
+    }
+    st->in_batch = false;
+    deliver_events(st, now_us);
+    for (unsigned i = 0; i < st->nunanswered; i++) {
+        st->unanswered[i]->f.unanswered = false;
+        tn_tcp_output(st->unanswered[i], now_us);
+    }
+    st->nunanswered = 0;
     tn_stack_leave(st, true, now_us);
 }
 
@@ -197,6 +271,7 @@ void tn_stack_timeout(struct tn_stack *st, uint64_t now_us)
     tn_stack_enter(st);
     tn_ipreass_expire(&st->reass, now_us);
     tn_time_wait_expire(st, now_us);
+    trim_pool(st, now_us);
     while (tn_heap_next(&st->timers) <= now_us)
         tn_tcp_timer_due(TN_CONTAINER(st->timers.slot[0], struct tn_tcp, timer), now_us);
     tn_stack_leave(st, true, now_us);
@@ -207,6 +282,7 @@ uint64_t tn_stack_next_deadline(const struct tn_stack *st)
     if (!tn_list_empty(&st->events) || tn_stack_memory_eased(st)) return 0;
     uint64_t at = tn_heap_next(&st->timers), other = tn_ipreass_deadline(&st->reass);
     if (other < at) at = other;
+    if (st->trim_us && st->trim_us < at) at = st->trim_us;
     if (!tn_list_empty(&st->time_waits)) {
         other = TN_CONTAINER(st->time_waits.next, struct tn_time_wait, node)->expires_us;
         if (other < at) at = other;

@@ -4,9 +4,9 @@
  * that queues data may emit at once. Callbacks may call back into the stack, except tn_stack_free; a flow freed
  * inside its own callback is released at the end of the outermost call.
  *
- * The events of TCP flows (tn_tcp_events, on_accept) come only out of tn_stack_input and tn_stack_timeout, never from
- * inside a tn_tcp_* call. So after calls from outside a callback ask tn_stack_next_deadline again: it says 0 when
- * events wait.
+ * The events of TCP flows (tn_tcp_events, on_accept) come only out of tn_stack_input, tn_stack_timeout and
+ * tn_stack_batch_end, never from inside a tn_tcp_* call. So after calls from outside a callback ask
+ * tn_stack_next_deadline again: it says 0 when events wait.
  *
  * Memory: an idle established flow is its control block; bytes in flight live in chunks from a pool with a byte
  * budget that all flows share. Under pressure windows shrink first and new flows are refused last. */
@@ -40,6 +40,15 @@ struct tn_syn {
 
 enum tn_syn_verdict { TN_SYN_DROP, TN_SYN_RESET, TN_SYN_HELD /* the hook keeps it */ };
 
+/* Packets of one flow with the same source, destination and ports, borrowed and writable: len bytes each but the last,
+ * the first at first, each stride after the one before. stride has room for a tunnel's header before each packet and, when
+ * the packet is padded to 16 bytes, for a tag behind it, so that headers, padded packets and tags lie without gaps. */
+enum { TN_TRAIN_HEAD = 16, TN_TRAIN_TAIL = 16, TN_TRAIN_BYTES = 65504 /* one UDP datagram, IPv4 */ };
+struct tn_train {
+    uint8_t *first;
+    size_t count, len, last_len, stride;
+};
+
 struct tn_stack_callbacks {
     /* One IP packet of at most mtu bytes; borrowed, writable. */
     void (*output)(void *ctx, uint8_t *packet, size_t len);
@@ -56,6 +65,8 @@ struct tn_stack_callbacks {
                         const uint8_t *packet, size_t len, const uint8_t *payload, size_t payload_len,
                         uint64_t now_us);
     void (*foreign_other)(void *ctx, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us);
+    /* output for consecutive TCP packets of one flow; NULL: output gets them one by one. */
+    void (*output_train)(void *ctx, struct tn_train *t);
 };
 
 enum tn_congestion { TN_CONGESTION_BBR, TN_CONGESTION_CUBIC };
@@ -85,6 +96,14 @@ void tn_stack_input(struct tn_stack *st, uint8_t *packet, size_t len, uint64_t n
  * share our addresses with another stack. */
 bool tn_stack_has_tcp(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote);
 bool tn_stack_has_udp(const struct tn_stack *st, const struct tn_addrport *local);
+/* Packets that came through an authenticated tunnel, each of its IP length, in one run (wire/tcprun.h): the same as
+ * tn_stack_input for each but for the work. The TCP checksum is not verified: what the tunnel's tag has vouched for has
+ * not changed since the peer's stack made it (Linux' WireGuard takes the same view). */
+void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t n, uint64_t now_us);
+/* Around what arrived together: answers and events come once per flow, when the batch ends, and not after each packet. Also
+ * around several writes: what they send leaves together. Inside a callback they change nothing. */
+void tn_stack_batch_begin(struct tn_stack *st);
+void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us);
 void tn_stack_timeout(struct tn_stack *st, uint64_t now_us);
 uint64_t tn_stack_next_deadline(const struct tn_stack *st);
 

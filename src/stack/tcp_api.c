@@ -12,7 +12,7 @@ static bool can_write(const struct tn_tcp *c)
 /* ---- opening ---- */
 
 static int choose_local(struct tn_stack *st, const struct tn_addrport *want, const struct tn_addrport *remote,
-                        struct tn_addrport *local)
+                        struct tn_addrport *local, uint64_t now_us)
 {
     *local = want ? *want : (struct tn_addrport){0};
     if (!local->ip.family) {
@@ -21,7 +21,7 @@ static int choose_local(struct tn_stack *st, const struct tn_addrport *want, con
         local->ip = *own;
     }
     if (local->ip.family != remote->ip.family || !tn_stack_is_own(st, &local->ip)) return TN_E_INVAL;
-    if (local->port == 0) return tn_flow_pick_port(st, local, remote);
+    if (local->port == 0) return tn_flow_pick_port(st, local, remote, now_us);
     struct tn_flow *old = tn_flow_find(st, local, remote);
     if (old && !old->is_time_wait) return TN_E_ADDRINUSE;
     if (old)
@@ -34,7 +34,7 @@ int tn_tcp_connect(struct tn_stack *st, const struct tn_addrport *local, const s
 {
     if (!remote->ip.family || !remote->port || tn_ip_is_multicast(&remote->ip)) return TN_E_INVAL;
     struct tn_addrport from;
-    int err = choose_local(st, local, remote, &from);
+    int err = choose_local(st, local, remote, &from, now_us);
     if (err) return err;
     if (tn_addrport_eq(&from, remote)) return TN_E_INVAL;
     if (st->ntcp >= TN_STACK_FLOWS_MAX) return TN_E_LIMIT;

@@ -58,6 +58,24 @@ void tn_stack_tcp_input(struct tn_stack *st, const struct tn_ippkt *ip, uint64_t
     else foreign_input(st, &local, &remote, &seg, now_us);
 }
 
+bool tn_stack_tcp_input_run(struct tn_stack *st, const struct tn_ippkt *ip, const struct iovec *packets, size_t n,
+                            uint64_t now_us)
+{
+    struct tn_tcp_seg seg;
+    if (tn_tcp_seg_parse(ip->l4, ip->l4_len, &seg) != 0) return false;
+    struct tn_addrport local = {ip->dst, seg.dport}, remote = {ip->src, seg.sport};
+    struct tn_flow *f = tn_flow_find(st, &local, &remote);
+    if (!f || f->is_time_wait) return false;
+    seg.more = packets + 1;
+    seg.nmore = n - 1;
+    seg.more_hdr = ip->total_len - seg.len;
+    for (size_t i = 1; i < n; i++) seg.len += packets[i].iov_len - seg.more_hdr;
+    struct tn_tcp *c = TN_CONTAINER(f, struct tn_tcp, f);
+    if (!tn_tcp_takes_run(c, &seg)) return false;
+    tn_tcp_flow_input(c, &seg, now_us);
+    return true;
+}
+
 /* ---- SYN_SENT ---- */
 
 static void syn_sent_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
@@ -208,8 +226,9 @@ static void synchronized_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, u
         return;
     }
     tn_tcp_window_sample(c, seg, now_us);
-    tn_tcp_receive(c, seg->seq, seg->payload, (uint32_t)seg->len, seg->flags & TN_TCP_FIN, now_us);
-    tn_tcp_output(c, now_us);
+    if (seg->nmore) tn_tcp_receive_run(c, seg, now_us);
+    else tn_tcp_receive(c, seg->seq, seg->payload, (uint32_t)seg->len, seg->flags & TN_TCP_FIN, now_us);
+    tn_stack_answer_later(c, now_us);
 }
 
 void tn_tcp_flow_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)

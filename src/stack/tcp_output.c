@@ -57,6 +57,7 @@ static void transmit(struct tn_tcp *c, uint32_t seq, uint32_t len, uint8_t flags
     size_t room = TN_TCP_HDR_MAX - TN_TCP_HDR_MIN - (c->has_ts ? (size_t)TN_TCP_TS_LEN : 0);
     if (len && room > tn_tcp_eff_mss(c) - len) room = tn_tcp_eff_mss(c) - len;
     if (put_sack(c, &seg, room)) ack_sent(c);
+    if (len && tn_train_add(c, &seg, len)) return;
     struct tn_ip_out o;
     uint8_t *l4 = tn_ip_out_l4(&o);
     size_t hdr = tn_tcp_seg_put(l4, &seg);

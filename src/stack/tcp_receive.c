@@ -45,6 +45,14 @@ static void renege(struct tn_tcp *c)
     tn_queue_trim(&c->recvq, &c->st->pool, c->recvq.len);
 }
 
+bool tn_tcp_takes_run(const struct tn_tcp *c, const struct tn_tcp_seg *seg)
+{
+    bool receives = c->f.state == TN_TCP_ESTABLISHED || c->f.state == TN_TCP_FIN_WAIT_1 ||
+                    c->f.state == TN_TCP_FIN_WAIT_2;
+    return receives && !c->orphan && !c->fin_seen && !c->reass && seg->seq == c->rcv_nxt &&
+           seq_le(seg->seq + (uint32_t)seg->len, c->rcv_adv);
+}
+
 static bool store(struct tn_tcp *c, uint32_t seq, const uint8_t *bytes, uint32_t len)
 {
     uint32_t at = c->recvq.len + (seq - c->rcv_nxt);
@@ -130,4 +138,16 @@ void tn_tcp_receive(struct tn_tcp *c, uint32_t seq, const uint8_t *bytes, uint32
     if (seq_ge(seq, end)) return;
     take(c, seq, end, bytes, fin, now_us);
     assert(seq_le(c->rcv_nxt, c->rcv_adv));
+}
+
+void tn_tcp_receive_run(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
+{
+    const uint8_t *bytes = seg->payload;
+    uint32_t len = (uint32_t)seg->first_len;
+    for (size_t i = 0; store(c, c->rcv_nxt, bytes, len); i++) {
+        advance(c, c->rcv_nxt + len, now_us);
+        if (i == seg->nmore) return;
+        bytes = (const uint8_t *)seg->more[i].iov_base + seg->more_hdr;
+        len = (uint32_t)(seg->more[i].iov_len - seg->more_hdr);
+    }
 }

@@ -86,8 +86,8 @@ void tn_tcp_window_behind_hole(struct tn_tcp *c)
  * so lower samples count at once and higher ones slowly. */
 void tn_tcp_window_sample(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
 {
-    if (seg->len > c->rcv_mss) c->rcv_mss = (uint16_t)seg->len;
-    if (!c->has_ts || !seg->tsecr || seg->len < c->rcv_mss) return;
+    if (seg->first_len > c->rcv_mss) c->rcv_mss = (uint16_t)seg->first_len;
+    if (!c->has_ts || !seg->tsecr || seg->first_len < c->rcv_mss) return;
     uint32_t ms = tn_tcp_tsval(c->ts_offset, now_us) - seg->tsecr;
     if (ms > TN_RTT_SAMPLE_MAX_US / 1000) return;
     uint32_t us = ms ? ms * 1000 : 1000;

@@ -1,7 +1,5 @@
-/* Transport packets: staged until there is a session, sealed, opened, checked, delivered.
- *
- * seal and open are the only places that touch the cipher, and speak in tn_aead jobs: more packets at a time mean
- * more jobs, nothing else. */
+/* Transport packets one at a time: staged until there is a session, sealed, opened, checked, delivered. run.c does the
+ * same for many at once with the parts of this file that decide. */
 #include "util/err.h"
 #include "wg/internal.h"
 #include "wire/ip.h"
@@ -40,7 +38,7 @@ static int open(struct tn_wg_keypair *k, uint8_t *datagram, size_t len, uint64_t
 }
 
 /* An initiator renews its keys while it still has good ones. */
-static void keep_fresh_sending(struct tn_wg_peer *p, uint64_t now_us)
+void tn_wg_keep_fresh_sending(struct tn_wg_peer *p, uint64_t now_us)
 {
     const struct tn_wg_keypair *k = p->current;
     if (!k) return;
@@ -68,7 +66,7 @@ static void transmit(struct tn_wg_peer *p, const uint8_t *packet, size_t len, ui
     tn_wg_sent_anything(p);
     if (len > 0) tn_wg_sent_data(p, now_us);
     tn_wg_emit(p, datagram, plain + TN_WG_DATA_OVERHEAD, now_us);
-    keep_fresh_sending(p, now_us);
+    tn_wg_keep_fresh_sending(p, now_us);
 }
 
 static struct staged *unstage(struct tn_wg_peer *p)
@@ -142,8 +140,7 @@ int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *p, const uint8_t *packet, si
     return err == 0 ? tn_wg_flush_staged(p, now_us) : err;
 }
 
-/* Trims the padding and checks that the inner source is the peer's. */
-static int deliver(struct tn_wg_peer *p, uint8_t *packet, size_t len, uint64_t now_us)
+long tn_wg_inner_length(struct tn_wg_peer *p, const uint8_t *packet, size_t len, struct tn_ip *last)
 {
     struct tn_wg *wg = p->wg;
     long total = tn_ippkt_length(packet, len);
@@ -151,53 +148,64 @@ static int deliver(struct tn_wg_peer *p, uint8_t *packet, size_t len, uint64_t n
         wg->counters.malformed++;
         return TN_E_MALFORMED;
     }
-    struct tn_ip src = packet[0] >> 4 == 4 ? tn_ip_from_bytes(packet + 12, 4) : tn_ip_from_bytes(packet + 8, 6);
+    bool v4 = packet[0] >> 4 == 4;
+    if (last->family == (v4 ? 4 : 6) && memcmp(last->b, packet + (v4 ? 12 : 8), v4 ? 4 : 16) == 0) return total;
+    struct tn_ip src = v4 ? tn_ip_from_bytes(packet + 12, 4) : tn_ip_from_bytes(packet + 8, 6);
     if (tn_route_find(wg->routes, &src, NULL) != p) {
         wg->counters.bad_source++;
         return TN_E_ACCES;
     }
-    wg->cb.deliver(wg->ctx, p, p->arg, packet, (size_t)total, now_us);
-    return 0;
+    *last = src;
+    return total;
 }
 
-/* Finds the keypair of a transport packet and opens it. */
-static int receive(struct tn_wg *wg, uint8_t *msg, size_t len, uint64_t now_us, struct tn_wg_index **out)
+struct tn_wg_index *tn_wg_data_index(struct tn_wg *wg, uint32_t receiver, uint64_t counter, uint64_t now_us, int *err)
 {
-    struct tn_wgmsg_data m;
-    tn_wgmsg_get_data(msg, &m);
-    struct tn_wg_index *i = tn_wg_index_find(wg, m.receiver);
+    struct tn_wg_index *i = tn_wg_index_find(wg, receiver);
     if (!i || !i->keypair || now_us - i->keypair->created_us >= TN_WG_REJECT_AFTER_US) {
         wg->counters.bad_index++;
-        return TN_E_NOENT;
+        *err = TN_E_NOENT;
+        return NULL;
     }
-    struct tn_wg_keypair *k = i->keypair;
-    if (m.counter >= TN_WG_REJECT_AFTER_MESSAGES || !tn_wg_replay_fresh(&k->replay, m.counter)) {
+    if (counter >= TN_WG_REJECT_AFTER_MESSAGES || !tn_wg_replay_fresh(&i->keypair->replay, counter)) {
         wg->counters.replayed++;
-        return TN_E_EXIST;
+        *err = TN_E_EXIST;
+        return NULL;
     }
-    if (open(k, msg, len, m.counter) != 0) {
-        wg->counters.bad_tag++;
-        return TN_E_CRYPTO;
-    }
-    (void)tn_wg_replay_accept(&k->replay, m.counter);
-    *out = i;
-    return 0;
+    return i;
 }
 
-int tn_wg_on_data(struct tn_wg *wg, uint8_t *msg, size_t len, uint64_t now_us)
+void tn_wg_data_heard(struct tn_wg_peer *p, struct tn_wg_keypair *k, size_t len, uint64_t now_us)
 {
-    struct tn_wg_index *i;
-    int err = receive(wg, msg, len, now_us, &i);
-    if (err != 0) return err;
-    struct tn_wg_peer *p = i->peer;
     p->stats.rx_bytes += len;
     tn_wg_received_anything(p);
-    if (tn_wg_session_heard(p, i->keypair)) {
+    if (tn_wg_session_heard(p, k)) {
         tn_wg_handshake_complete(p, now_us);
         (void)tn_wg_flush_staged(p, now_us);
     }
     keep_fresh_receiving(p, now_us);
+}
+
+int tn_wg_on_data(struct tn_wg *wg, uint8_t *msg, size_t len, uint64_t now_us)
+{
+    struct tn_wgmsg_data m;
+    struct tn_ip last = {0};
+    int err = 0;
+    tn_wgmsg_get_data(msg, &m);
+    struct tn_wg_index *i = tn_wg_data_index(wg, m.receiver, m.counter, now_us, &err);
+    if (!i) return err;
+    if (open(i->keypair, msg, len, m.counter) != 0) {
+        wg->counters.bad_tag++;
+        return TN_E_CRYPTO;
+    }
+    (void)tn_wg_replay_accept(&i->keypair->replay, m.counter);
+    struct tn_wg_peer *p = i->peer;
+    tn_wg_data_heard(p, i->keypair, len, now_us);
     if (len == TN_WGMSG_DATA_MIN) return 0;
     tn_wg_received_data(p, now_us);
-    return deliver(p, msg + TN_WGMSG_DATA_HEADER, len - TN_WG_DATA_OVERHEAD, now_us);
+    uint8_t *packet = msg + TN_WGMSG_DATA_HEADER;
+    long total = tn_wg_inner_length(p, packet, len - TN_WG_DATA_OVERHEAD, &last);
+    if (total < 0) return (int)total;
+    wg->cb.deliver(wg->ctx, p, p->arg, packet, (size_t)total, now_us);
+    return 0;
 }

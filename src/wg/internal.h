@@ -140,6 +140,18 @@ int tn_wg_stage(struct tn_wg_peer *p, const uint8_t *packet, size_t len);
 int tn_wg_flush_staged(struct tn_wg_peer *p, uint64_t now_us);
 void tn_wg_drop_staged(struct tn_wg_peer *p);
 int tn_wg_keepalive(struct tn_wg_peer *p, uint64_t now_us);
+/* The index a transport packet names, if its keypair may still receive and the counter is none it has seen; else NULL,
+ * *err says why, and it was counted. */
+struct tn_wg_index *tn_wg_data_index(struct tn_wg *wg, uint32_t receiver, uint64_t counter, uint64_t now_us, int *err);
+/* Packets of len bytes in all were authentic under k: what follows from that. */
+void tn_wg_data_heard(struct tn_wg_peer *p, struct tn_wg_keypair *k, size_t len, uint64_t now_us);
+/* After packets were sent: renews the keys when it is time. */
+void tn_wg_keep_fresh_sending(struct tn_wg_peer *p, uint64_t now_us);
+/* The length of a packet by its IP header if its source is the peer's, else a negative code, counted. *last: a source
+ * that was found good before, family 0: none yet. */
+long tn_wg_inner_length(struct tn_wg_peer *p, const uint8_t *packet, size_t len, struct tn_ip *last);
+
+/* run.c: many of them at a time */
 
 /* timers.c: named after what happened. */
 void tn_wg_timers_init(struct tn_wg_peer *p);

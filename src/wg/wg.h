@@ -13,6 +13,7 @@
 #include "util/rng.h"
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 struct tn_wg;
 struct tn_wg_peer;
@@ -48,6 +49,13 @@ struct tn_wg_callbacks {
     struct tn_wg_peer *(*resolve)(void *ctx, const struct tn_node_public *key, uint64_t now_us);
     /* The wall clock for TAI64N: seconds and nanoseconds since the Unix epoch. */
     void (*wallclock)(void *ctx, int64_t *sec, uint32_t *nsec);
+    /* send for many: datagrams of segment bytes each, one after the other, the last maybe shorter. NULL: send gets them
+     * one by one. */
+    void (*send_run)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const uint8_t *run, size_t len, size_t segment,
+                     uint64_t now_us);
+    /* deliver for many, in order. NULL: deliver gets them one by one. */
+    void (*deliver_run)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const struct iovec *packets, size_t n,
+                        uint64_t now_us);
 };
 
 struct tn_wg_config {
@@ -84,6 +92,20 @@ int tn_wg_input(struct tn_wg *wg, uint8_t *datagram, size_t len, const struct tn
  * copied. TN_E_TOOBIG over the MTU, TN_E_INVAL when empty, TN_E_NOMEM when it can't be staged, TN_E_CRYPTO for a peer
  * whose key is no key. */
 int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *peer, const uint8_t *packet, size_t len, uint64_t now_us);
+
+/* The same for many. Datagrams of segment bytes each, the last maybe shorter, segment > 0. */
+void tn_wg_input_run(struct tn_wg *wg, uint8_t *run, size_t len, size_t segment, const struct tn_wg_from *from,
+                     uint64_t now_us);
+/* Sends a train of packets to a peer, sealed in place: len bytes each but the last, which has last_len <= len, the first
+ * at first, each tn_wg_stride(len) after the one before. The TN_WG_HEADROOM bytes before a packet and all bytes from its
+ * end to the next one's headroom are overwritten; the last has as much behind it. Codes as for tn_wg_send. */
+struct tn_wg_train {
+    uint8_t *first;
+    size_t count, len, last_len;
+};
+enum { TN_WG_HEADROOM = 16 };
+static inline size_t tn_wg_stride(size_t len) { return (len + 15) / 16 * 16 + TN_WG_DATA_OVERHEAD; }
+int tn_wg_send_train(struct tn_wg *wg, struct tn_wg_peer *peer, const struct tn_wg_train *t, uint64_t now_us);
 
 void tn_wg_timeout(struct tn_wg *wg, uint64_t now_us);
 uint64_t tn_wg_next_deadline(const struct tn_wg *wg); /* TN_NEVER when idle */

@@ -79,7 +79,7 @@ int tn_tcp_seg_parse(const uint8_t *l4, size_t len, struct tn_tcp_seg *out)
     int err = parse_options(tn_rd_sub(&r, hdr - TN_TCP_HDR_MIN), &s);
     if (err) return err;
     s.payload = l4 + hdr;
-    s.len = len - hdr;
+    s.len = s.first_len = len - hdr;
     *out = s;
     return 0;
 }

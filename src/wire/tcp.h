@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 enum tn_tcp_flag {
     TN_TCP_FIN = 0x01, TN_TCP_SYN = 0x02, TN_TCP_RST = 0x04, TN_TCP_PSH = 0x08, TN_TCP_ACK = 0x10, TN_TCP_URG = 0x20,
@@ -36,7 +37,11 @@ struct tn_tcp_seg {
     uint8_t nsack;
     struct tn_tcp_sack sack[TN_TCP_SACK_MAX];
     const uint8_t *payload;
-    size_t len;
+    size_t len, first_len; /* the same but in a run */
+    /* A run (tcprun.h): payload has first_len bytes, and the rest of len is in these packets behind more_hdr bytes of
+     * headers each. Never set by the parser. */
+    const struct iovec *more;
+    size_t nmore, more_hdr;
 };
 
 /* l4: the transport header and payload of one unfragmented packet whose checksum was verified. 0 or TN_E_MALFORMED:

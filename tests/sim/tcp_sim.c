@@ -16,6 +16,7 @@
 #include "link.h"
 #include "stack/internal.h"
 #include "util/cursor.h"
+#include "wire/tcprun.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -89,6 +90,7 @@ struct world {
     uint64_t now, rng;
     struct held held[MAX_CONNS];
     bool gate, violent, no_timestamps, no_sack, no_scaling;
+    bool trains, batches; /* packets leave, and come in, many at a time */
     struct host h[HOSTS];
     struct link link[HOSTS]; /* link[i]: from host i */
     unsigned conns;
@@ -321,6 +323,24 @@ static void output(void *ctx, uint8_t *packet, size_t len)
     w->packets++;
 }
 
+/* The layer below may get consecutive packets as one: they must be what would have come one by one. */
+static void output_train(void *ctx, struct tn_train *t)
+{
+    REQUIRE(t->count && t->last_len && t->last_len <= t->len && t->stride >= t->len + TN_TRAIN_HEAD + TN_TRAIN_TAIL &&
+            t->count * t->stride <= TN_TRAIN_BYTES, "a train out of its rails");
+    for (size_t i = 0; i < t->count; i++) {
+        size_t len = i + 1 < t->count ? t->len : t->last_len;
+        struct tn_ippkt ip;
+        uint8_t *packet = malloc(len);
+        memcpy(packet, t->first + i * t->stride, len);
+        REQUIRE(tn_ippkt_parse(packet, len, &ip) == 0 && ip.total_len == len && tn_ippkt_cksum_ok(&ip),
+                "a bad packet in a train");
+        memset(t->first + i * t->stride - TN_TRAIN_HEAD, 0xdb, t->stride); /* it is the receiver's */
+        output(ctx, packet, len);
+        free(packet);
+    }
+}
+
 /* ---- invariants ---- */
 
 static void check_records(const struct tn_tcp *c)
@@ -391,6 +411,9 @@ static size_t random_buffer(struct world *w)
 static void make_hosts(struct world *w)
 {
     bool v6 = chance(w, 0.4);
+    uint64_t how = current_seed;
+    w->trains = link_random(&how) & 1;
+    w->batches = link_random(&how) & 1;
     static const uint16_t mtus[] = {1280, 1280, 1280, 1500, 576, 9000};
     for (unsigned i = 0; i < HOSTS; i++) {
         struct host *h = &w->h[i];
@@ -402,9 +425,11 @@ static void make_hosts(struct world *w)
             .tcp_buffer_max = random_buffer(w),
             .congestion = chance(w, 0.7) ? TN_CONGESTION_BBR : TN_CONGESTION_CUBIC,
             .rng = tn_rng_seeded(&h->rng), .ctx = h,
-            .cb = {.output = output, .foreign_syn = on_foreign_syn, .foreign_tcp = on_foreign_tcp},
+            .cb = {.output = output, .output_train = output_train, .foreign_syn = on_foreign_syn,
+                   .foreign_tcp = on_foreign_tcp},
         };
         h->st = tn_stack_new(&config);
+        if (!w->trains) h->st->cb.output_train = NULL;
         h->out = &w->link[i];
         struct tn_ip own = h->addr;
         if (w->gate && i == 1) own.b[1] ^= 0x55;
@@ -424,7 +449,7 @@ static void make_links(struct world *w)
         struct link_config c = {
             .delay_us = delay, .rate_bps = rate, .queue_bytes = rate ? 20000 + pick(w, 200000) : 0,
             .loss = rarely[pick(w, 6)] * worst, .reorder = rarely[pick(w, 6)], .duplicate = rarely[pick(w, 6)],
-            .corrupt = rarely[pick(w, 5)], .reorder_us = 1 + pick(w, 50000), .seed = link_random(&w->rng),
+            .corrupt = rarely[pick(w, 5)] * !w->batches /* a tunnel drops those */, .reorder_us = 1 + pick(w, 50000), .seed = link_random(&w->rng),
         };
         if (chance(w, 0.15)) {
             c.dark_from_us = w->now + pick(w, 3000000);
@@ -512,13 +537,39 @@ static void lash_out(struct end *e)
     e->look_at_us = UINT64_MAX;
 }
 
+/* All that has arrived by now, in runs where that can be. */
+static void take_batch(struct world *w, struct link *link, struct tn_stack *st)
+{
+    enum { BATCH = 40 };
+    struct link_packet *p[BATCH];
+    struct iovec v[BATCH];
+    size_t n = 0;
+    while (n < BATCH && (p[n] = link_take(link, w->now))) {
+        v[n] = (struct iovec){p[n]->bytes, p[n]->len};
+        n++;
+    }
+    tn_stack_batch_begin(st);
+    for (size_t at = 0, run; at < n; at += run) {
+        run = tn_tcp_run(v + at, n - at);
+        tn_stack_input_run(st, v + at, run, w->now);
+    }
+    tn_stack_batch_end(st, w->now);
+    while (n > 0) free(p[--n]);
+}
+
+static void take_one(struct world *w, struct link *link, struct tn_stack *st)
+{
+    struct link_packet *p = link_take(link, w->now);
+    if (p) tn_stack_input(st, p->bytes, p->len, w->now);
+    free(p);
+}
+
 static void step(struct world *w)
 {
     decide_held(w);
     for (unsigned i = 0; i < HOSTS; i++) {
-        struct link_packet *p = link_take(&w->link[i], w->now);
-        if (p) tn_stack_input(w->h[!i].st, p->bytes, p->len, w->now);
-        free(p);
+        if (w->batches) take_batch(w, &w->link[i], w->h[!i].st);
+        else take_one(w, &w->link[i], w->h[!i].st);
         for (unsigned k = 0; k < w->conns; k++) {
             look(&w->h[i].ends[k]);
             lash_out(&w->h[i].ends[k]);

@@ -1,6 +1,7 @@
 /* The chunk pool and the byte queue, against a plain array. */
 #include "stack/pool.c"
 #include "stack/queue.c"
+#include "stack/cksumcopy.c"
 
 #include "util/rng.h"
 
@@ -25,6 +26,9 @@ static void pool_budget_and_reserve(void **state)
         for (unsigned k = 0; k < i; k++) assert_true(chunk[i] != chunk[k]);
     for (unsigned i = 0; i < CHUNKS; i++) tn_pool_put(&p, chunk[(i * 37) % CHUNKS]);
     assert_int_equal(p.used, 0);
+    tn_pool_trim(&p); /* not yet: they were in use */
+    assert_true(p.nslabs > 2 && p.nempty == p.nslabs);
+    tn_pool_trim(&p);
     assert_int_equal(p.nslabs, 2); /* the rest went back to the kernel */
     assert_int_equal(tn_pool_share(&p), p.budget / 4);
     tn_pool_fini(&p);
@@ -84,6 +88,10 @@ static void queue_like_an_array(void **state)
             uint32_t from = (uint32_t)tn_rng_below(&rng, m.len + 1),
                      count = (uint32_t)tn_rng_below(&rng, m.len - from + 1);
             tn_queue_read(&q, from, bytes, count);
+            uint8_t again[sizeof bytes];
+            uint32_t sum = tn_queue_read_sum(&q, from, again, count, 77);
+            assert_memory_equal(again, bytes, count);
+            assert_int_equal(tn_cksum_fold(sum), tn_cksum_fold(tn_cksum_add(77, bytes, count)));
             assert_memory_equal(bytes, m.bytes + from, count);
             check_views(&q, &m);
             if (step % 5 == 0) consume(&q, &p, &m, (uint32_t)tn_rng_below(&rng, m.len + 1));

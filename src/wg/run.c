@@ -1,0 +1,169 @@
+/* Transport packets many at a time: one lookup, one pass of the cipher and one callback for a run of them. Order is kept:
+ * what is no data for the session at hand first lets go what came before it. */
+#include "util/err.h"
+#include "wg/internal.h"
+
+#include <string.h>
+
+enum { RUN_MAX = 64 }; /* packets per pass: what one UDP_GRO message brings */
+
+struct inbound {
+    struct tn_wg_index *index; /* of all jobs */
+    size_t n;
+    struct tn_aead_job job[RUN_MAX];
+};
+
+/* A peer can't send a counter twice in one run and have both taken: each is marked as it is accepted. */
+static size_t accept_opened(struct tn_wg *wg, struct inbound *b, struct iovec *out, size_t *bytes)
+{
+    struct tn_wg_keypair *k = b->index->keypair;
+    size_t n = 0;
+    for (size_t i = 0; i < b->n; i++) {
+        const struct tn_aead_job *j = &b->job[i];
+        if (j->result != 0) {
+            wg->counters.bad_tag++;
+        } else if (!tn_wg_replay_accept(&k->replay, j->counter)) {
+            wg->counters.replayed++;
+        } else {
+            *bytes += j->len + TN_WGMSG_DATA_HEADER;
+            out[n++] = (struct iovec){j->out, j->len - TN_AEAD_TAG};
+        }
+    }
+    return n;
+}
+
+/* Trims padding, leaves out keepalives and forged sources. */
+static size_t keep_good(struct tn_wg_peer *p, struct iovec *packets, size_t n, bool *data)
+{
+    struct tn_ip last = {0};
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (packets[i].iov_len == 0) continue;
+        *data = true;
+        long total = tn_wg_inner_length(p, packets[i].iov_base, packets[i].iov_len, &last);
+        if (total >= 0) packets[kept++] = (struct iovec){packets[i].iov_base, (size_t)total};
+    }
+    return kept;
+}
+
+static void deliver(struct tn_wg_peer *p, const struct iovec *packets, size_t n, uint64_t now_us)
+{
+    struct tn_wg *wg = p->wg;
+    if (n > 0 && wg->cb.deliver_run) {
+        wg->cb.deliver_run(wg->ctx, p, p->arg, packets, n, now_us);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        wg->cb.deliver(wg->ctx, p, p->arg, packets[i].iov_base, packets[i].iov_len, now_us);
+}
+
+static void let_go(struct tn_wg *wg, struct inbound *b, uint64_t now_us)
+{
+    struct iovec packets[RUN_MAX];
+    size_t bytes = 0;
+    bool data = false;
+    if (b->n == 0) return;
+    struct tn_wg_peer *p = b->index->peer;
+    tn_aead_open_batch(b->index->keypair->recv, b->job, b->n);
+    size_t n = accept_opened(wg, b, packets, &bytes);
+    b->n = 0;
+    if (n == 0) return;
+    tn_wg_data_heard(p, b->index->keypair, bytes, now_us);
+    n = keep_good(p, packets, n, &data);
+    if (data) tn_wg_received_data(p, now_us);
+    deliver(p, packets, n, now_us);
+}
+
+static void add(struct tn_wg *wg, struct inbound *b, uint8_t *msg, size_t len, uint64_t now_us)
+{
+    struct tn_wgmsg_data m;
+    int err;
+    tn_wgmsg_get_data(msg, &m);
+    if (b->n == RUN_MAX || (b->n > 0 && b->index->index != m.receiver)) let_go(wg, b, now_us);
+    struct tn_wg_index *i = tn_wg_data_index(wg, m.receiver, m.counter, now_us, &err);
+    if (!i) return;
+    b->index = i;
+    uint8_t *body = msg + TN_WGMSG_DATA_HEADER;
+    b->job[b->n++] = (struct tn_aead_job){
+        .counter = m.counter, .in = body, .out = body, .len = len - TN_WGMSG_DATA_HEADER};
+}
+
+void tn_wg_input_run(struct tn_wg *wg, uint8_t *run, size_t len, size_t segment, const struct tn_wg_from *from,
+                     uint64_t now_us)
+{
+    struct inbound b;
+    b.n = 0;
+    wg->now_us = now_us;
+    for (size_t at = 0, n; at < len; at += n) {
+        n = len - at < segment ? len - at : segment;
+        if (tn_wgmsg_type(run + at, n) == TN_WGMSG_DATA) {
+            add(wg, &b, run + at, n, now_us);
+            continue;
+        }
+        let_go(wg, &b, now_us);
+        (void)tn_wg_input(wg, run + at, n, from, now_us);
+    }
+    let_go(wg, &b, now_us);
+}
+
+/* ---- out ---- */
+
+static void emit(struct tn_wg_peer *p, const uint8_t *run, size_t len, size_t segment, uint64_t now_us)
+{
+    struct tn_wg *wg = p->wg;
+    if (wg->cb.send_run) {
+        p->stats.tx_bytes += len;
+        wg->cb.send_run(wg->ctx, p, p->arg, run, len, segment, now_us);
+        return;
+    }
+    for (size_t at = 0; at < len; at += segment)
+        tn_wg_emit(p, run + at, len - at < segment ? len - at : segment, now_us);
+}
+
+/* At most RUN_MAX packets. current may send. */
+static void transmit_run(struct tn_wg_peer *p, const struct tn_wg_train *t, uint64_t now_us)
+{
+    struct tn_aead_job job[RUN_MAX];
+    struct tn_wg_keypair *k = p->current;
+    size_t stride = tn_wg_stride(t->len), total = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        uint8_t *packet = t->first + i * stride;
+        size_t len = i + 1 < t->count ? t->len : t->last_len, plain = tn_wg_stride(len) - TN_WG_DATA_OVERHEAD;
+        memset(packet + len, 0, plain - len);
+        struct tn_wgmsg_data m = {.receiver = k->remote_index, .counter = k->send_counter++};
+        tn_wgmsg_put_data(packet - TN_WG_HEADROOM, &m);
+        job[i] = (struct tn_aead_job){.counter = m.counter, .in = packet, .out = packet, .len = plain};
+        total += plain + TN_WG_DATA_OVERHEAD;
+    }
+    tn_aead_seal_batch(k->send, job, t->count);
+    tn_wg_sent_anything(p);
+    tn_wg_sent_data(p, now_us);
+    emit(p, t->first - TN_WG_HEADROOM, total, stride, now_us);
+    tn_wg_keep_fresh_sending(p, now_us);
+}
+
+static int send_singly(struct tn_wg *wg, struct tn_wg_peer *p, const struct tn_wg_train *t, uint64_t now_us)
+{
+    int err = 0;
+    for (size_t i = 0; i < t->count && !err; i++)
+        err = tn_wg_send(wg, p, t->first + i * tn_wg_stride(t->len), i + 1 < t->count ? t->len : t->last_len, now_us);
+    return err;
+}
+
+int tn_wg_send_train(struct tn_wg *wg, struct tn_wg_peer *p, const struct tn_wg_train *t, uint64_t now_us)
+{
+    wg->now_us = now_us;
+    if (t->len > TN_WG_MTU) return TN_E_TOOBIG;
+    if (t->count == 0 || t->last_len == 0 || t->last_len > t->len) return TN_E_INVAL;
+    for (size_t at = 0, n; at < t->count; at += n) {
+        struct tn_wg_train part = {.first = t->first + at * tn_wg_stride(t->len), .len = t->len, .last_len = t->len};
+        part.count = n = t->count - at < RUN_MAX ? t->count - at : RUN_MAX;
+        if (at + n == t->count) part.last_len = t->last_len;
+        bool now = (p->nstaged == 0 || p->in_session_callback) && tn_wg_may_send(p->current, now_us);
+        int err = 0;
+        if (now) transmit_run(p, &part, now_us);
+        else err = send_singly(wg, p, &part, now_us);
+        if (err) return err;
+    }
+    return 0;
+}
