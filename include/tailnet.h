@@ -28,6 +28,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -145,6 +146,67 @@ TAILNET_API int tailnet_accept(tailnet_listener *l, int timeout_ms, int *fd, cha
 /* Ends the listener and every tailnet_accept that waits at it (TAILNET_ECLOSED); connections that were accepted live on. Must come
  * before tailnet_close. */
 TAILNET_API void tailnet_listener_close(tailnet_listener *l);
+
+/* ---- Streams: connections without descriptors ----
+ *
+ * The faster way, for programs that can work on the node's thread: handlers are called there, and they see the bytes
+ * where the TCP stack keeps them. No copy to a socket, no system call, no switch of threads. A handler that works long
+ * holds up all traffic of the node.
+ *
+ * Except where it says "any thread", functions here may be called on the node's thread only: from a handler, or from a
+ * function given to tailnet_run. Handlers are structs that live as long as the stream (constants, usually); any may be
+ * NULL. A stream is gone when `closed` is called, and when tailnet_stream_close or _abort was called, after which no
+ * handler is; both may be called in any handler but `closed`. */
+typedef struct tailnet_stream tailnet_stream;
+typedef struct tailnet_stream_listener tailnet_stream_listener;
+
+typedef struct tailnet_stream_handlers {
+    void (*open)(void *ctx, tailnet_stream *s);     /* a dialed stream's handshake is complete */
+    void (*readable)(void *ctx, tailnet_stream *s); /* there are new bytes, or their end */
+    void (*writable)(void *ctx, tailnet_stream *s); /* after a reserve or write that got less than it wanted */
+    /* err 0: both sides have ended and all was delivered; else -ECONNRESET, -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH,
+     * TAILNET_ECLOSED when the node stops. */
+    void (*closed)(void *ctx, int err);
+} tailnet_stream_handlers;
+
+/* Any thread: runs fn(ctx) on the node's thread and waits for it. TAILNET_ECLOSED when the node is not running. */
+TAILNET_API int tailnet_run(tailnet *t, void (*fn)(void *ctx), void *ctx);
+
+/* Any thread: begins to connect to "host:port" (see tailnet_dial); `open` or `closed` follows. On failure, with a code as of
+ * tailnet_dial, nothing follows. out may be NULL. */
+TAILNET_API int tailnet_stream_dial(tailnet *t, const char *address, const tailnet_stream_handlers *h, void *ctx,
+                                    tailnet_stream **out);
+/* Any thread: listens as tailnet_listen does. accept is given each new stream, and calls tailnet_stream_handle for it or
+ * closes it; bytes that are there already are announced afterwards. */
+TAILNET_API int tailnet_stream_listen(tailnet *t, const char *address, void (*accept)(void *ctx, tailnet_stream *s),
+                                      void *ctx, tailnet_stream_listener **out);
+/* Any thread, before tailnet_close. Streams that were accepted live on. */
+TAILNET_API void tailnet_stream_listener_close(tailnet_stream_listener *l);
+
+TAILNET_API void tailnet_stream_handle(tailnet_stream *s, const tailnet_stream_handlers *h, void *ctx);
+/* "ip:port" of the other end; 56 bytes are enough. */
+TAILNET_API void tailnet_stream_remote(tailnet_stream *s, char *text, size_t len);
+
+/* Up to n views of received bytes, in order; returns how many views (0: nothing now). They stay valid until the next call
+ * for this stream. consume takes len bytes off the front, which lets the peer send more. */
+TAILNET_API int tailnet_stream_peek(tailnet_stream *s, struct iovec *views, int n);
+TAILNET_API void tailnet_stream_consume(tailnet_stream *s, size_t len);
+/* 1 when all bytes were consumed and the peer has ended its side. */
+TAILNET_API int tailnet_stream_ended(tailnet_stream *s);
+
+/* Room for up to want bytes, to be written into in order, at most n views; returns how many (0: none now, `writable`
+ * follows). commit sends the first len bytes of them; it must follow every reserve, 0 gives them back. */
+TAILNET_API int tailnet_stream_reserve(tailnet_stream *s, struct iovec *views, int n, size_t want);
+TAILNET_API void tailnet_stream_commit(tailnet_stream *s, size_t len);
+/* Both with a copy; returns how many bytes were taken (`writable` follows when fewer than len), or -EPIPE. */
+TAILNET_API long tailnet_stream_write(tailnet_stream *s, const void *bytes, size_t len);
+
+/* The end of our side, behind all that was written; reading goes on. */
+TAILNET_API void tailnet_stream_shutdown(tailnet_stream *s);
+/* Done with it: what was written is still delivered. */
+TAILNET_API void tailnet_stream_close(tailnet_stream *s);
+/* Done with it at once: the peer is told by a reset. */
+TAILNET_API void tailnet_stream_abort(tailnet_stream *s);
 
 /* The node's status as JSON (the LocalAPI's status document). Free with tailnet_free. */
 TAILNET_API int tailnet_status(tailnet *t, char **json);

@@ -188,17 +188,18 @@ static void on_tcp_close(void *arg, int err, uint64_t now_us)
 static const struct tn_tcp_events tcp_events = {
     .on_open = on_tcp_open, .on_readable = on_tcp_readable, .on_writable = on_tcp_writable, .on_close = on_tcp_close};
 
-static void on_up_readable(void *arg, struct tn_egress_conn *up)
+/* From outside the stack: what several reads bring leaves together. */
+static void pump_batch(struct tn_flow *w, bool (*direction)(struct tn_flow *w, uint64_t now_us))
 {
-    struct tn_flow *w = arg;
-    pump(w, pump_down, tn_forward_now(w->f));
+    struct tn_stack *st = w->f->stack;
+    uint64_t now_us = tn_forward_now(w->f);
+    tn_stack_batch_begin(st);
+    pump(w, direction, now_us);
+    tn_stack_batch_end(st, now_us);
 }
 
-static void on_up_writable(void *arg, struct tn_egress_conn *up)
-{
-    struct tn_flow *w = arg;
-    pump(w, pump_up, tn_forward_now(w->f));
-}
+static void on_up_readable(void *arg, struct tn_egress_conn *up) { pump_batch(arg, pump_down); }
+static void on_up_writable(void *arg, struct tn_egress_conn *up) { pump_batch(arg, pump_up); }
 
 static void on_up_error(void *arg, struct tn_egress_conn *up, int err)
 {

@@ -14,7 +14,7 @@
 #include <string.h>
 
 struct tailnet {
-    struct tn_node node;
+    struct tn_node node; /* first: stream.c finds it there */
     void (*log)(void *ctx, int level, const char *module, const char *line);
     void *log_ctx;
 };

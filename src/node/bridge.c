@@ -150,8 +150,11 @@ static void on_poll(uv_poll_t *p, int status, int events)
     struct tn_bridge *b = p->data;
     uint64_t now_us = tn_node_now();
     if (status < 0) b->events = 0; /* an error on the descriptor: libuv has stopped polling */
+    struct tn_stack *st = b->node->stack;
+    tn_stack_batch_begin(st); /* what several reads bring leaves together */
     if (b->app_eof && !b->peer_eof && !b->is_tcp && app_is_gone(b)) drop_flow(b, false, now_us);
     else pump(b, now_us);
+    tn_stack_batch_end(st, now_us);
 }
 
 static void tcp_event(void *arg, struct tn_tcp *c, uint64_t now_us) { pump(arg, now_us); }

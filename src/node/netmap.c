@@ -193,7 +193,9 @@ static int connect_peer(struct tn_node *n, struct tn_npeer *p, const struct tn_n
 {
     int err = 0;
     if (p->wg && !tn_node_public_eq(&p->key, &node->key)) disconnect_peer(n, p); /* re-authenticated: a new identity */
-    bool restarted = p->wg && !tn_disco_public_eq(&p->disco, &node->disco);
+    /* Not when it only now has told control its first disco key, or told none: it may have a session already. */
+    bool restarted = p->wg && !tn_disco_public_eq(&p->disco, &node->disco) && !tn_key_is_zero(p->disco.b) &&
+                     !tn_key_is_zero(node->disco.b);
     if (restarted) tn_wg_peer_reset(n->wg, p->wg); /* its old sessions died with its process */
     p->key = node->key;
     p->disco = node->disco;

@@ -16,6 +16,7 @@
 #include "node/resolver.h"
 #include "node/ping.h"
 #include "node/socks5d.h"
+#include "node/stream.h"
 #include "node/tunmode.h"
 #include "util/err.h"
 
@@ -32,7 +33,8 @@
 
 enum {
     THREAD_STACK = 1024 * 1024,      /* TLS handshakes are the deepest users, at some 30 KiB */
-    UDP_BUDGET = 256,                /* datagrams a turn, so that timers and DERP are not starved */
+    UDP_BATCH = 64,                  /* of them that are answered together: the peer works on while we do the next */
+    UDP_BUDGET = 512,                /* datagrams a turn, so that timers and DERP are not starved */
     LOGOUT_MAX_US = 2 * 1000 * 1000, /* an ephemeral node's goodbye */
 };
 
@@ -122,7 +124,8 @@ static uint64_t earliest(const struct tn_node *n)
                       tn_wg_next_deadline(n->wg),           tn_stack_next_deadline(n->stack),
                       tn_forward_next_deadline(n->forward), tn_resolver_next_deadline(n),
                       tn_pings_next_deadline(n),            tn_peerapi_server_next_deadline(n),
-                      tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n)};
+                      tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n),
+                      n->udp ? tn_udp_next_deadline(n->udp) : TN_NEVER};
     uint64_t next = TN_NEVER;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] < next) next = all[i];
@@ -142,6 +145,7 @@ static void run_timeouts(struct tn_node *n)
     if (tn_peerapi_server_next_deadline(n) <= now) tn_peerapi_server_timeout(n, now);
     if (tn_localapi_next_deadline(n) <= now) tn_localapi_timeout(n, now);
     if (tn_exitdns_next_deadline(n) <= now) tn_exitdns_timeout(n, now);
+    if (n->udp) tn_udp_timeout(n->udp, now);
 }
 
 static void on_tick(uv_timer_t *t)
@@ -156,6 +160,7 @@ static void on_prepare(uv_prepare_t *p)
     if (n->closing) return;
     tn_node_deliver_loopback(n);
     tn_tunmode_turn_ends(n);
+    if (n->udp) tn_udp_flush(n->udp);
     uint64_t next = tn_list_empty(&n->loopback) ? earliest(n) : 0; /* more than a turn's worth: go on in the next */
     if (next == TN_NEVER) {
         uv_timer_stop(&n->tick);
@@ -168,17 +173,25 @@ static void on_prepare(uv_prepare_t *p)
 
 /* ---- UDP ---- */
 
-static void udp_datagram(void *ctx, const struct tn_addrport *from, uint8_t *datagram, size_t len)
+static void udp_run(void *ctx, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment)
 {
     struct tn_node *n = ctx;
-    tn_path_udp_input(n->path, from, datagram, len, tn_node_now());
+    tn_path_udp_input_run(n->path, from, run, len, segment, n->turn_us);
 }
 
 static void udp_readable(uv_poll_t *p, int status, int events)
 {
     struct tn_node *n = p->data;
     int fd = p == n->udp4 ? tn_udp_fd4(n->udp) : tn_udp_fd6(n->udp);
-    if (!n->closing) tn_udp_receive(n->udp, fd, UDP_BUDGET, udp_datagram, n);
+    if (n->closing) return;
+    for (int total = 0, got = 1; got > 0 && total < UDP_BUDGET && !n->closing; total += got) {
+        n->turn_us = tn_node_now();
+        tn_stack_batch_begin(n->stack);
+        got = tn_udp_receive(n->udp, fd, UDP_BATCH, udp_run, n, n->turn_us);
+        tn_stack_batch_end(n->stack, n->turn_us);
+        tn_udp_flush(n->udp);
+        if (got < UDP_BATCH) break;
+    }
 }
 
 static int poll_udp(struct tn_node *n, uv_poll_t **slot, int fd)
@@ -214,6 +227,12 @@ static void report_local_addresses(struct tn_node *n)
     tn_path_set_local(n->path, addrs, count, tn_udp_port4(n->udp), tn_udp_port6(n->udp), tn_node_now());
 }
 
+static void udp_failed(void *ctx, const struct tn_addrport *to, int err)
+{
+    struct tn_node *n = ctx;
+    if (n->path) tn_path_udp_failed(n->path, to, err, tn_node_now());
+}
+
 static int open_udp(struct tn_node *n)
 {
     int err = tn_udp_open(n->config.port, &n->udp);
@@ -221,6 +240,7 @@ static int open_udp(struct tn_node *n)
         tn_node_set_error(n, "UDP port %u: %s", n->config.port, tn_err_text(err));
         return err;
     }
+    tn_udp_on_failed(n->udp, udp_failed, n);
     err = tn_tunmode_mark_socket(n, tn_udp_fd4(n->udp));
     if (!err) err = tn_tunmode_mark_socket(n, tn_udp_fd6(n->udp));
     if (!err) err = poll_udp(n, &n->udp4, tn_udp_fd4(n->udp));
@@ -348,6 +368,7 @@ static void close_polls(struct tn_node *n)
         uv_close((uv_handle_t *)*polls[i], free_poll);
         *polls[i] = NULL;
     }
+    if (n->udp) tn_udp_on_failed(n->udp, NULL, NULL); /* the path is gone by now */
     if (n->udp) tn_udp_close(n->udp);
     n->udp = NULL;
 }
@@ -371,6 +392,7 @@ static void tear_down(struct tn_node *n)
     tn_exitcheck_free(n);
     tn_exitwatch_free(n);
     if (n->stack) tn_bridges_end(n);
+    if (n->stack) tn_streams_end(n);
     tn_tunmode_free(n);
     tn_peerapi_server_free(n);
     tn_pings_free(n);
@@ -567,6 +589,7 @@ int tn_node_init(struct tn_node *n)
     n->state.lock_fd = -1;
     tn_htable_init(&n->peers);
     tn_list_init(&n->bridges);
+    tn_list_init(&n->streams);
     tn_list_init(&n->loopback);
     tn_list_init(&n->calls);
     tn_list_init(&n->logouts);

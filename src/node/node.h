@@ -104,10 +104,12 @@ struct tn_node {
     char version_os[64], machine[32];
 
     struct tn_list bridges; /* application and SOCKS flows, for the end of the node */
+    struct tn_list streams; /* flows the application works on directly (stream.c) */
     struct tn_list loopback; /* packets to ourselves, delivered at the end of the turn */
     struct tn_list logouts;  /* callers of tailnet_logout, answered together (api.c) */
     size_t loopback_count;
     bool closing, egress_freed;
+    uint64_t turn_us; /* when the batch of datagrams at hand was read */
 
     /* Shared with other threads, under mu. */
     pthread_t thread;

@@ -15,6 +15,7 @@
 #include "util/cursor.h"
 #include "util/err.h"
 #include "wire/ip.h"
+#include "wire/tcprun.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +70,14 @@ static void path_receive(void *ctx, struct tn_path_peer *peer, const struct tn_p
     struct tn_node *n = ctx;
     struct tn_wg_from w = wg_from(from);
     (void)tn_wg_input(n->wg, datagram, len, &w, now_us); /* a bad datagram is counted there */
+}
+
+static void path_receive_run(void *ctx, const struct tn_path_source *from, uint8_t *run, size_t len, size_t segment,
+                             uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_wg_from w = wg_from(from);
+    tn_wg_input_run(n->wg, run, len, segment, &w, now_us);
 }
 
 static bool is_own(const struct tn_node *n, const struct tn_ip *ip)
@@ -128,12 +137,29 @@ static void dropped(struct tn_node *n, const struct tn_ippkt *k, uint8_t *packet
     else tn_forward_refuse(n->forward, packet, k->total_len, now_us);
 }
 
-static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us)
+static void dropped_run(struct tn_node *n, const struct iovec *packets, size_t count, enum tn_filter_reason why,
+                        uint64_t now_us)
 {
-    struct tn_node *n = ctx;
-    struct tn_npeer *peer = peer_arg;
     struct tn_ippkt k;
-    if (tn_ippkt_parse(packet, len, &k) != 0 || is_forged(n, peer, &k.src)) return;
+    for (size_t i = 0; i < count; i++)
+        if (tn_ippkt_parse(packets[i].iov_base, packets[i].iov_len, &k) == 0) dropped(n, &k, packets[i].iov_base, why, now_us);
+}
+
+/* The host's stack has the flow: what follows the first packet goes the same way. */
+static void rest_to_tun(struct tn_node *n, const struct iovec *packets, size_t count)
+{
+    struct tn_ippkt k;
+    for (size_t i = 1; i < count; i++)
+        if (tn_ippkt_parse(packets[i].iov_base, packets[i].iov_len, &k) == 0)
+            (void)tn_tunmode_deliver(n, packets[i].iov_base, &k);
+}
+
+/* A run of packets (wire/tcprun.h), or one: what the first may, all may. */
+static void deliver_run(struct tn_node *n, struct tn_npeer *peer, const struct iovec *packets, size_t count, uint64_t now_us)
+{
+    uint8_t *packet = packets[0].iov_base;
+    struct tn_ippkt k;
+    if (tn_ippkt_parse(packet, packets[0].iov_len, &k) != 0 || is_forged(n, peer, &k.src)) return;
     if (k.proto == TN_IPPROTO_TSMP) {
         if (!k.has_frag && is_own(n, &k.dst)) tn_pings_tsmp(n, peer, &k, now_us);
         return;
@@ -141,8 +167,24 @@ static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, ui
     const struct tn_netnode *node = tn_node_netnode(n, peer);
     struct tn_filter_peer who = filter_peer(node);
     enum tn_filter_reason why;
-    if (tn_filter_in(n->filter, packet, k.total_len, &who, &why) != TN_ACCEPT) dropped(n, &k, packet, why, now_us);
-    else if (!tn_tunmode_deliver(n, packet, &k)) tn_stack_input(n->stack, packet, k.total_len, now_us);
+    if (tn_filter_in(n->filter, packet, k.total_len, &who, &why) != TN_ACCEPT) dropped_run(n, packets, count, why, now_us);
+    else if (tn_tunmode_deliver(n, packet, &k)) rest_to_tun(n, packets, count);
+    else tn_stack_input_run(n->stack, packets, count, now_us);
+}
+
+static void wg_deliver_run(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, const struct iovec *packets, size_t count,
+                           uint64_t now_us)
+{
+    for (size_t at = 0, run; at < count; at += run) {
+        run = tn_tcp_run(packets + at, count - at);
+        deliver_run(ctx, peer_arg, packets + at, run, now_us);
+    }
+}
+
+static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, uint8_t *packet, size_t len, uint64_t now_us)
+{
+    struct iovec one = {packet, len};
+    deliver_run(ctx, peer_arg, &one, 1, now_us);
 }
 
 /* ---- out ---- */
@@ -198,12 +240,36 @@ static void stack_output(void *ctx, uint8_t *packet, size_t len)
     (void)tn_node_send_ip(n, packet, len, tn_node_now()); /* no route: a loss, as on any network */
 }
 
+/* Packets of one flow: one destination, one peer. */
+static void stack_output_train(void *ctx, struct tn_train *t)
+{
+    struct tn_node *n = ctx;
+    bool v4 = t->first[0] >> 4 == 4;
+    struct tn_ip dst = tn_ip_from_bytes(t->first + (v4 ? 16 : 24), v4 ? 4 : 6);
+    if (is_own(n, &dst)) {
+        for (size_t i = 0; i < t->count; i++)
+            keep_loopback(n, t->first + i * t->stride, i + 1 < t->count ? t->len : t->last_len);
+        return;
+    }
+    struct tn_wg_peer *peer = tn_wg_route(n->wg, &dst);
+    struct tn_wg_train sealed = {.first = t->first, .count = t->count, .len = t->len, .last_len = t->last_len};
+    if (peer) (void)tn_wg_send_train(n->wg, peer, &sealed, tn_node_now()); /* TCP: the filter has nothing to note */
+}
+
 static void wg_send(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, const uint8_t *datagram, size_t len,
                     uint64_t now_us)
 {
     struct tn_node *n = ctx;
     struct tn_npeer *peer = peer_arg;
     if (peer->path) tn_path_send(n->path, peer->path, datagram, len, now_us);
+}
+
+static void wg_send_run(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, const uint8_t *run, size_t len,
+                        size_t segment, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_npeer *peer = peer_arg;
+    if (peer->path) tn_path_send_run(n->path, peer->path, run, len, segment, now_us);
 }
 
 static void wg_reply(void *ctx, const struct tn_wg_from *from, const uint8_t *datagram, size_t len, uint64_t now_us)
@@ -267,6 +333,12 @@ static void path_udp_send(void *ctx, const struct tn_addrport *to, const uint8_t
     if (n->udp) tn_udp_send(n->udp, to, datagram, len);
 }
 
+static void path_udp_send_run(void *ctx, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment)
+{
+    struct tn_node *n = ctx;
+    if (n->udp) tn_udp_send_run(n->udp, to, run, len, segment);
+}
+
 static void path_derp_state(void *ctx, int region, bool connected, const char *text)
 {
     struct tn_node *n = ctx;
@@ -281,7 +353,9 @@ struct tn_wg_callbacks tn_node_wg_callbacks(void)
                                     .reply = wg_reply,
                                     .deliver = wg_deliver,
                                     .resolve = wg_resolve,
-                                    .wallclock = wg_wallclock};
+                                    .wallclock = wg_wallclock,
+                                    .send_run = wg_send_run,
+                                    .deliver_run = wg_deliver_run};
 }
 
 struct tn_path_callbacks tn_node_path_callbacks(void)
@@ -290,7 +364,9 @@ struct tn_path_callbacks tn_node_path_callbacks(void)
                                       .netinfo = path_netinfo,
                                       .endpoints = path_endpoints,
                                       .udp_send = path_udp_send,
-                                      .derp_state = path_derp_state};
+                                      .derp_state = path_derp_state,
+                                      .receive_run = path_receive_run,
+                                      .udp_send_run = path_udp_send_run};
 }
 
 /* ---- the forwarder's hooks, which know the forwarder and not the node ---- */
@@ -319,5 +395,6 @@ struct tn_stack_callbacks tn_node_stack_callbacks(void)
                                        .foreign_syn = foreign_syn,
                                        .foreign_tcp = foreign_tcp,
                                        .foreign_udp = foreign_udp,
-                                       .foreign_other = foreign_other};
+                                       .foreign_other = foreign_other,
+                                       .output_train = stack_output_train};
 }

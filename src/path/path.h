@@ -55,6 +55,12 @@ struct tn_path_callbacks {
     void (*udp_send)(void *ctx, const struct tn_addrport *to, const uint8_t *datagram, size_t len);
     /* For health and status; may be NULL. */
     void (*derp_state)(void *ctx, int region, bool connected, const char *text);
+    /* WireGuard transport packets of segment bytes each, the last maybe shorter (udp.h), from one UDP address. NULL:
+     * receive gets them one by one. */
+    void (*receive_run)(void *ctx, const struct tn_path_source *from, uint8_t *run, size_t len, size_t segment,
+                        uint64_t now_us);
+    /* Like udp_send for a run of them, behind all that were sent before. NULL: udp_send gets them one by one. */
+    void (*udp_send_run)(void *ctx, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment);
 };
 
 struct tn_path_config {
@@ -90,6 +96,9 @@ void *tn_path_peer_arg(const struct tn_path_peer *peer);
 
 /* Sends an outer datagram by the best path known. Losses are silent. */
 void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *datagram, size_t len, uint64_t now_us);
+/* A run of them: segment bytes each, the last maybe shorter. */
+void tn_path_send_run(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *run, size_t len, size_t segment,
+                      uint64_t now_us);
 /* The system said that a datagram can't be sent there (a negative errno): a path that leads there is given up, unless
  * it is only a loss. May be called from udp_send. */
 void tn_path_udp_failed(struct tn_path *p, const struct tn_addrport *to, int err, uint64_t now_us);
@@ -107,6 +116,9 @@ int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer,
 /* A UDP datagram that arrived: STUN, disco or WireGuard. */
 void tn_path_udp_input(struct tn_path *p, const struct tn_addrport *from, uint8_t *datagram, size_t len,
                        uint64_t now_us);
+/* A run of datagrams from one address (udp.h); segment > 0 unless len is 0. */
+void tn_path_udp_input_run(struct tn_path *p, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment,
+                           uint64_t now_us);
 void tn_path_timeout(struct tn_path *p, uint64_t now_us);
 uint64_t tn_path_next_deadline(const struct tn_path *p);
 

@@ -1,43 +1,106 @@
-/* Linux UDP sockets of a node. Receive buffers exist only after the first datagram and are small enough for an
- * idle node: a batch of 16 datagrams of up to 2 KiB. A longer datagram than that is no WireGuard packet of ours
- * (MTU 1280 to 1420) nor disco, and is dropped. */
+/* Linux UDP sockets of a node.
+ *
+ * Receiving: one mapping, cut into slots. With UDP_GRO the kernel hands over up to 64 KB of equal datagrams at once, so
+ * there are few large slots; without it many small ones. Pages of slots are touched only by traffic that fills them,
+ * and dropped when it has been quiet for a while, so an idle node pays for a page or two.
+ *
+ * Sending: small datagrams wait in the outbox for the end of the loop's turn and leave in one sendmmsg; neighbours of
+ * equal size for one address become one message with UDP_SEGMENT. Long runs go straight from their owner's buffer.
+ * UDP_SEGMENT can fail at run time (EIO: a device without checksum offload; EINVAL: segments above the path's MTU): then
+ * the run is sent datagram by datagram, and after EIO every later one, too.
+ *
+ * A full socket buffer is the device's back-pressure: a bounded wait for it is cheaper than a burst of losses. */
 #include "path/udp.h"
 #include "util/err.h"
+#include "util/heap.h"
 
 #include <netinet/in.h>
+#include <netinet/udp.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
 enum {
-    BATCH = 16,
-    DATAGRAM_MAX = 2048,
-    SOCKET_BUFFER = 1024 * 1024, /* asked for, capped by net.core.*mem_max; room for a burst while the loop is busy */
+    GRO_SLOTS = 4,
+    GRO_SLOT = 64 * 1024,
+    SLOTS = 64,           /* without UDP_GRO */
+    SLOT = 2048,          /* a longer datagram is no WireGuard packet of ours nor disco */
+    OUT_RUNS = 64,        /* messages of one sendmmsg */
+    OUT_BYTES = 64 * 1024,
+    SEGMENTS_MAX = 64,    /* of one message; what kernels before 6.9 take */
+    CONTROL = CMSG_SPACE(sizeof(int)),
+    SOCKET_BUFFER = 4 * 1024 * 1024, /* asked for, capped by net.core.*mem_max: room for bursts while the loop works */
+    FULL_WAITS = 4, FULL_WAIT_MS = 2,
+    LARGE = 4096,         /* what touches more than the first page of a slot */
+};
+#define QUIET_US UINT64_C(5000000)
+
+struct inbox {
+    struct mmsghdr msgs[SLOTS];
+    struct iovec iov[SLOTS];
+    struct sockaddr_storage from[SLOTS];
+    _Alignas(struct cmsghdr) uint8_t control[SLOTS][CONTROL];
+    uint8_t *bytes;
 };
 
-struct batch {
-    struct mmsghdr msgs[BATCH];
-    struct iovec iov[BATCH];
-    struct sockaddr_storage from[BATCH];
-    uint8_t bytes[BATCH][DATAGRAM_MAX];
+struct out_run {
+    struct tn_addrport to;
+    uint32_t at, len;
+    uint16_t segment, count;
+    bool closed; /* its last datagram is a short one */
+};
+
+struct outbox {
+    struct out_run run[OUT_RUNS];
+    unsigned nruns;
+    uint32_t used;
+    uint8_t bytes[OUT_BYTES];
 };
 
 struct tn_udp {
     int fd4, fd6;
     uint16_t port4, port6;
-    struct batch *batch;
+    bool gso, gro;
+    void (*failed)(void *ctx, const struct tn_addrport *to, int err);
+    void *failed_ctx;
+    struct inbox *in;
+    struct outbox *out;
+    bool busy;          /* pages were touched since the last look */
+    uint64_t look_us;   /* TN_NEVER: nothing to give back */
 };
+
+enum { IN_BYTES = GRO_SLOTS * GRO_SLOT };
+_Static_assert(SLOTS * SLOT <= IN_BYTES && SLOTS >= GRO_SLOTS, "both layouts fit");
+
+/* ---- life ---- */
+
+/* As much as is allowed: with CAP_NET_ADMIN all of it. */
+static void ask_buffer(int fd, int force, int option)
+{
+    int size = SOCKET_BUFFER;
+    if (setsockopt(fd, SOL_SOCKET, force, &size, sizeof size) != 0) setsockopt(fd, SOL_SOCKET, option, &size, sizeof size);
+}
 
 /* Binds one family; the port bound to comes back in *port. Returns the descriptor or a negative code. */
 static int open_socket(int family, uint16_t *port)
 {
-    int one = 1, size = SOCKET_BUFFER;
+    int one = 1;
     struct sockaddr_storage ss;
     struct tn_addrport any = {.ip = {.family = family == AF_INET ? 4 : 6}, .port = *port};
     int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return -errno;
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    ask_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF);
+    ask_buffer(fd, SO_SNDBUFFORCE, SO_SNDBUF);
     socklen_t len = tn_addrport_to_sockaddr(&any, &ss);
     bool ok = family == AF_INET || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one) == 0;
     ok = ok && bind(fd, (struct sockaddr *)&ss, len) == 0;
@@ -53,10 +116,16 @@ static int open_socket(int family, uint16_t *port)
     return fd;
 }
 
+static bool has_option(int fd, int option, int value)
+{
+    return fd < 0 || setsockopt(fd, IPPROTO_UDP, option, &value, sizeof value) == 0;
+}
+
 int tn_udp_open(uint16_t port, struct tn_udp **out)
 {
     struct tn_udp *u = calloc(1, sizeof *u);
     if (!u) return TN_E_NOMEM;
+    u->look_us = TN_NEVER;
     u->port4 = port;
     u->fd4 = open_socket(AF_INET, &u->port4);
     u->port6 = u->fd4 >= 0 ? u->port4 : port;
@@ -72,17 +141,35 @@ int tn_udp_open(uint16_t port, struct tn_udp **out)
     }
     if (u->fd4 < 0) u->port4 = 0;
     if (u->fd6 < 0) u->port6 = 0;
+    u->gso = has_option(u->fd4, UDP_SEGMENT, 0) && has_option(u->fd6, UDP_SEGMENT, 0);
+    u->gro = has_option(u->fd4, UDP_GRO, 1) && has_option(u->fd6, UDP_GRO, 1);
     *out = u;
     return 0;
+}
+
+static void free_inbox(struct tn_udp *u)
+{
+    if (!u->in) return;
+    munmap(u->in->bytes, IN_BYTES);
+    free(u->in);
+    u->in = NULL;
 }
 
 void tn_udp_close(struct tn_udp *u)
 {
     if (!u) return;
+    tn_udp_flush(u); /* a goodbye */
     if (u->fd4 >= 0) close(u->fd4);
     if (u->fd6 >= 0) close(u->fd6);
-    free(u->batch);
+    free_inbox(u);
+    free(u->out);
     free(u);
+}
+
+void tn_udp_on_failed(struct tn_udp *u, void (*failed)(void *ctx, const struct tn_addrport *to, int err), void *ctx)
+{
+    u->failed = failed;
+    u->failed_ctx = ctx;
 }
 
 int tn_udp_fd4(const struct tn_udp *u) { return u->fd4 >= 0 ? u->fd4 : -1; }
@@ -90,45 +177,274 @@ int tn_udp_fd6(const struct tn_udp *u) { return u->fd6 >= 0 ? u->fd6 : -1; }
 uint16_t tn_udp_port4(const struct tn_udp *u) { return u->port4; }
 uint16_t tn_udp_port6(const struct tn_udp *u) { return u->port6; }
 
-static struct batch *batch_of(struct tn_udp *u)
+/* ---- in ---- */
+
+static struct inbox *inbox_of(struct tn_udp *u)
 {
-    if (u->batch) return u->batch;
-    struct batch *b = calloc(1, sizeof *b);
-    for (int i = 0; b && i < BATCH; i++) {
-        b->iov[i] = (struct iovec){b->bytes[i], DATAGRAM_MAX};
-        b->msgs[i].msg_hdr = (struct msghdr){.msg_name = &b->from[i], .msg_iov = &b->iov[i], .msg_iovlen = 1};
+    if (u->in) return u->in;
+    struct inbox *b = calloc(1, sizeof *b);
+    if (!b) return NULL;
+    b->bytes = mmap(NULL, IN_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (b->bytes == MAP_FAILED) {
+        free(b);
+        return NULL;
     }
-    return u->batch = b;
+    size_t n = u->gro ? GRO_SLOTS : SLOTS, size = u->gro ? GRO_SLOT : SLOT;
+    for (size_t i = 0; i < n; i++) {
+        b->iov[i] = (struct iovec){b->bytes + i * size, size};
+        b->msgs[i].msg_hdr = (struct msghdr){
+            .msg_name = &b->from[i], .msg_iov = &b->iov[i], .msg_iovlen = 1, .msg_control = b->control[i]};
+    }
+    return u->in = b;
 }
 
-int tn_udp_receive(struct tn_udp *u, int fd, int budget,
-                   void (*each)(void *ctx, const struct tn_addrport *from, uint8_t *datagram, size_t len), void *ctx)
+/* The size the kernel cut a message by; 0: it is one datagram. */
+static size_t gro_segment(struct msghdr *m)
 {
-    struct batch *b = batch_of(u);
-    int total = 0;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+        int segment;
+        if (c->cmsg_level != IPPROTO_UDP || c->cmsg_type != UDP_GRO || c->cmsg_len < CMSG_LEN(sizeof segment)) continue;
+        memcpy(&segment, CMSG_DATA(c), sizeof segment);
+        return segment > 0 ? (size_t)segment : 0;
+    }
+    return 0;
+}
+
+static int hand_over(struct inbox *b, int i, tn_udp_each *each, void *ctx)
+{
+    struct tn_addrport from;
+    struct msghdr *m = &b->msgs[i].msg_hdr;
+    size_t len = b->msgs[i].msg_len, segment = gro_segment(m);
+    if (segment == 0 || segment > len) segment = len;
+    if (m->msg_flags & MSG_TRUNC || tn_addrport_from_sockaddr((struct sockaddr *)&b->from[i], &from) != 0) return 1;
+    each(ctx, &from, b->iov[i].iov_base, len, segment);
+    return len ? (int)((len + segment - 1) / segment) : 1;
+}
+
+static void touched(struct tn_udp *u, uint64_t now_us)
+{
+    u->busy = true;
+    if (u->look_us == TN_NEVER) u->look_us = now_us + QUIET_US;
+}
+
+int tn_udp_receive(struct tn_udp *u, int fd, int budget, tn_udp_each *each, void *ctx, uint64_t now_us)
+{
+    struct inbox *b = inbox_of(u);
+    int total = 0, slots = u->gro ? GRO_SLOTS : SLOTS;
+    bool large = false;
     while (b && total < budget) {
-        int want = budget - total < BATCH ? budget - total : BATCH;
-        for (int i = 0; i < want; i++) b->msgs[i].msg_hdr.msg_namelen = sizeof b->from[i];
+        int want = budget - total < slots ? budget - total : slots;
+        for (int i = 0; i < want; i++) {
+            b->msgs[i].msg_hdr.msg_namelen = sizeof b->from[i];
+            b->msgs[i].msg_hdr.msg_controllen = CONTROL;
+        }
         int n = recvmmsg(fd, b->msgs, (unsigned)want, 0, NULL);
         if (n <= 0) break; /* drained; a pending ICMP error was taken by this call and costs one round */
         for (int i = 0; i < n; i++) {
-            struct tn_addrport from;
-            if (b->msgs[i].msg_hdr.msg_flags & MSG_TRUNC) continue;
-            if (tn_addrport_from_sockaddr((struct sockaddr *)&b->from[i], &from) == 0)
-                each(ctx, &from, b->bytes[i], b->msgs[i].msg_len);
+            large |= b->msgs[i].msg_len > LARGE;
+            total += hand_over(b, i, each, ctx);
         }
-        total += n;
         if (n < want) break;
     }
+    if (large) touched(u, now_us);
     return total;
+}
+
+void tn_udp_timeout(struct tn_udp *u, uint64_t now_us)
+{
+    if (now_us < u->look_us) return;
+    u->look_us = u->busy ? now_us + QUIET_US : TN_NEVER;
+    if (!u->busy) {
+        if (u->in) madvise(u->in->bytes, IN_BYTES, MADV_DONTNEED);
+        free(u->out);
+        u->out = NULL;
+    }
+    u->busy = false;
+}
+
+uint64_t tn_udp_next_deadline(const struct tn_udp *u) { return u->look_us; }
+
+/* ---- out ---- */
+
+/* Waits a little for room in the socket's buffer. False: it stays full, and what there is is lost. */
+static bool wait_room(int fd, int *waits)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    return (*waits)-- > 0 && poll(&p, 1, FULL_WAIT_MS) > 0;
+}
+
+static void tell_failed(const struct tn_udp *u, const struct sockaddr_storage *ss, int err)
+{
+    struct tn_addrport to;
+    if (u->failed && tn_addrport_from_sockaddr((const struct sockaddr *)ss, &to) == 0) u->failed(u->failed_ctx, &to, -err);
+}
+
+static void send_datagrams(const struct tn_udp *u, int fd, const struct sockaddr_storage *ss, socklen_t sslen,
+                           const uint8_t *run, size_t len, size_t segment, int *waits)
+{
+    struct mmsghdr msgs[SEGMENTS_MAX];
+    struct iovec iov[SEGMENTS_MAX];
+    for (size_t at = 0; at < len;) {
+        unsigned n = 0, done = 0;
+        for (; at < len && n < SEGMENTS_MAX; at += segment, n++) {
+            iov[n] = (struct iovec){(void *)(uintptr_t)(run + at), len - at < segment ? len - at : segment};
+            msgs[n] = (struct mmsghdr){.msg_hdr = {.msg_name = (void *)(uintptr_t)ss, .msg_namelen = sslen,
+                                                   .msg_iov = &iov[n], .msg_iovlen = 1}};
+        }
+        while (done < n) {
+            int sent = sendmmsg(fd, msgs + done, n - done, 0);
+            if (sent > 0) done += (unsigned)sent;
+            else if (errno == EINTR) continue;
+            else if (errno != EAGAIN && errno != ENOBUFS) {
+                tell_failed(u, ss, errno);
+                return;
+            } else if (!wait_room(fd, waits)) return; /* lost */
+        }
+    }
+}
+
+static void put_segment(struct msghdr *m, uint8_t control[CONTROL], size_t segment)
+{
+    uint16_t size = (uint16_t)segment;
+    m->msg_control = control;
+    m->msg_controllen = CMSG_SPACE(sizeof size);
+    struct cmsghdr *c = CMSG_FIRSTHDR(m);
+    c->cmsg_level = IPPROTO_UDP;
+    c->cmsg_type = UDP_SEGMENT;
+    c->cmsg_len = CMSG_LEN(sizeof size);
+    memcpy(CMSG_DATA(c), &size, sizeof size);
+}
+
+/* What is to be done about a message that could not be sent. */
+enum failed { AGAIN, SINGLY, LOST, UNREACHABLE };
+
+static enum failed send_failed(struct tn_udp *u, int fd, bool segmented, int err, int *waits)
+{
+    if (err == EINTR) return AGAIN;
+    if (err == EAGAIN || err == ENOBUFS) return wait_room(fd, waits) ? AGAIN : LOST;
+    if (!segmented) return UNREACHABLE;
+    if (err == EIO) u->gso = false;
+    return err == EIO || err == EINVAL || err == EMSGSIZE || err == EOPNOTSUPP ? SINGLY : UNREACHABLE;
+}
+
+static void send_long(struct tn_udp *u, int fd, const struct sockaddr_storage *ss, socklen_t sslen, const uint8_t *run,
+                      size_t len, size_t segment, int *waits)
+{
+    size_t most = TN_UDP_RUN_MAX / segment;
+    most = (most < SEGMENTS_MAX ? most : SEGMENTS_MAX) * segment;
+    for (size_t at = 0, n; at < len; at += n) {
+        n = len - at < most ? len - at : most;
+        bool segmented = u->gso && n > segment;
+        if (!segmented) {
+            send_datagrams(u, fd, ss, sslen, run + at, len - at, segment, waits);
+            return;
+        }
+        _Alignas(struct cmsghdr) uint8_t control[CONTROL];
+        struct iovec iov = {(void *)(uintptr_t)(run + at), n};
+        struct msghdr m = {.msg_name = (void *)(uintptr_t)ss, .msg_namelen = sslen, .msg_iov = &iov, .msg_iovlen = 1};
+        put_segment(&m, control, segment);
+        enum failed what = AGAIN;
+        while (what == AGAIN && sendmsg(fd, &m, 0) < 0)
+            if ((what = send_failed(u, fd, true, errno, waits)) == UNREACHABLE) tell_failed(u, ss, errno);
+        if (what == SINGLY) send_datagrams(u, fd, ss, sslen, run + at, n, segment, waits);
+        if (what == LOST || what == UNREACHABLE) return;
+    }
+}
+
+void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment)
+{
+    struct sockaddr_storage ss;
+    int fd = to->ip.family == 4 ? u->fd4 : u->fd6, waits = FULL_WAITS;
+    if (fd < 0 || to->ip.family == 0 || len == 0) return;
+    tn_udp_flush(u);
+    socklen_t sslen = tn_addrport_to_sockaddr(to, &ss);
+    send_long(u, fd, &ss, sslen, run, len, segment, &waits);
+}
+
+/* The last run of the outbox if this datagram continues it. */
+static struct out_run *continued(const struct tn_udp *u, struct outbox *o, const struct tn_addrport *to, size_t len)
+{
+    struct out_run *r = o->nruns ? &o->run[o->nruns - 1] : NULL;
+    bool ok = r && u->gso && !r->closed && r->count < SEGMENTS_MAX && len <= r->segment &&
+              r->len + len <= TN_UDP_RUN_MAX && tn_addrport_eq(&r->to, to);
+    return ok ? r : NULL;
+}
+
+static struct outbox *outbox_of(struct tn_udp *u)
+{
+    if (!u->out && (u->out = malloc(sizeof *u->out))) u->out->nruns = u->out->used = 0;
+    return u->out;
 }
 
 void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *datagram, size_t len)
 {
-    struct sockaddr_storage ss;
     int fd = to->ip.family == 4 ? u->fd4 : u->fd6;
-    if (fd < 0 || to->ip.family == 0) return;
-    socklen_t sslen = tn_addrport_to_sockaddr(to, &ss);
-    ssize_t n = sendto(fd, datagram, len, 0, (struct sockaddr *)&ss, sslen);
-    (void)n; /* a datagram that can't be sent is a lost one */
+    struct outbox *o = fd < 0 || to->ip.family == 0 || len == 0 || len > TN_UDP_RUN_MAX ? NULL : outbox_of(u);
+    if (!o) return;
+    if (o->used + len > OUT_BYTES) tn_udp_flush(u);
+    struct out_run *r = continued(u, o, to, len);
+    if (!r) {
+        if (o->nruns == OUT_RUNS) tn_udp_flush(u);
+        r = &o->run[o->nruns++];
+        *r = (struct out_run){.to = *to, .at = o->used, .segment = (uint16_t)len};
+    }
+    memcpy(o->bytes + o->used, datagram, len);
+    o->used += (uint32_t)len;
+    r->len += (uint32_t)len;
+    r->count++;
+    r->closed = len < r->segment;
+}
+
+/* What one sendmmsg takes: neighbours in the outbox that leave by the same socket. */
+struct out_batch {
+    struct mmsghdr msgs[OUT_RUNS];
+    struct iovec iov[OUT_RUNS];
+    struct sockaddr_storage to[OUT_RUNS];
+    _Alignas(struct cmsghdr) uint8_t control[OUT_RUNS][CONTROL];
+};
+
+static void prepare(struct outbox *o, const struct out_run *r, struct out_batch *b, unsigned i)
+{
+    b->iov[i] = (struct iovec){o->bytes + r->at, r->len};
+    b->msgs[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &b->to[i], .msg_namelen = tn_addrport_to_sockaddr(&r->to, &b->to[i]),
+                                              .msg_iov = &b->iov[i], .msg_iovlen = 1}};
+    if (r->count > 1) put_segment(&b->msgs[i].msg_hdr, b->control[i], r->segment);
+}
+
+static void send_batch(struct tn_udp *u, int fd, struct outbox *o, const struct out_run *runs, unsigned n, int *waits)
+{
+    struct out_batch b;
+    for (unsigned i = 0; i < n; i++) prepare(o, &runs[i], &b, i);
+    for (unsigned done = 0; done < n;) {
+        const struct out_run *r = &runs[done];
+        if (r->count > 1 && !u->gso) { /* it went while we were at it */
+            send_datagrams(u, fd, &b.to[done], b.msgs[done].msg_hdr.msg_namelen, o->bytes + r->at, r->len, r->segment, waits);
+            done++;
+            continue;
+        }
+        int sent = sendmmsg(fd, b.msgs + done, n - done, 0);
+        if (sent > 0) {
+            done += (unsigned)sent;
+            continue;
+        }
+        int err = errno;
+        enum failed what = send_failed(u, fd, r->count > 1, err, waits);
+        if (what == UNREACHABLE) tell_failed(u, &b.to[done], err);
+        if (what == SINGLY)
+            send_datagrams(u, fd, &b.to[done], b.msgs[done].msg_hdr.msg_namelen, o->bytes + r->at, r->len, r->segment, waits);
+        if (what != AGAIN) done++;
+    }
+}
+
+void tn_udp_flush(struct tn_udp *u)
+{
+    struct outbox *o = u->out;
+    int waits = FULL_WAITS;
+    if (!o || o->nruns == 0) return;
+    for (unsigned i = 0, n; i < o->nruns; i += n) {
+        uint8_t family = o->run[i].to.ip.family;
+        for (n = 1; i + n < o->nruns && o->run[i + n].to.ip.family == family;) n++;
+        send_batch(u, family == 4 ? u->fd4 : u->fd6, o, &o->run[i], n, &waits);
+    }
+    o->nruns = o->used = 0;
 }

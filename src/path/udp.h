@@ -1,5 +1,9 @@
-/* The node's UDP sockets on Linux: bind, receive in batches (recvmmsg), send. Descriptors are non-blocking and
- * close-on-exec; the loop polls them and calls tn_udp_receive when readable. */
+/* The node's UDP sockets on Linux: bind, receive and send in batches. Descriptors are non-blocking and close-on-exec;
+ * the loop polls them and calls tn_udp_receive when readable, and tn_udp_flush before it sleeps.
+ *
+ * A run is a buffer of datagrams of `segment` bytes each, one after the other, the last maybe shorter, all from or to
+ * one address: what UDP_GRO gives and UDP_SEGMENT takes. Kernels and devices without them get and give the same runs
+ * through recvmmsg and sendmmsg. */
 #ifndef TN_PATH_UDP_H
 #define TN_PATH_UDP_H
 
@@ -12,13 +16,28 @@ struct tn_udp;
 /* port 0: any. Binds IPv4 and (where the system has it) IPv6 to the same port if it can. */
 int tn_udp_open(uint16_t port, struct tn_udp **out);
 void tn_udp_close(struct tn_udp *u);
+/* failed: the system said that nothing can be sent there (a negative errno; not when it is only short of room). Called from
+ * the sending functions. */
+void tn_udp_on_failed(struct tn_udp *u, void (*failed)(void *ctx, const struct tn_addrport *to, int err), void *ctx);
 int tn_udp_fd4(const struct tn_udp *u);
 int tn_udp_fd6(const struct tn_udp *u); /* -1: none */
 uint16_t tn_udp_port4(const struct tn_udp *u);
 uint16_t tn_udp_port6(const struct tn_udp *u);
-/* Reads what is there, at most budget datagrams; returns the number. Datagrams are writable and dead on return. */
-int tn_udp_receive(struct tn_udp *u, int fd, int budget,
-                   void (*each)(void *ctx, const struct tn_addrport *from, uint8_t *datagram, size_t len), void *ctx);
+
+/* Reads what is there, until at least budget datagrams have come; returns their number. A run is writable and dead on
+ * return. */
+typedef void tn_udp_each(void *ctx, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment);
+int tn_udp_receive(struct tn_udp *u, int fd, int budget, tn_udp_each *each, void *ctx, uint64_t now_us);
+
+/* Queues a datagram (copied): it leaves with the next tn_udp_flush, in the order queued. */
 void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *datagram, size_t len);
+/* A run, at most TN_UDP_RUN_MAX bytes, behind what is queued, at once and without a copy. segment > 0. */
+enum { TN_UDP_RUN_MAX = 65507 };
+void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment);
+void tn_udp_flush(struct tn_udp *u);
+
+/* Buffers that traffic has made resident go back to the system some seconds after it ended. */
+void tn_udp_timeout(struct tn_udp *u, uint64_t now_us);
+uint64_t tn_udp_next_deadline(const struct tn_udp *u); /* TN_NEVER: nothing held */
 
 #endif

@@ -94,6 +94,8 @@ int tn_tcp_reserve(struct tn_tcp *c, struct iovec *iov, int n, size_t want)
     return 1;
 }
 
+void tn_stack_batch_begin(struct tn_stack *st) {}
+void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us) {}
 void tn_tcp_commit(struct tn_tcp *c, size_t len, uint64_t now_us)
 {
     assert_true(len <= c->reserved);

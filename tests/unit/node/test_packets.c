@@ -23,6 +23,10 @@ void tn_stack_input(struct tn_stack *st, uint8_t *packet, size_t len, uint64_t n
     if (fake.on_input) fake.on_input(fake.node);
 }
 bool tn_resolver_stands_for(const struct tn_node *n, const struct tn_ip *dst) { return fake.names; }
+void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t n, uint64_t now_us)
+{
+    for (size_t i = 0; i < n; i++) tn_stack_input(st, packets[i].iov_base, packets[i].iov_len, now_us);
+}
 void tn_pings_tsmp(struct tn_node *n, struct tn_npeer *peer, const struct tn_ippkt *k, uint64_t now_us) { fake.tsmp++; }
 bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k) { return false; }
 void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us) { fake.refused++; }
@@ -45,6 +49,15 @@ bool tn_netnode_has_cap(const struct tn_netnode *node, const char *cap) { return
 
 /* Not reached from here. */
 int tn_wg_input(struct tn_wg *wg, uint8_t *msg, size_t len, const struct tn_wg_from *from, uint64_t now_us) { return 0; }
+void tn_wg_input_run(struct tn_wg *wg, uint8_t *run, size_t len, size_t segment, const struct tn_wg_from *from, uint64_t now_us) {}
+int tn_wg_send_train(struct tn_wg *wg, struct tn_wg_peer *p, const struct tn_wg_train *t, uint64_t now_us)
+{
+    fake.wg_sent += t->count;
+    return 0;
+}
+void tn_path_send_run(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *run, size_t len, size_t segment,
+                      uint64_t now_us) {}
+void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment) {}
 void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *bytes, size_t len, uint64_t now_us) {}
 void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *bytes, size_t len, uint64_t now_us) {}
 void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *datagram, size_t len) {}

@@ -377,6 +377,44 @@ static void test_ping_failures(void **state)
     world_free(w);
 }
 
+static struct {
+    size_t runs, bytes, segment;
+} seen_runs;
+
+static void on_receive_run(void *ctx, const struct tn_path_source *from, uint8_t *run, size_t len, size_t segment,
+                           uint64_t now_us)
+{
+    seen_runs.runs++;
+    seen_runs.bytes += len;
+    seen_runs.segment = segment;
+    memset(run, 0xff, len);
+}
+
+/* Data in a row is one run; what lies between is looked at by itself, and the rest goes on. */
+static void test_runs_are_sorted(void **state)
+{
+    struct world *w = pair();
+    struct node *a = &w->nodes[0];
+    struct tn_addrport stranger = {.ip = tn_ip4(203, 0, 113, 9), .port = 999};
+    uint8_t run[9 * 100 + 40] = {0};
+    for (size_t i = 0; i < 10; i++) run[i * 100] = i == 2 || i == 5 ? 1 : 4; /* two handshake messages */
+    a->p->config.cb.receive_run = on_receive_run;
+    memset(&seen_runs, 0, sizeof seen_runs);
+    tn_path_udp_input_run(a->p, &stranger, run, sizeof run, 100, w->now_us);
+    assert_int_equal(seen_runs.runs, 3); /* 0 1 | 3 4 | 6 7 8 9 */
+    assert_int_equal(seen_runs.bytes, 2 * 100 + 2 * 100 + 3 * 100 + 40);
+    assert_int_equal(a->received, 2);
+    memset(run, 0, sizeof run);
+    for (size_t i = 0; i < 10; i++) run[i * 100] = 4;
+    a->p->config.cb.receive_run = NULL;
+    tn_path_udp_input_run(a->p, &stranger, run, sizeof run, 100, w->now_us);
+    assert_int_equal(a->received, 12);
+    tn_path_udp_input_run(a->p, &stranger, run, 31, 31, w->now_us);
+    tn_path_udp_input_run(a->p, &stranger, run, 0, 0, w->now_us);
+    assert_int_equal(a->received, 14);
+    world_free(w);
+}
+
 static void test_wireguard_from_any_address(void **state)
 {
     struct world *w = pair();
@@ -928,6 +966,7 @@ int main(void)
         cmocka_unit_test(test_ping_over_udp),
         cmocka_unit_test(test_ping_failures),
         cmocka_unit_test(test_wireguard_from_any_address),
+        cmocka_unit_test(test_runs_are_sorted),
         cmocka_unit_test(test_udp_ping_is_answered_to_its_source),
         cmocka_unit_test(test_hostile_disco),
         cmocka_unit_test(test_call_me_maybe),
