@@ -5,6 +5,7 @@
 //	    serves on its tailnet addresses: 7 echo, 9 sink, 19 source of bytes, 80 HTTP
 //	tsnetpeer ... -mode dial -targets HOST:PORT    stdin lines "HOST:PORT text" => one JSON answer each
 //	tsnetpeer ... -mode get                        stdin lines "URL" => one JSON answer each
+//	tsnetpeer speed ...                            bench/speed on tsnet, see speed.go
 //	tsnetpeer ... -mode usable -target HOST:PORT   time from start to the first byte over the tailnet
 //
 // When the node is up it prints {"ready":true,"ips":[...],"ms":N} as one line.
@@ -38,6 +39,10 @@ var out = json.NewEncoder(os.Stdout)
 
 func main() {
 	start := time.Now()
+	if len(os.Args) > 2 && os.Args[1] == "speed" {
+		speed(os.Args[2:])
+		return
+	}
 	control := flag.String("control", "", "control URL")
 	dir := flag.String("dir", "", "state directory")
 	hostname := flag.String("hostname", "tsnetpeer", "host name")
