@@ -1,4 +1,4 @@
-/* SOCKS5 replies: the first byte chooses credentials and how the rest is cut into pieces; our own messages are
+/* SOCKS5 replies: the first byte chooses credentials, the command and how the rest is cut into pieces; our own messages are
  * "sent" as they come. A proxy's bytes may end the dial, finish it or leave it waiting; nothing of the tunnel may
  * be taken. */
 #include "egress/handshake.h"
@@ -22,7 +22,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct tn_addrport dst = {data[0] & 2 ? (struct tn_ip){6, {0x20}} : tn_ip4(1, 1, 1, 1), 443};
     size_t step = (size_t)(data[0] >> 2) + 1, at = 1, taken = 0;
     if (p.has_auth) p.user = tn_secret_new("user", 4);
-    struct tn_socks5 *s = tn_socks5_new(&p, &dst, NULL);
+    bool associate = data[0] & 0x80;
+    struct tn_socks5 *s = associate ? tn_socks5_new_associate(&p) : tn_socks5_new(&p, &dst, NULL);
+    struct tn_addrport bound;
     int r = TN_HANDSHAKE_MORE;
     while (s && r == TN_HANDSHAKE_MORE && at < size) {
         size_t n = size - at < step ? size - at : step, used;
@@ -34,6 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         taken += used;
     }
     if (taken > 2 + 2 + 4 + 1 + 255 + 2) abort(); /* the longest conversation there is */
+    if (s) tn_socks5_bound(s, &bound);
+    if (s && r != TN_HANDSHAKE_DONE && bound.ip.family != 0) abort();
     tn_socks5_free(s);
     tn_secret_free(p.user);
     return 0;

@@ -88,6 +88,7 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   exit_names          true | false (default): tell the proxy names instead of addresses where they are known. The proxy then
  *                       resolves them, and may find another address than ours did, its own network among them
  *   config              path of a configuration file (docs/CONFIG.md), read at once; tailnet_reload reads it again
+ *   exit_proxy_udp      bool: UDP of exit clients by the proxy's UDP ASSOCIATE (SOCKS5); default false: UDP is refused then
  *   exit_dns            where names are asked for exit clients, through the same egress: https://ADDRESS[:port][/path] (DNS
  *                       over HTTPS), tcp://ADDRESS[:port] (DNS over TCP) or udp://ADDRESS[:port] (over UDP where the egress has
  *                       a way for it, else TCP), up to four in the order of preference, separated by commas; default

@@ -43,6 +43,8 @@ static const char usage[] =
     "                           socks5://[user:pass@]host:port, http://... or https://...; several between\n"
     "                           blanks are a pool; also TAILNET_EXIT_PROXY\n"
     "  --exit-names             tell the proxy names instead of addresses, where they are known\n"
+    "  --exit-proxy-udp         UDP as well, by the proxy's UDP ASSOCIATE (SOCKS5); without it UDP is refused, so that\n"
+    "                           browsers use TCP at once\n"
     "  --exit-egress off|host|proxy\n"
     "                           off is the default; host sends it from this host's own address; --exit-proxy\n"
     "                           means proxy\n"
@@ -87,6 +89,7 @@ static const struct flag flags[] = {
     {"advertise-exit-node", "advertise_exit_node", true, false},
     {"exit-egress", "exit_egress", false, false},
     {"exit-proxy", "exit_proxy", false, true},
+    {"exit-proxy-udp", "exit_proxy_udp", true, false},
     {"exit-dns", "exit_dns", false, false},
     {"exit-dns-aaaa", "exit_dns_aaaa", false, false},
     {"exit-breaker", "exit_breaker", true, false},

@@ -88,15 +88,21 @@ static bool same_peer(const struct tn_hnode *node, const void *key)
     return TN_CONTAINER(node, struct tn_dpeer, node)->id == *(const uint64_t *)key;
 }
 
-static struct tn_dpeer *get_peer(struct tn_dgrams *g, uint64_t id)
+struct tn_dpeer *tn_dpeer_find(struct tn_egress *e, uint64_t id)
 {
-    uint64_t hash = tn_siphash(&g->key, &id, sizeof id);
-    struct tn_hnode *n = tn_htable_find(&g->peers, hash, same_peer, &id);
-    if (n) return TN_CONTAINER(n, struct tn_dpeer, node);
-    struct tn_dpeer *p = calloc(1, sizeof *p);
-    if (!p) return NULL;
+    struct tn_dgrams *g = &e->dgrams;
+    struct tn_hnode *n = tn_htable_find(&g->peers, tn_siphash(&g->key, &id, sizeof id), same_peer, &id);
+    return n ? TN_CONTAINER(n, struct tn_dpeer, node) : NULL;
+}
+
+static struct tn_dpeer *get_peer(struct tn_egress *e, uint64_t id)
+{
+    struct tn_dgrams *g = &e->dgrams;
+    struct tn_dpeer *p = tn_dpeer_find(e, id);
+    if (p || !(p = calloc(1, sizeof *p))) return p;
     p->id = id;
-    if (tn_htable_insert(&g->peers, &p->node, hash) == 0) return p;
+    tn_list_init(&p->assocs);
+    if (tn_htable_insert(&g->peers, &p->node, tn_siphash(&g->key, &id, sizeof id)) == 0) return p;
     free(p);
     return NULL;
 }
@@ -144,7 +150,7 @@ int tn_chan_new(struct tn_egress *e, uint64_t peer, enum tn_dgram_kind kind, str
     struct tn_dgrams *g = &e->dgrams;
     unsigned most = most_chans();
     if (g->nchans >= most) return TN_EGRESS_FAIL_LIMIT;
-    struct tn_dpeer *p = get_peer(g, peer);
+    struct tn_dpeer *p = get_peer(e, peer);
     if (!p) return TN_EGRESS_FAIL_FDS;
     bool full = p->nchans >= most / PER_PEER_DIV;
     struct tn_chan *c = full || get_buffers(g) != 0 ? NULL : calloc(1, sizeof *c);
@@ -165,6 +171,7 @@ int tn_chan_new(struct tn_egress *e, uint64_t peer, enum tn_dgram_kind kind, str
 /* New flows of its source get another one. */
 static void hide(struct tn_chan *c)
 {
+    if (c->assoc) tn_assoc_hide(c->assoc);
     if (c->src.ip.family == 0) return;
     tn_htable_remove(&c->e->dgrams.sources, &c->by_src);
     c->src.ip.family = 0;
@@ -178,6 +185,8 @@ void tn_chan_free(struct tn_chan *c)
         c->dead = true;
         return;
     }
+    if (c->assoc) tn_assoc_free(c->assoc);
+    c->assoc = NULL;
     if (g->out->chan == c) {
         c->busy++;
         tn_dgrams_flush(c->e); /* it has no flow any more: nobody is told anything */
@@ -222,16 +231,19 @@ static void forget(struct tn_dgram *d)
     g->stats.flows--;
 }
 
+void tn_dgram_end(struct tn_dgram *d, enum tn_egress_fail why)
+{
+    bool tell = !d->chan->e->closing;
+    forget(d);
+    if (tell) d->ev->on_end(d->arg, why);
+    free(d);
+}
+
 void tn_chan_end(struct tn_chan *c, enum tn_egress_fail why)
 {
     hide(c);
     c->busy++;
-    while (!tn_list_empty(&c->flows)) {
-        struct tn_dgram *d = TN_CONTAINER(c->flows.next, struct tn_dgram, link);
-        forget(d);
-        if (!c->e->closing) d->ev->on_end(d->arg, why);
-        free(d);
-    }
+    while (!tn_list_empty(&c->flows)) tn_dgram_end(TN_CONTAINER(c->flows.next, struct tn_dgram, link), why);
     c->busy--;
     tn_chan_free(c);
 }
@@ -270,7 +282,7 @@ static int choose_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct
 {
     switch (e->policy->mode) {
     case TN_EGRESS_HOST: return host_chan(e, k, out);
-    case TN_EGRESS_PROXY:
+    case TN_EGRESS_PROXY: return tn_assoc_chan(e, k, out);
     case TN_EGRESS_OFF: break;
     }
     return TN_EGRESS_FAIL_OFF;
@@ -314,7 +326,8 @@ int tn_dgram_open(struct tn_egress *e, const struct tn_dgram_key *key, const str
 
 void tn_dgram_send(struct tn_dgram *d, const void *bytes, size_t len)
 {
-    tn_chan_send(d->chan, &d->dst, NULL, 0, bytes, len);
+    if (d->chan->assoc) tn_assoc_send(d->chan, &d->dst, bytes, len);
+    else tn_chan_send(d->chan, &d->dst, NULL, 0, bytes, len);
     tn_run_schedule(d->chan->e);
 }
 
@@ -342,26 +355,44 @@ void tn_dgrams_init(struct tn_egress *e)
     tn_list_init(&g->graveyard);
 }
 
-static void end_all(struct tn_egress *e, enum tn_egress_fail why)
+/* all: also what could go on under the policy that is in force now. */
+static void end_chans(struct tn_egress *e, bool all)
 {
     /* Those that are being read from right now stay in the list until that is over: each is taken once. */
     struct tn_list todo;
     tn_list_init(&todo);
     for (struct tn_list *n; (n = tn_list_pop_front(&e->dgrams.chans));) tn_list_push_back(&todo, n);
     for (struct tn_list *n; (n = tn_list_pop_front(&todo));) {
+        struct tn_chan *c = TN_CONTAINER(n, struct tn_chan, all);
         tn_list_push_back(&e->dgrams.chans, n);
-        tn_chan_end(TN_CONTAINER(n, struct tn_chan, all), why);
+        if (all || !c->assoc || !tn_assoc_outlives(c->assoc)) tn_chan_end(c, TN_EGRESS_FAIL_CANCELED);
     }
 }
 
-void tn_dgrams_policy_changed(struct tn_egress *e) { end_all(e, TN_EGRESS_FAIL_CANCELED); }
+void tn_dgrams_policy_changed(struct tn_egress *e)
+{
+    end_chans(e, false);
+    tn_assoc_probe(e);
+}
+
+void tn_egress_set_proxy_udp(struct tn_egress *e, bool on)
+{
+    if (e->dgrams.by_proxy == on) return;
+    e->dgrams.by_proxy = on;
+    if (!on) end_chans(e, false);
+    tn_assoc_probe(e);
+}
 
 void tn_dgrams_fini(struct tn_egress *e)
 {
-    end_all(e, TN_EGRESS_FAIL_CANCELED);
+    end_chans(e, true);
     tn_htable_fini(&e->dgrams.flows);
     tn_htable_fini(&e->dgrams.sources);
     tn_htable_fini(&e->dgrams.peers);
 }
 
-void tn_dgram_stats(const struct tn_egress *e, struct tn_dgram_stats *out) { *out = e->dgrams.stats; }
+void tn_dgram_stats(const struct tn_egress *e, struct tn_dgram_stats *out)
+{
+    *out = e->dgrams.stats;
+    out->relay = e->dgrams.relay_state;
+}

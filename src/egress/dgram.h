@@ -42,7 +42,13 @@ int tn_dgram_open(struct tn_egress *e, const struct tn_dgram_key *key, const str
 void tn_dgram_send(struct tn_dgram *d, const void *bytes, size_t len);
 void tn_dgram_close(struct tn_dgram *d);
 
+/* UDP through the proxy: off at first. While on, and the proxy does SOCKS5, the proxy is asked for it at once, so that status
+ * can tell. */
+void tn_egress_set_proxy_udp(struct tn_egress *e, bool on);
+enum tn_relay { TN_RELAY_UNKNOWN, TN_RELAY_WORKS, TN_RELAY_REFUSED, TN_RELAY_FAILS };
+
 struct tn_dgram_stats {
+    enum tn_relay relay; /* what the proxy said last */
     unsigned flows, sockets, associations; /* now */
     uint64_t sent, received, bytes_up, bytes_down;
     uint64_t unsent;    /* too large, no room in the socket, or nothing to send them by */

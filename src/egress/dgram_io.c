@@ -23,10 +23,11 @@ static void leave(struct tn_chan *c)
 
 /* ---- in ---- */
 
-static void deliver(struct tn_chan *c, const struct tn_addrport *from, const uint8_t *bytes, size_t len)
+static void deliver(struct tn_chan *c, struct tn_addrport from, const uint8_t *bytes, size_t len)
 {
     struct tn_dgrams *g = &c->e->dgrams;
-    struct tn_dgram *d = tn_dgram_find(c->e, c, from);
+    if (c->assoc && !tn_assoc_unwrap(c, &from, &bytes, &len)) return;
+    struct tn_dgram *d = tn_dgram_find(c->e, c, &from);
     if (!d) {
         g->stats.strangers++;
         return;
@@ -55,7 +56,7 @@ void tn_chan_ready(struct tn_chan *c)
     read_errors(c);
     for (int round = 0, n = TN_DGRAM_BATCH; round < READS_PER_TURN && n == TN_DGRAM_BATCH && !c->dead; round++) {
         n = tn_dgramsock_read(c->fd, in);
-        for (int i = 0; i < n && !c->dead; i++) deliver(c, &in->got[i].from, in->bytes[i], in->got[i].len);
+        for (int i = 0; i < n && !c->dead; i++) deliver(c, in->got[i].from, in->bytes[i], in->got[i].len);
     }
     leave(c);
 }

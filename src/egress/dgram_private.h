@@ -37,6 +37,7 @@ struct tn_dpeer {
     struct tn_hnode node;
     uint64_t id;
     unsigned nchans;
+    struct tn_list assocs; /* the oldest first */
 };
 
 /* Datagrams of this turn for one channel, sent together when it is over. */
@@ -57,6 +58,9 @@ struct tn_dgrams {
     unsigned nchans;
     struct tn_dgram_in *in; /* both only while there are channels */
     struct tn_dgram_out *out;
+    bool by_proxy;            /* UDP ASSOCIATE is wanted */
+    enum tn_relay relay_state;
+    uint64_t relay_retry_us;  /* no association is begun before */
     struct tn_dgram_stats stats;
 };
 
@@ -69,7 +73,19 @@ int tn_chan_new(struct tn_egress *e, uint64_t peer, enum tn_dgram_kind kind, str
 void tn_chan_free(struct tn_chan *c); /* without flows */
 int tn_chan_take_fd(struct tn_chan *c, int fd); /* 0, or a TN_EGRESS_FAIL and fd is closed */
 void tn_chan_end(struct tn_chan *c, enum tn_egress_fail why); /* ends all its flows, which frees it */
+void tn_dgram_end(struct tn_dgram *d, enum tn_egress_fail why); /* its owner is told; the channel stays */
+struct tn_dpeer *tn_dpeer_find(struct tn_egress *e, uint64_t id);
 struct tn_dgram *tn_dgram_find(struct tn_egress *e, const struct tn_chan *c, const struct tn_addrport *dst);
+
+/* associate.c */
+int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out);
+void tn_assoc_probe(struct tn_egress *e);
+void tn_assoc_hide(struct tn_assoc *a); /* no new flows */
+bool tn_assoc_outlives(struct tn_assoc *a); /* may its flows stay under the new policy? New ones go elsewhere */
+void tn_assoc_free(struct tn_assoc *a);
+void tn_assoc_send(struct tn_chan *c, const struct tn_addrport *to, const void *bytes, size_t len);
+/* False: dropped and counted. Else from, bytes and len become those of the datagram inside. */
+bool tn_assoc_unwrap(const struct tn_chan *c, struct tn_addrport *from, const uint8_t **bytes, size_t *len);
 
 /* dgram_io.c */
 void tn_chan_ready(struct tn_chan *c);

@@ -132,7 +132,9 @@ static bool begin_words(struct tn_egress_conn *c)
     }
     const struct tn_proxy *as = credentials(c);
     const char *name = is_told_names(c) ? d->name : NULL;
-    if (!as || tn_handshake_init(&d->handshake, as, probe ? NULL : &d->dst, name) != 0) {
+    int err = !as ? TN_E_NOMEM : d->bound ? tn_handshake_init_associate(&d->handshake, as)
+                                          : tn_handshake_init(&d->handshake, as, probe ? NULL : &d->dst, name);
+    if (err) {
         tn_dial_failed(c, TN_EGRESS_FAIL_FDS);
         return false;
     }
@@ -189,6 +191,7 @@ static bool take_input(struct tn_egress_conn *c, const uint8_t *bytes, size_t le
     size_t used;
     int r = tn_handshake_input(&c->dialing->handshake, bytes, len, &used);
     if (r == TN_HANDSHAKE_MORE) return true;
+    if (r == TN_HANDSHAKE_DONE && c->dialing->bound) tn_handshake_bound(&c->dialing->handshake, c->dialing->bound);
     if (r == TN_HANDSHAKE_DONE && keep_early(c, bytes + used, len - used) == 0) {
         tn_upstream_worked(c->up);
         tn_conn_opened(c);

@@ -14,6 +14,15 @@ bool tn_handshake_asked(const struct tn_handshake *h)
     return h->scheme != TN_PROXY_SOCKS5 || tn_socks5_asked(h->u.socks5); /* CONNECT is the first word */
 }
 
+int tn_handshake_init_associate(struct tn_handshake *h, const struct tn_proxy *proxy)
+{
+    if (proxy->scheme != TN_PROXY_SOCKS5) return TN_E_UNSUPPORTED;
+    h->scheme = TN_PROXY_SOCKS5;
+    return (h->u.socks5 = tn_socks5_new_associate(proxy)) ? 0 : TN_E_NOMEM;
+}
+
+void tn_handshake_bound(const struct tn_handshake *h, struct tn_addrport *out) { tn_socks5_bound(h->u.socks5, out); }
+
 void tn_handshake_fini(struct tn_handshake *h)
 {
     if (h->scheme == TN_PROXY_SOCKS5) tn_socks5_free(h->u.socks5);

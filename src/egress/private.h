@@ -55,6 +55,7 @@ struct tn_dialing {
     struct tn_addrport *addrs; /* the proxy's addresses still to be tried; NULL in HOST mode */
     size_t naddrs, next;
     struct tn_proxy *as;       /* the proxy with this peer's credentials; NULL: as it stands */
+    struct tn_addrport *bound; /* not NULL: a UDP association is asked for, and this is where it is */
     bool in_handshake;         /* handshake is initialised */
     struct tn_handshake handshake;
 };

@@ -103,6 +103,14 @@ long tn_socket_writev(int fd, const struct iovec *iov, int n)
     return r >= 0 ? r : failed();
 }
 
+int tn_socket_peer(int fd, struct tn_addrport *out)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof sa;
+    if (getpeername(fd, (struct sockaddr *)&sa, &len) != 0) return -errno;
+    return tn_addrport_from_sockaddr((struct sockaddr *)&sa, out);
+}
+
 int tn_socket_shutdown(int fd) { return shutdown(fd, SHUT_WR) == 0 ? 0 : -errno; }
 
 void tn_socket_close(int fd, bool reset)

@@ -17,6 +17,7 @@ int tn_socket_error(int fd);
 /* Bytes, 0 at the end of the stream, TN_E_AGAIN, TN_E_RESET (EPIPE too: see the source) or another negative errno. */
 long tn_socket_readv(int fd, const struct iovec *iov, int n);
 long tn_socket_writev(int fd, const struct iovec *iov, int n);
+int tn_socket_peer(int fd, struct tn_addrport *out); /* whom it is connected to */
 int tn_socket_shutdown(int fd);
 void tn_socket_close(int fd, bool reset); /* reset: RST instead of FIN */
 /* How many descriptors forwarded flows may use: the soft limit less those kept for the node itself. */

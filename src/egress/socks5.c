@@ -8,7 +8,9 @@
  *   we      05 01 00 ATYP ADDR PORT  ATYP 1 or 4, or 3 where the proxy is told names
  *   proxy   05 REP RSV ATYP BND.ADDR BND.PORT
  *
- * The bound address is of no use to us and may be of any kind whatever we asked with; a proxy that answers an IPv4
+ * UDP ASSOCIATE is the same with 03 for 01 and zeros for the destination; then the bound address is the relay's.
+ *
+ * Otherwise the bound address is of no use to us and may be of any kind whatever we asked with; a proxy that answers an IPv4
  * request with an IPv6 or domain bound address is right. When REP says no, the rest may be junk or missing: the
  * verdict falls at the second byte. RSV is ignored. Bytes after the reply are the destination's.
  *
@@ -25,7 +27,7 @@
 #include <stdlib.h>
 
 enum {
-    VERSION = 5, AUTH_VERSION = 1, CMD_CONNECT = 1,
+    VERSION = 5, AUTH_VERSION = 1, CMD_CONNECT = 1, CMD_ASSOCIATE = 3,
     METHOD_NONE = 0, METHOD_USERPASS = 2, METHOD_NONE_ACCEPTABLE = 0xff,
     ATYP_V4 = 1, ATYP_NAME = 3, ATYP_V6 = 4,
 };
@@ -39,6 +41,7 @@ struct tn_socks5 {
     struct tn_addrport dst;
     bool greet_only;
     char name[TN_HANDSHAKE_NAME_MAX + 1]; /* "": the address */
+    uint8_t command;
     enum socks5_state state;
     uint16_t out_off, out_len, in_len;
     uint8_t in[REPLY_MAX];
@@ -71,7 +74,7 @@ static void put_request(struct tn_socks5 *s)
     tn_wipe(s->out, sizeof s->out);
     struct tn_wr w = tn_wr_init(s->out, sizeof s->out);
     tn_wr_u8(&w, VERSION);
-    tn_wr_u8(&w, CMD_CONNECT);
+    tn_wr_u8(&w, s->command);
     tn_wr_u8(&w, 0);
     size_t len = strlen(s->name);
     tn_wr_u8(&w, len ? ATYP_NAME : s->dst.ip.family == 4 ? ATYP_V4 : ATYP_V6);
@@ -92,8 +95,26 @@ struct tn_socks5 *tn_socks5_new(const struct tn_proxy *proxy, const struct tn_ad
     if (dst) s->dst = *dst;
     size_t len = name ? strlen(name) : 0;
     if (len < sizeof s->name) memcpy(s->name, name ? name : "", len + 1);
+    s->command = CMD_CONNECT;
     put_greeting(s);
     return s;
+}
+
+struct tn_socks5 *tn_socks5_new_associate(const struct tn_proxy *proxy)
+{
+    static const struct tn_addrport unknown = {.ip = {.family = 4}}; /* from where we will send: zeros, RFC 1928 section 6 */
+    struct tn_socks5 *s = tn_socks5_new(proxy, &unknown, NULL);
+    if (s) s->command = CMD_ASSOCIATE;
+    return s;
+}
+
+void tn_socks5_bound(const struct tn_socks5 *s, struct tn_addrport *out)
+{
+    *out = (struct tn_addrport){0};
+    if (s->state != FINISHED || s->in[3] == ATYP_NAME) return;
+    uint8_t family = s->in[3] == ATYP_V4 ? 4 : 6;
+    out->ip = tn_ip_from_bytes(s->in + 4, family);
+    out->port = tn_get_be16(s->in + 4 + tn_ip_len(&out->ip));
 }
 
 void tn_socks5_free(struct tn_socks5 *s)

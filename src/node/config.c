@@ -180,7 +180,8 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
                  {"advertise_exit_node", &c->advertise_exit_node, 0},
                  {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0},
                  {"exit_dns_aaaa", &c->exit_dns_aaaa, 0},
-                 {"exit_breaker", &c->exit_breaker, 0}};
+                 {"exit_breaker", &c->exit_breaker, 0},
+                 {"exit_proxy_udp", &c->exit_proxy_udp, 0}};
     for (size_t i = 0; i < sizeof bools / sizeof *bools; i++) {
         if (strcmp(option, bools[i].name) != 0) continue;
         if (parse_bool(value, bools[i].slot) != 0) return bad(why, option, "true or false");

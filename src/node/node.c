@@ -8,6 +8,7 @@
  * lower ones still exist; libuv's handles last. The thread ends when no handle is left, so that nothing remains. */
 #include "node/node.h"
 
+#include "egress/dgram.h"
 #include "node/exit.h"
 #include "node/exitcheck.h"
 #include "node/exitdns.h"
@@ -253,6 +254,7 @@ static int make_egress(struct tn_node *n)
 {
     int err = tn_exit_new(n);
     if (err) return err;
+    tn_egress_set_proxy_udp(n->egress, n->config.exit_proxy_udp);
     struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of,
                                    .dns_udp = tn_resolver_udp, .dns_syn = tn_resolver_syn,
                                    .name_of = tn_resolver_name_of, .ctx = n};

@@ -1,6 +1,7 @@
 #include "node/status.h"
 #include "node/resolver.h"
 
+#include "egress/dgram.h"
 #include "util/err.h"
 
 #include <string.h>
@@ -155,6 +156,21 @@ const char *tn_status_backend_state(const struct tn_node *n)
     return "Starting";
 }
 
+/* How UDP leaves, and how much of it. flows: pings too. */
+static void add_datagrams(const struct tn_node *n, json_t *o, unsigned flows)
+{
+    static const char *const relay[] = {"proxy: not known yet", "proxy", "off: the proxy refuses it", "off: the proxy fails"};
+    struct tn_dgram_stats ds;
+    tn_dgram_stats(n->egress, &ds);
+    enum tn_egress_mode mode = tn_egress_mode(n->egress);
+    const char *how = mode == TN_EGRESS_HOST ? "host" : mode == TN_EGRESS_PROXY && n->config.exit_proxy_udp ? relay[ds.relay] : "off";
+    json_object_set_new(o, "UDP", json_string(how));
+    json_object_set_new(o, "UDPFlows", json_integer((json_int_t)flows));
+    json_object_set_new(o, "UDPSockets", json_integer((json_int_t)ds.sockets));
+    json_object_set_new(o, "UDPAssociations", json_integer((json_int_t)ds.associations));
+    json_object_set_new(o, "UDPDropped", json_integer((json_int_t)(ds.strangers + ds.malformed + ds.unsent)));
+}
+
 /* Egress, for people who operate an exit node: what is on, what is missing, what fails. */
 static json_t *egress_object(struct tn_node *n)
 {
@@ -175,7 +191,7 @@ static json_t *egress_object(struct tn_node *n)
                           (json_int_t)fs.opened, "Refused", (json_int_t)fs.refused, "UDPRefused",
                           (json_int_t)fs.udp_refused, "BytesUp", (json_int_t)es.bytes_up, "BytesDown",
                           (json_int_t)es.bytes_down, "Failed", failed);
-    if (o) json_object_set_new(o, "UDPFlows", json_integer((json_int_t)fs.udp_flows)); /* pings too */
+    if (o) add_datagrams(n, o, fs.udp_flows);
     if (o && !healthy) json_object_set_new(o, "ProxyProblem", json_string(tn_egress_fail_text(es.last_proxy_fail)));
     if (o && tn_resolver_problem(n)) json_object_set_new(o, "DNSProblem", json_string(tn_resolver_problem(n)));
     json_t *dns = tn_resolver_status(n);

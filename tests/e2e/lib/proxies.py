@@ -2,6 +2,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 
@@ -21,6 +22,18 @@ def listening(ns, addr, port):
         return s.connect_ex((addr, port)) == 0
     finally:
         s.close()
+
+
+def descendants(pid):
+    found = []
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+            children = [int(word) for word in f.read().split()]
+    except OSError:
+        return found
+    for child in children:
+        found += [child] + descendants(child)
+    return found
 
 
 class Proxy:
@@ -77,6 +90,16 @@ class Dante(Proxy):
 
     program = "danted"
     port = 1081
+
+    def stop(self):
+        """With all its children: one that relays UDP and hears nothing does not notice that its mother is gone."""
+        family = descendants(self.proc.pid)
+        super().stop()
+        for pid in family:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def argv(self):
         return ["/usr/sbin/danted", "-f", self.write("danted.conf", f"""

@@ -247,9 +247,44 @@ static void test_recited(void **state)
     tn_socks5_free(s);
 }
 
+/* The same conversation with another command, and where the relay is. */
+static void test_associate(void **state)
+{
+    static const struct {
+        uint8_t reply[32];
+        size_t len;
+        uint8_t family;
+        uint16_t port;
+    } replies[] = {
+        {{5, 0, 0, 1, 46, 1, 1, 1, 0x13, 0x88}, 10, 4, 5000},
+        {{5, 0, 0, 4, 0x2a, 0, [18] = 1, [20] = 0x13, 0x88}, 22, 6, 5000},
+        {{5, 0, 0, 3, 5, 'p', 'r', 'o', 'x', 'y', 0x13, 0x88}, 12, 0, 0}, /* by a name: nowhere */
+        {{5, 0, 0, 1, 0, 0, 0, 0, 0, 0}, 10, 4, 0},
+    };
+    for (size_t i = 0; i < sizeof replies / sizeof *replies; i++) {
+        for (size_t cut = 0; cut <= replies[i].len; cut++) {
+            struct tn_proxy p = make_proxy(NULL, NULL);
+            struct tn_socks5 *s = tn_socks5_new_associate(&p);
+            struct tn_addrport bound = dst4;
+            size_t left;
+            expect_output(s, "\5\1\0", 3);
+            assert_int_equal(feed(s, (const uint8_t *)"\5\0", 2, 1, &left), TN_HANDSHAKE_MORE);
+            expect_output(s, "\5\3\0\1\0\0\0\0\0\0", 10);
+            tn_socks5_bound(s, &bound);
+            assert_int_equal(bound.ip.family, 0); /* not yet */
+            assert_int_equal(feed(s, replies[i].reply, replies[i].len, cut, &left), TN_HANDSHAKE_DONE);
+            tn_socks5_bound(s, &bound);
+            assert_int_equal(bound.ip.family, replies[i].family);
+            assert_int_equal(bound.port, replies[i].port);
+            tn_socks5_free(s);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_associate),
         cmocka_unit_test(test_no_auth_bytes),  cmocka_unit_test(test_auth_bytes),
         cmocka_unit_test(test_longest_credentials), cmocka_unit_test(test_bound_addresses_at_every_cut),
         cmocka_unit_test(test_reply_codes),    cmocka_unit_test(test_bad_replies),

@@ -7,6 +7,7 @@
  *                                         "ID closed CODE" when the peer's connection is over
  *   write ID N   shut ID   abort ID       "ID wrote N"
  *   stall ID | go ID                      the peer's application stops or goes on reading
+ *   proxyudp 0|1                          UDP by the proxy
  *   udp ADDR:PORT [SIZE [SOCKET]]         from one of four sockets; "udp SOCKET SIZE HASH FROM" for what comes
  *   ping ADDR   raw HEX                   "icmp V TYPE CODE" for every ICMP message that comes back
  *   link 0|1                              0: packets between the stacks vanish
@@ -229,11 +230,11 @@ static void do_stats(void)
     tn_dgram_stats(b.e, &ds);
     say("stats flows %u held %u upstream %u dials %u tcp %zu opened %llu refused %llu udp_refused %llu icmp_refused %llu "
         "canceled %llu chunks %zu udp_flows %u evicted %llu dgrams %u sockets %u strangers %llu malformed %llu unsent %llu "
-        "associations %u",
+        "associations %u relay %d",
         s.flows, s.held, es.flows, es.dials, ps.flows, (unsigned long long)s.opened, (unsigned long long)s.refused,
         (unsigned long long)s.udp_refused, (unsigned long long)s.icmp_refused, (unsigned long long)s.canceled, ps.chunk_bytes,
         s.udp_flows, (unsigned long long)s.udp_evicted, ds.flows, ds.sockets, (unsigned long long)ds.strangers,
-        (unsigned long long)ds.malformed, (unsigned long long)ds.unsent, ds.associations);
+        (unsigned long long)ds.malformed, (unsigned long long)ds.unsent, ds.associations, (int)ds.relay);
 }
 
 static void do_udp(char *rest)
@@ -322,6 +323,9 @@ static void obey(char *line)
     } else if (!strcmp(verb, "gone")) {
         tn_forward_peer_gone(b.f, 7, now(NULL));
         say("gone");
+    } else if (!strcmp(verb, "proxyudp")) {
+        tn_egress_set_proxy_udp(b.e, rest[0] == '1');
+        say("proxyudp %s", rest);
     } else if (!strcmp(verb, "udp")) {
         do_udp(rest);
     } else if (!strcmp(verb, "ping") && tn_ip_parse(rest, &ip) == 0) {

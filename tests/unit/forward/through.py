@@ -521,6 +521,240 @@ def host_ping(bed):
     expect(d.expect("icmp") == "icmp 4 3 13", "not permitted by the host: prohibited, and said so")
 
 
+class Relay:
+    """A SOCKS5 proxy's UDP side, as a script of the scripted proxy: one relay per control connection."""
+
+    def __init__(self, ns, bnd=None, wrap=None, cut=None):
+        self.ns, self.bnd, self.wrap, self.cut = ns, bnd, wrap, cut
+        self.socks, self.heard, self.requests, self.ended = [], [], [], 0
+
+    def __call__(self, conn, session):
+        socks_greeting(conn, session)
+        self.requests.append(take(conn, session, 10))
+        if self.cut:
+            conn.sendall(self.cut)
+            if self.cut[1] != 0:
+                return
+        u = self.ns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        u.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        u.bind(("46.1.1.1", 0))
+        self.socks.append(u)
+        threading.Thread(target=self._serve, args=(u,), daemon=True).start()
+        if not self.cut:
+            conn.sendall(self.bnd(u.getsockname()[1]) if self.bnd else reply_bound("46.1.1.1", u.getsockname()[1]))
+        try:
+            while conn.recv(100):
+                pass
+        except OSError:
+            pass
+        self.ended += 1
+
+    def _serve(self, u):
+        """Echoes as if the destination had: the header that came is the header that goes."""
+        while True:
+            data, who = u.recvfrom(65536)
+            self.heard.append((data[:10] if data[3] == 1 else data[:22], len(data), who))
+            for answer in self.wrap(data) if self.wrap else [data]:
+                u.sendto(answer, who)
+
+
+def reply_bound(addr, port):
+    family = socket.AF_INET6 if ":" in addr else socket.AF_INET
+    return b"\x05\0\0" + (b"\x04" if ":" in addr else b"\x01") + socket.inet_pton(family, addr) + struct.pack(">H", port)
+
+
+def associating(bed, relay):
+    bed.policy("off")
+    bed.d.ask("proxyudp 0", "proxyudp")
+    bed.act = relay
+    d = proxied(bed)
+    d.seen[:] = [line for line in d.seen if not line.startswith(("icmp", "udp"))]
+    d.ask("proxyudp 1", "proxyudp")
+    return d
+
+
+@case
+def t22_associate(bed):
+    relay = Relay(bed.net)
+    d = associating(bed, relay)
+    settled(d, relay=1)  # the probe
+    wait_for(lambda: relay.ended == 1, "the probe's association is given back")
+    expect(relay.requests == [b"\x05\x03\0\x01\0\0\0\0\0\0"], f"{relay.requests}")
+    for to in ("45.45.45.45:9020", "[2a00:45::45]:9020"):
+        for size in (0, 1, 1200, 3000, 9000, 65000):
+            echoed(d, to, size)
+    echoed(d, "45.45.45.45:443", 100)
+    s = stats(d)
+    expect(s["associations"] == 1 and s["udp_flows"] == 3 and len(relay.requests) == 2, f"one association for the peer: {s}")
+    expect(relay.heard[0][0] == b"\0\0\0\x01" + socket.inet_aton("45.45.45.45") + struct.pack(">H", 9020), "the header")
+    d.ask("udp 45.45.45.45:9020 65500", "sent")  # with the header too large for a datagram
+    settled(d, unsent=s["unsent"] + 1)
+    d.ask("ping 45.45.45.45", "sent")
+    expect(d.expect("icmp") == "icmp 4 3 13", "ping stays prohibited")
+    for to in ("10.0.0.1:53", "46.1.1.1:1070", "100.64.0.1:53", "169.254.169.254:80", "[::ffff:45.45.45.45]:9020"):
+        heard = len(relay.heard)
+        d.ask(f"udp {to}", "sent")
+        expect(d.expect("icmp").split()[2:] in (["3", "3"], ["1", "4"]), to)
+        expect(len(relay.heard) == heard, f"the relay heard of {to}")
+    # Silence of 31 s, then the server speaks; and in the end the association goes with its last flow.
+    d.ask("skip 31", "skipped")
+    head, _, who = relay.heard[-1]
+    relay.socks[-1].sendto(head + b"push", who)
+    expect(d.expect("udp").split()[2] == "4", "the server's push after 31 s")
+    d.ask("skip 121", "skipped")
+    settled(d, associations=0, udp_flows=0, sockets=0)
+    wait_for(lambda: relay.ended == 2, "the control connection is closed")
+
+
+@case
+def associate_bound_address(bed):
+    """Row 19: the relay is where the proxy is, or nowhere."""
+    good = {"itself": lambda p: reply_bound("46.1.1.1", p), "any": lambda p: reply_bound("0.0.0.0", p),
+            "any, IPv6": lambda p: reply_bound("::", p), "mapped": lambda p: reply_bound("::ffff:46.1.1.1", p)}
+    for name, bnd in good.items():
+        relay = Relay(bed.net, bnd)
+        d = associating(bed, relay)
+        settled(d, relay=1)
+        echoed(d, "45.45.45.45:9020", 100)
+    third = UdpEcho(bed.net, "45.45.45.45", 9055)
+    bad = {"a third party": lambda p: reply_bound("45.45.45.45", 9055), "loopback": lambda p: reply_bound("127.0.0.1", p),
+           "the node": lambda p: reply_bound("46.1.1.2", p), "port 0": lambda p: reply_bound("46.1.1.1", 0),
+           "IPv6 of the proxy": lambda p: reply_bound("2a00:46:1::1", p),
+           "a name": lambda p: b"\x05\0\0\x03\x05proxy" + struct.pack(">H", p)}
+    for name, bnd in bad.items():
+        relay = Relay(bed.net, bnd)
+        d = associating(bed, relay)
+        settled(d, relay=3)
+        d.ask("udp 45.45.45.45:9020 10", "sent")
+        expect(d.expect("icmp") == "icmp 4 3 3", f"{name}: refused at once")
+        d.ask("skip 1", "skipped")
+    expect(not third.seen, "a third party got a datagram")
+
+
+@case
+def associate_refused_and_remembered(bed):
+    for rep in (1, 2, 7, 8):
+        relay = Relay(bed.net, cut=bytes((5, rep, 0, 1)) + bytes(6))
+        d = associating(bed, relay)
+        settled(d, relay=2)
+        for _ in range(20):
+            d.ask("udp 45.45.45.45:443 10", "sent")
+            expect(d.expect("icmp") == "icmp 4 3 3", "port unreachable")
+        expect(len(relay.requests) == 1, f"REP {rep}: asked {len(relay.requests)} times")
+    bed.act = lambda c, s: None
+    bed.policy("off")
+    d = proxied(bed)
+    settled(d, relay=3)
+
+
+@case
+def associate_is_slow(bed):
+    """What was said before the association stands is kept within bounds, and goes out then."""
+    go = threading.Event()
+    relay = Relay(bed.net)
+
+    def late(conn, session):
+        go.wait(SOON_S)
+        relay(conn, session)
+    d = associating(bed, relay)
+    settled(d, relay=1)
+    bed.act = late
+    unsent = stats(d)["unsent"]
+    for i in range(40):
+        d.ask("udp 45.45.45.45:9020 100", "sent")
+    settled(d, unsent=unsent + 8, associations=0)
+    go.set()
+    for _ in range(32):
+        expect(d.expect("udp").split()[2] == "100", "an answer")
+
+
+@case
+def t45_associate_hostile_datagrams(bed):
+    good = b"\0\0\0\x01" + socket.inet_aton("45.45.45.45") + struct.pack(">H", 9020)
+
+    def wrap(data):
+        bad = [data[:2] + b"\x01" + data[3:], data[:2] + b"\x80" + data[3:], data[:3] + b"\x02" + data[4:], b"", b"\0\0\0",
+               good[:9], b"\0\0\0\x03\xffshort", b"\0\0\0\x04" + bytes(10)]
+        foreign = [b"\0\0\0\x01" + socket.inet_aton("45.45.45.46") + good[8:] + b"x", good[:8] + b"\0\x01" + b"x",
+                   b"\0\0\0\x01" + socket.inet_aton("100.64.0.1") + good[8:] + b"x",
+                   b"\0\0\0\x03\x04evil" + good[8:] + b"x"]
+        return bad + foreign + [data]
+    relay = Relay(bed.net, wrap=wrap)
+    d = associating(bed, relay)
+    settled(d, relay=1)
+    before = stats(d)
+    echoed(d, "45.45.45.45:9020", 50)
+    settled(d, malformed=before["malformed"] + 8, strangers=before["strangers"] + 4)
+    # Somebody else than the relay, on its own host: the kernel keeps it out.
+    _, _, who = relay.heard[-1]
+    neighbour = bed.net.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    neighbour.bind(("46.1.1.1", 0))
+    neighbour.sendto(good + b"injected", who)
+    echoed(d, "45.45.45.45:9020", 51)
+    expect(not any(line.startswith("udp") for line in d.seen), f"{d.seen}")
+
+
+@case
+def associate_dies_with_its_control_connection(bed):
+    """Row 20."""
+    for how in ("end", "reset", "word"):
+        conns = []
+        relay = Relay(bed.net)
+
+        def script(conn, session, relay=relay, conns=conns):
+            conns.append(conn)
+            relay(conn, session)
+        d = associating(bed, script)
+        settled(d, relay=1)
+        echoed(d, "45.45.45.45:9020", 50)
+        expect(stats(d)["associations"] == 1, "one")
+        if how == "end":
+            conns[-1].shutdown(socket.SHUT_RDWR)
+        elif how == "word":
+            conns[-1].sendall(b"hello")
+        else:
+            conns[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+            conns[-1].shutdown(socket.SHUT_RD)  # the script's thread wakes up and closes
+        settled(d, associations=0, udp_flows=0, sockets=0)
+        expect(d.expect("icmp") == "icmp 4 3 3", "the peer is told")
+        heard = len(relay.heard)
+        echoed(d, "45.45.45.45:9020", 50)  # another association
+        expect(len(relay.heard) == heard + 1 and len(relay.socks) == 3, f"{how}: a relay of its own")
+
+
+@case
+def associate_same_destination_from_several_sources(bed):
+    relay = Relay(bed.net)
+    d = associating(bed, relay)
+    settled(d, relay=1)
+    for sock in (0, 1, 2, 3):
+        echoed(d, "45.45.45.45:9020", 60, sock)
+    expect(stats(d)["associations"] == 4, "a relay's datagram does not tell for which source it is")
+    for sock in (0, 1, 2, 3):
+        echoed(d, "45.45.45.45:443", 60, sock)
+    s = stats(d)
+    expect(s["associations"] == 4 and s["udp_flows"] == 8, f"{s}")
+    bed.policy("off")
+    settled(d, associations=0, udp_flows=0, sockets=0)
+    d.ask("proxyudp 0", "proxyudp")
+    proxied(bed)
+    d.ask("udp 45.45.45.45:443 10", "sent")
+    expect(d.expect("icmp") == "icmp 4 3 3", "off means off")
+
+
+@case
+def associate_not_by_http(bed):
+    bed.policy("off")
+    bed.d.ask("proxyudp 1", "proxyudp")
+    bed.policy(f"proxy {bed.proxies['http'].url()}")
+    bed.d.ask("enable 1", "enabled")
+    before = len(bed.proxies["http"].sessions)
+    bed.d.ask("udp 45.45.45.45:443 10", "sent")
+    expect(bed.d.expect("icmp") == "icmp 4 3 3", "refused at once")
+    expect(len(bed.proxies["http"].sessions) == before, "and the proxy was not asked")
+    bed.d.ask("proxyudp 0", "proxyudp")
+
+
 @direct
 def host_udp_bursts(bed):
     d = hosted(bed)
