@@ -80,6 +80,8 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   accept_routes       true | false: use subnet routes of peers
  *   exit_node           name, tailnet IP or stable ID of the peer that carries our internet traffic
  *   advertise_exit_node true | false: offer 0.0.0.0/0 and ::/0
+ *   advertise_routes    prefixes to carry traffic to, separated by commas: 192.168.1.0/24,fd00:1::/64. Private addresses in
+ *                       them are dialed directly; public ones are exit traffic unless marked, as in 8.8.8.0/24=direct
  *   exit_egress         off | host | proxy: how exit traffic leaves. Default: off, or proxy once exit_proxy is set. host sends it
  *                       from this host's own address; proxy through exit_proxy and never otherwise
  *   forward_exit_egress true | false: the same switch by another name; true alone never means host

@@ -55,6 +55,11 @@ static const char usage[] =
     "  --exit-breaker=false     ask a proxy that did not answer for every flow anew, instead of leaving it alone for\n"
     "                           some seconds\n"
     "\n"
+    "subnet router:\n"
+    "  --advertise-routes LIST  offer to carry traffic to these prefixes: 192.168.1.0/24,fd00:1::/64 and 4via6\n"
+    "                           (fd7a:115c:a1e0:b1a:0:SITE:...). Private addresses are dialed directly and no proxy\n"
+    "                           hears of them; public ones are exit traffic, unless marked as in 8.8.8.0/24=direct\n"
+    "\n"
     "using the tailnet:\n"
     "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
     "  --tun NAME               the whole host, through a TUN device of that name; needs root or CAP_NET_ADMIN\n"
@@ -87,6 +92,7 @@ static const struct flag flags[] = {
     {"ephemeral", "ephemeral", true, false},
     {"accept-routes", "accept_routes", true, false},
     {"advertise-exit-node", "advertise_exit_node", true, false},
+    {"advertise-routes", "advertise_routes", false, false},
     {"exit-egress", "exit_egress", false, false},
     {"exit-proxy", "exit_proxy", false, true},
     {"exit-proxy-udp", "exit_proxy_udp", true, false},

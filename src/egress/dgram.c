@@ -8,6 +8,7 @@
  * destination goes to its flow. */
 #include "egress/private.h"
 #include "egress/socket.h"
+#include "egress/subnet.h"
 #include "util/err.h"
 #include "util/rng.h"
 
@@ -27,11 +28,21 @@ static void put_addr(uint8_t out[19], const struct tn_addrport *a)
     memcpy(out + 17, &a->port, 2);
 }
 
-static uint64_t hash_source(const struct tn_dgrams *g, enum tn_dgram_kind kind, const struct tn_addrport *src)
+/* What a HOST channel is found by. */
+struct source {
+    const struct tn_addrport *src;
+    enum tn_dgram_kind kind;
+    uint8_t family;
+    bool subnet;
+};
+
+static uint64_t hash_source(const struct tn_dgrams *g, const struct source *s)
 {
-    uint8_t bytes[20];
-    put_addr(bytes, src);
-    bytes[19] = (uint8_t)kind;
+    uint8_t bytes[22];
+    put_addr(bytes, s->src);
+    bytes[19] = (uint8_t)s->kind;
+    bytes[20] = s->family;
+    bytes[21] = s->subnet;
     return tn_siphash(&g->key, bytes, sizeof bytes);
 }
 
@@ -43,22 +54,16 @@ static uint64_t hash_flow(const struct tn_dgrams *g, const struct tn_chan *c, co
     return tn_siphash(&g->key, bytes, sizeof bytes);
 }
 
-struct source {
-    enum tn_dgram_kind kind;
-    const struct tn_addrport *src;
-};
-
 static bool same_source(const struct tn_hnode *node, const void *key)
 {
     const struct tn_chan *c = TN_CONTAINER(node, struct tn_chan, by_src);
     const struct source *s = key;
-    return c->kind == s->kind && tn_addrport_eq(&c->src, s->src);
+    return c->kind == s->kind && c->family == s->family && c->subnet == s->subnet && tn_addrport_eq(&c->src, s->src);
 }
 
-static struct tn_chan *find_source(struct tn_dgrams *g, enum tn_dgram_kind kind, const struct tn_addrport *src)
+static struct tn_chan *find_source(struct tn_dgrams *g, const struct source *s)
 {
-    struct source s = {kind, src};
-    struct tn_hnode *n = tn_htable_find(&g->sources, hash_source(g, kind, src), same_source, &s);
+    struct tn_hnode *n = tn_htable_find(&g->sources, hash_source(g, s), same_source, s);
     return n ? TN_CONTAINER(n, struct tn_chan, by_src) : NULL;
 }
 
@@ -248,21 +253,24 @@ void tn_chan_end(struct tn_chan *c, enum tn_egress_fail why)
     tn_chan_free(c);
 }
 
-/* ---- HOST mode ---- */
+/* ---- HOST mode, and subnets in every mode ---- */
 
-/* The source's channel, made if it has none. Refuses unless the policy says HOST at this very moment. */
-static int host_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out)
+/* The source's channel, made if it has none. Exit traffic is refused unless the policy says HOST at this very moment. */
+static int host_chan(struct tn_egress *e, const struct tn_dgram_key *k, bool subnet, struct tn_chan **out)
 {
     struct tn_dgrams *g = &e->dgrams;
-    if (e->policy->mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
-    if ((*out = find_source(g, k->kind, &k->src))) return 0;
+    struct source s = {&k->src, k->kind, k->dst.ip.family, subnet};
+    if (!subnet && e->policy->mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
+    if ((*out = find_source(g, &s))) return 0;
     int why = tn_chan_new(e, k->peer, k->kind, out);
     if (why) return why;
     struct tn_chan *c = *out;
+    c->family = k->dst.ip.family;
+    c->subnet = subnet;
     int fd = k->kind == TN_DGRAM_UDP ? tn_dgramsock_udp(k->dst.ip.family, k->src.port, e->mark)
                                      : tn_dgramsock_echo(k->dst.ip.family, k->src.port, e->mark);
     why = fd < 0 ? (int)tn_direct_fail_of(fd) : tn_chan_take_fd(c, fd);
-    if (!why && tn_htable_insert(&g->sources, &c->by_src, hash_source(g, k->kind, &k->src)) != 0)
+    if (!why && tn_htable_insert(&g->sources, &c->by_src, hash_source(g, &s)) != 0)
         why = TN_EGRESS_FAIL_FDS;
     if (why) tn_chan_free(c);
     else c->src = k->src;
@@ -271,17 +279,18 @@ static int host_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct t
 
 /* ---- flows ---- */
 
-static bool allowed(struct tn_egress *e, const struct tn_dgram_key *k)
+static bool allowed(struct tn_egress *e, const struct tn_dgram_key *k, bool subnet)
 {
     struct tn_addrport dst = k->dst;
-    if (k->kind == TN_DGRAM_ECHO) dst.port = 1; /* it has none, and the guard refuses port 0 */
-    return tn_egress_allowed(e, &dst);
+    if (k->kind == TN_DGRAM_ECHO) dst.port = 1; /* it has none, and the guards refuse port 0 */
+    return subnet ? tn_subnet_allows(e, &dst) : tn_egress_allowed(e, &dst);
 }
 
-static int choose_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out)
+static int choose_chan(struct tn_egress *e, const struct tn_dgram_key *k, bool subnet, struct tn_chan **out)
 {
+    if (subnet) return host_chan(e, k, true, out);
     switch (e->policy->mode) {
-    case TN_EGRESS_HOST: return host_chan(e, k, out);
+    case TN_EGRESS_HOST: return host_chan(e, k, false, out);
     case TN_EGRESS_PROXY: return tn_assoc_chan(e, k, out);
     case TN_EGRESS_OFF: break;
     }
@@ -310,23 +319,41 @@ int tn_dgram_open(struct tn_egress *e, const struct tn_dgram_key *key, const str
 {
     struct tn_chan *c = NULL;
     struct tn_dgram *d = NULL;
-    if (e->closing || e->policy->mode == TN_EGRESS_OFF) return TN_EGRESS_FAIL_OFF;
-    int why = allowed(e, key) ? choose_chan(e, key, &c) : (int)TN_EGRESS_FAIL_GUARD;
-    if (!why && tn_dgram_find(e, c, &key->dst)) why = TN_EGRESS_FAIL_LIMIT; /* the owner has it open already */
-    if (!why && (why = add_flow(c, key, &d)) != 0 && tn_list_empty(&c->flows)) tn_chan_free(c);
+    struct tn_dgram_key real = *key;
+    bool subnet = tn_egress_is_subnet(e, &key->dst, &real.dst);
+    if (e->closing || (!subnet && e->policy->mode == TN_EGRESS_OFF)) return TN_EGRESS_FAIL_OFF;
+    int why = allowed(e, &real, subnet) ? choose_chan(e, &real, subnet, &c) : (int)TN_EGRESS_FAIL_GUARD;
+    if (!why && tn_dgram_find(e, c, &real.dst)) why = TN_EGRESS_FAIL_LIMIT; /* open already, by this name or another */
+    if (!why && (why = add_flow(c, &real, &d)) != 0 && tn_list_empty(&c->flows)) tn_chan_free(c);
     if (why) {
         if (why != TN_EGRESS_FAIL_OFF) tn_egress_count_fail(e, (enum tn_egress_fail)why);
         return why;
     }
+    d->via = key->dst.ip.family != real.dst.ip.family;
     d->ev = ev;
     d->arg = arg;
     *out = d;
     return 0;
 }
 
+/* ICMPv6 echo by ICMP: the rest of the message is the same, but for the checksum, which the kernel makes. */
+static void send_via(struct tn_dgram *d, const uint8_t *bytes, size_t len)
+{
+    enum { SMALL = 2048, ECHO_REQUEST4 = 8 };
+    uint8_t message[SMALL];
+    if (len == 0 || len > sizeof message) {
+        d->chan->e->dgrams.stats.unsent++;
+        return;
+    }
+    memcpy(message, bytes, len);
+    message[0] = ECHO_REQUEST4;
+    tn_chan_send(d->chan, &d->dst, NULL, 0, message, len);
+}
+
 void tn_dgram_send(struct tn_dgram *d, const void *bytes, size_t len)
 {
-    if (d->chan->assoc) tn_assoc_send(d->chan, &d->dst, bytes, len);
+    if (d->via && d->chan->kind == TN_DGRAM_ECHO) send_via(d, bytes, len);
+    else if (d->chan->assoc) tn_assoc_send(d->chan, &d->dst, bytes, len);
     else tn_chan_send(d->chan, &d->dst, NULL, 0, bytes, len);
     tn_run_schedule(d->chan->e);
 }
@@ -365,7 +392,8 @@ static void end_chans(struct tn_egress *e, bool all)
     for (struct tn_list *n; (n = tn_list_pop_front(&todo));) {
         struct tn_chan *c = TN_CONTAINER(n, struct tn_chan, all);
         tn_list_push_back(&e->dgrams.chans, n);
-        if (all || !c->assoc || !tn_assoc_outlives(c->assoc)) tn_chan_end(c, TN_EGRESS_FAIL_CANCELED);
+        bool stays = c->subnet || (c->assoc && tn_assoc_outlives(c->assoc));
+        if (all || !stays) tn_chan_end(c, TN_EGRESS_FAIL_CANCELED);
     }
 }
 

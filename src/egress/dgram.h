@@ -28,7 +28,8 @@ enum tn_dgram_error { TN_DGRAM_NO_PORT, TN_DGRAM_NO_HOST, TN_DGRAM_PROHIBITED };
 
 /* Callbacks come from the loop, and may call anything here on any flow. */
 struct tn_dgram_events {
-    /* From the flow's destination. ECHO: the whole ICMP message, identifier and checksum not the source's. */
+    /* From the flow's destination. ECHO: the whole ICMP message, identifier and checksum not the source's. For a 4via6
+     * destination it is an ICMPv6 message all the same. */
     void (*on_datagram)(void *arg, const uint8_t *bytes, size_t len);
     void (*on_error)(void *arg, enum tn_dgram_error what);
     /* The flow is gone: another policy, the association broke, or never came about. Also out of tn_egress_set_policy. */

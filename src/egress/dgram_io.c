@@ -11,6 +11,7 @@
 enum {
     READS_PER_TURN = 4,   /* times TN_DGRAM_BATCH */
     ERRORS_PER_TURN = 32,
+    ECHO_REPLY6 = 129,
 };
 
 static void enter(struct tn_chan *c) { c->busy++; }
@@ -34,6 +35,7 @@ static void deliver(struct tn_chan *c, struct tn_addrport from, const uint8_t *b
     }
     g->stats.received++;
     g->stats.bytes_down += len;
+    if (d->via && c->kind == TN_DGRAM_ECHO && len > 0) ((uint8_t *)(uintptr_t)bytes)[0] = ECHO_REPLY6; /* our own buffer */
     d->ev->on_datagram(d->arg, bytes, len);
 }
 

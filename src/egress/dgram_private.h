@@ -19,6 +19,8 @@ struct tn_chan {
     struct tn_assoc *assoc; /* NULL: HOST */
     int fd;                 /* -1: an association that is not open yet */
     uint8_t kind;           /* enum tn_dgram_kind */
+    uint8_t family;         /* of the socket, which for 4via6 is not the source's */
+    bool subnet;            /* its flows are none of the exit policy's business */
     bool dead;              /* to be freed when it is no more busy */
     unsigned busy;          /* being read from, sent to, or ended */
 };
@@ -27,7 +29,8 @@ struct tn_dgram {
     struct tn_hnode node; /* tn_dgrams.flows, by channel and destination */
     struct tn_list link;  /* tn_chan.flows */
     struct tn_chan *chan;
-    struct tn_addrport dst;
+    struct tn_addrport dst; /* where it really goes */
+    bool via;               /* which for 4via6 is of the other family than what the owner calls it */
     const struct tn_dgram_events *ev;
     void *arg;
 };

@@ -22,6 +22,7 @@ int tn_dial_begin(struct tn_egress_conn *c)
     d->began_us = tn_egress_now();
     d->deadline_us = d->began_us + l->connect_timeout_us;
     d->end_us = d->deadline_us + l->handshake_timeout_us;
+    if (c->purpose == TN_EGRESS_SUBNET) return tn_subnet_begin(c);
     switch (c->e->policy->mode) {
     case TN_EGRESS_HOST: return tn_direct_begin(c);
     case TN_EGRESS_PROXY: return tn_proxied_begin(c);

@@ -1,5 +1,6 @@
 /* The room's front door: configuration, the refusals that need no socket, and the figures. */
 #include "egress/private.h"
+#include "egress/subnet.h"
 #include "util/err.h"
 
 #include <stdlib.h>
@@ -62,6 +63,7 @@ void tn_egress_free(struct tn_egress *e, void (*done)(void *arg), void *arg)
     e->policy = &e->safe;
     tn_policy_unref(e, last);
     tn_guard_fini(&e->guard);
+    free(e->routes);
     tn_heap_fini(&e->timers);
     tn_shares_free(e);
     tn_run_fini(e);
@@ -108,6 +110,7 @@ static void move_over(struct tn_egress *e, const struct tn_policy *old, bool cut
     bool proxied = old->mode == TN_EGRESS_PROXY && e->policy->mode == TN_EGRESS_PROXY;
     TN_LIST_EACH(n, &e->conns) {
         struct tn_egress_conn *c = TN_CONTAINER(n, struct tn_egress_conn, all);
+        if (c->purpose == TN_EGRESS_SUBNET) continue; /* none of its business */
         if (c->state < TN_CONN_OPEN && c->purpose != TN_EGRESS_PROBE) {
             int why = proxied ? tn_proxied_restart(c, e->policy) : (int)TN_EGRESS_FAIL_CANCELED;
             if (why) tn_conn_fail(c, (enum tn_egress_fail)why);
@@ -169,7 +172,7 @@ int tn_egress_set_own(struct tn_egress *e, const struct tn_ip *addrs, size_t n)
 }
 
 /* No destination: the endpoint of a proxy, of any policy that still has flows. */
-static bool is_proxy(const struct tn_egress *e, const struct tn_addrport *dst)
+bool tn_egress_is_proxy(const struct tn_egress *e, const struct tn_addrport *dst)
 {
     TN_LIST_EACH(l, &e->upstreams)
         if (tn_upstream_is(TN_CONTAINER(l, struct tn_upstream, all), dst)) return true;
@@ -178,7 +181,7 @@ static bool is_proxy(const struct tn_egress *e, const struct tn_addrport *dst)
 
 static bool allowed(struct tn_egress *e, const struct tn_addrport *dst)
 {
-    return tn_guard_allows(&e->guard, dst, tn_egress_now()) && !is_proxy(e, dst);
+    return tn_guard_allows(&e->guard, dst, tn_egress_now()) && !tn_egress_is_proxy(e, dst);
 }
 
 bool tn_egress_allowed(struct tn_egress *e, const struct tn_addrport *dst) { return allowed(e, dst); }
@@ -186,9 +189,10 @@ bool tn_egress_allowed(struct tn_egress *e, const struct tn_addrport *dst) { ret
 /* What can be said without a socket: 0 or the refusal. */
 static int refuse_early(struct tn_egress *e, const struct tn_egress_target *to)
 {
-    if (e->closing || e->policy->mode == TN_EGRESS_OFF || to->purpose == TN_EGRESS_SUBNET) return TN_EGRESS_FAIL_OFF;
+    bool subnet = to->purpose == TN_EGRESS_SUBNET;
+    if (e->closing || (!subnet && e->policy->mode == TN_EGRESS_OFF)) return TN_EGRESS_FAIL_OFF;
     if ((int)to->purpose == TN_EGRESS_PROBE) return 0;
-    if (!allowed(e, &to->dst)) return TN_EGRESS_FAIL_GUARD;
+    if (subnet ? !tn_subnet_allows(e, &to->dst) : !allowed(e, &to->dst)) return TN_EGRESS_FAIL_GUARD;
     return tn_limits_full(e, to->peer, to->purpose) ? TN_EGRESS_FAIL_LIMIT : 0;
 }
 
@@ -218,7 +222,8 @@ static struct tn_egress_conn *make_conn(struct tn_egress *e, const struct tn_egr
     struct tn_egress_target to = *asked;
     uint64_t set = 0;
     if (!is_name(to.name)) to.name = NULL;
-    if (e->policy->mode == TN_EGRESS_PROXY && !(set = candidates(e, &to))) {
+    bool by_proxy = e->policy->mode == TN_EGRESS_PROXY && to.purpose != TN_EGRESS_SUBNET;
+    if (by_proxy && !(set = candidates(e, &to))) {
         *why = TN_EGRESS_FAIL_RULE;
         return NULL;
     }
@@ -238,6 +243,8 @@ static void count_refused(struct tn_egress *e, const struct tn_egress_target *to
 int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
                    struct tn_egress_conn **out)
 {
+    struct tn_egress_target real = tn_subnet_resolve(e, to);
+    to = &real;
     int why = refuse_early(e, to);
     struct tn_egress_conn *c = why ? NULL : make_conn(e, to, &why);
     if (!c) {

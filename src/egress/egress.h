@@ -212,7 +212,7 @@ struct tn_egress_events {
 
 /* What a flow is dialed for. FORWARD: a peer's exit flow. RESOLVER: src/dns asking its upstream on behalf of peers: the
  * same policy, counted apart. CHECK: the operator asks what address the world sees. SUBNET: a peer's flow to a prefix
- * that this node routes: never by a proxy, refused for what is public. */
+ * that this node routes (subnet.h), never by a proxy; FORWARD becomes it by its destination, and nobody asks for it. */
 enum tn_egress_purpose { TN_EGRESS_FORWARD, TN_EGRESS_RESOLVER, TN_EGRESS_CHECK, TN_EGRESS_SUBNET };
 
 /* Where a flow is to go and for whom. Borrowed during the call only. */

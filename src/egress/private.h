@@ -150,6 +150,8 @@ struct tn_egress {
     void (*done)(void *arg);
     void *done_arg;
     struct tn_dgrams dgrams;
+    struct tn_egress_route *routes;
+    size_t nroutes;
     struct tn_egress_stats stats;
 };
 
@@ -195,6 +197,12 @@ void tn_dial_drop_attempt(struct tn_egress_conn *c);
 /* direct.c: HOST mode. */
 int tn_direct_begin(struct tn_egress_conn *c);
 enum tn_egress_fail tn_direct_fail_of(int err);
+
+/* subnet.c: what this node routes. */
+struct tn_egress_target tn_subnet_resolve(const struct tn_egress *e, const struct tn_egress_target *to);
+bool tn_egress_is_proxy(const struct tn_egress *e, const struct tn_addrport *dst); /* egress.c */
+bool tn_subnet_allows(struct tn_egress *e, const struct tn_addrport *real);
+int tn_subnet_begin(struct tn_egress_conn *c);
 
 /* upstream.c: proxies in use. */
 /* One that is there already, or a new one, counted once more; NULL: no memory. */

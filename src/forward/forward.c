@@ -36,12 +36,12 @@ void tn_forward_free(struct tn_forward *f)
 
 void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st) { f->stack = st; }
 
-void tn_forward_set_enabled(struct tn_forward *f, bool exit_node, uint64_t now_us)
+void tn_forward_set_enabled(struct tn_forward *f, bool on, uint64_t now_us)
 {
-    if (f->enabled == exit_node) return;
-    f->enabled = exit_node;
-    tn_logf(f->config.log, TN_LOG_INFO, "forward", exit_node ? "exit node on" : "exit node off");
-    if (exit_node) return;
+    if (f->enabled == on) return;
+    f->enabled = on;
+    tn_logf(f->config.log, TN_LOG_INFO, "forward", on ? "on" : "off");
+    if (on) return;
     tn_gate_drop_all(f, now_us);
     tn_flow_drop_all(f, now_us);
     tn_dflows_drop_all(f);

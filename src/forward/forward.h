@@ -37,8 +37,9 @@ struct tn_forward *tn_forward_new(const struct tn_forward_config *config);
 void tn_forward_free(struct tn_forward *f);
 /* The stack whose hooks below are wired to this forwarder (set once, right after tn_stack_new). */
 void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st);
-/* Off: everything foreign is refused, flows under way are reset. On: exit traffic goes to the egress policy. */
-void tn_forward_set_enabled(struct tn_forward *f, bool exit_node, uint64_t now_us);
+/* Off: everything foreign is refused, flows under way are reset. On (an exit node, or a subnet router, or both): the egress
+ * decides. */
+void tn_forward_set_enabled(struct tn_forward *f, bool on, uint64_t now_us);
 
 /* The stack's foreign_* hooks. */
 enum { TN_FORWARD_DNS_PORT = 53 };

@@ -30,6 +30,7 @@ void tn_config_fini(struct tn_config *c)
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(*strings[i]);
     tn_secret_free(c->auth_key);
     tn_exitset_fini(&c->exit);
+    free(c->routes);
     tn_config_init(c);
 }
 
@@ -167,6 +168,34 @@ static int set_tun(struct tn_config *c, const char *value, char why[200])
     return set_string(&c->tun, value);
 }
 
+/* "192.168.1.0/24,fd00:1::/64": all or none. */
+static int set_advertise_routes(struct tn_config *c, const char *value, char why[200])
+{
+    struct tn_egress_route *routes = *value ? calloc(TN_EGRESS_ROUTES_MAX, sizeof *routes) : NULL;
+    size_t n = 0;
+    char defect[128] = "", *text = *value ? strdup(value) : NULL, *rest = text;
+    int err = *value && (!routes || !text) ? TN_E_NOMEM : 0;
+    for (const char *word; !err && (word = strsep(&rest, ","));) {
+        if (n == TN_EGRESS_ROUTES_MAX) {
+            err = TN_E_INVAL;
+            snprintf(defect, sizeof defect, "more than %d routes", TN_EGRESS_ROUTES_MAX);
+        } else {
+            err = tn_egress_route_parse(word, &routes[n], defect);
+            n += err == 0;
+        }
+    }
+    free(text);
+    if (err) {
+        snprintf(why, 200, "advertise_routes: %s", *defect ? defect : tn_err_text(err));
+        free(routes);
+        return err;
+    }
+    free(c->routes);
+    c->routes = routes;
+    c->nroutes = n;
+    return 0;
+}
+
 int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200])
 {
     why[0] = '\0';
@@ -192,6 +221,7 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
         const char *name;
         int (*set)(struct tn_config *, const char *, char[200]);
     } others[] = {{"auth_key", set_auth_key},         {"log_level", set_log_level},
+                  {"advertise_routes", set_advertise_routes},
                   {"port", set_port},                 {"hostname", set_hostname},
                   {"login_server", set_login_server}, {"exit_dns", set_exit_dns},
                   {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node},

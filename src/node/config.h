@@ -2,6 +2,7 @@
 #ifndef TN_NODE_CONFIG_H
 #define TN_NODE_CONFIG_H
 
+#include "egress/subnet.h"
 #include "node/exitset.h"
 #include "stack/stack.h"
 #include "util/log.h"
@@ -21,6 +22,8 @@ struct tn_config {
     bool ephemeral, accept_routes, advertise_exit_node, exit_node_allow_lan, exit_proxy_udp;
     bool exit_dns_aaaa; /* false: exit clients are told of no IPv6 addresses */
     bool exit_breaker; /* a proxy that does not answer is left alone for a while */
+    struct tn_egress_route *routes; /* advertise_routes */
+    size_t nroutes;
     uint16_t port;
     size_t tcp_buffer_size; /* 0: automatic */
     enum tn_congestion tcp_congestion;

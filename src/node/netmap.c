@@ -318,10 +318,21 @@ static int attached_prefixes(const struct tn_node *n, struct tn_prefix *out, int
 
 static const struct tn_prefix default_routes[2] = {{.ip = {.family = 4}}, {.ip = {.family = 6}}};
 
+enum { OFFERED_MAX = 2 + TN_EGRESS_ROUTES_MAX };
+
+/* What we offer to carry: the default routes of an exit node, subnets. */
+static size_t offered_routes(const struct tn_node *n, bool exit_too, struct tn_prefix out[OFFERED_MAX])
+{
+    size_t count = 0;
+    for (int i = 0; exit_too && i < 2; i++) out[count++] = default_routes[i];
+    for (size_t i = 0; i < n->config.nroutes; i++) out[count++] = n->config.routes[i].prefix;
+    return count;
+}
+
 static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, uint64_t now_us)
 {
     enum { MAX_ATTACHED = 512 }; /* a host with more addresses does not learn from us what is local: no default route then */
-    struct tn_prefix attached[MAX_ATTACHED];
+    struct tn_prefix attached[MAX_ATTACHED], offered[OFFERED_MAX];
     n->nown = 0;
     for (size_t i = 0; i < self->naddresses && n->nown < sizeof n->own / sizeof *n->own; i++)
         n->own[n->nown++] = self->addresses[i].ip;
@@ -330,7 +341,7 @@ static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, ui
     bool offer = n->config.advertise_exit_node && nattached >= 0;
     int err = tn_stack_set_addrs(n->stack, n->own, n->nown, now_us);
     if (!err)
-        err = tn_filter_set_local(n->filter, n->own, n->nown, default_routes, offer ? 2 : 0, attached,
+        err = tn_filter_set_local(n->filter, n->own, n->nown, offered, offered_routes(n, offer, offered), attached,
                                   nattached > 0 ? (size_t)nattached : 0);
     if (!err) err = tn_egress_set_own(n->egress, n->own, n->nown);
     if (!err) err = tn_peerapi_server_update(n, now_us);
@@ -367,13 +378,14 @@ int tn_node_push_host(struct tn_node *n)
 {
     const struct tn_npeer *exit_peer = n->exit_peer ? tn_node_peer_by_id(n, n->exit_peer) : NULL;
     const struct tn_netnode *exit_node = exit_peer ? tn_node_netnode(n, exit_peer) : NULL;
+    struct tn_prefix offered[OFFERED_MAX];
     struct tn_control_host host = {.hostname = n->hostname,
                                    .os_version = n->version_os,
                                    .machine = n->machine,
                                    .ipn_version = TN_NODE_IPN_VERSION,
                                    .backend_log_id = n->state.log_id,
-                                   .routable_ips = default_routes,
-                                   .nroutable_ips = n->config.advertise_exit_node ? 2 : 0,
+                                   .routable_ips = offered,
+                                   .nroutable_ips = offered_routes(n, n->config.advertise_exit_node, offered),
                                    .userspace = !n->config.tun,
                                    .exit_node_id = exit_node ? exit_node->stable_id : NULL};
     tn_peerapi_server_ports(n, &host.peerapi4, &host.peerapi6);

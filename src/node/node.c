@@ -255,6 +255,8 @@ static int make_egress(struct tn_node *n)
     int err = tn_exit_new(n);
     if (err) return err;
     tn_egress_set_proxy_udp(n->egress, n->config.exit_proxy_udp);
+    err = tn_egress_set_routes(n->egress, n->config.routes, n->config.nroutes);
+    if (err) return err;
     struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of,
                                    .dns_udp = tn_resolver_udp, .dns_syn = tn_resolver_syn,
                                    .name_of = tn_resolver_name_of, .ctx = n};
@@ -277,7 +279,7 @@ static int make_datapath(struct tn_node *n)
     n->addresses = tn_route_new();
     if (!n->stack || !n->filter || !n->addresses) return TN_E_NOMEM;
     tn_forward_set_stack(n->forward, n->stack);
-    tn_forward_set_enabled(n->forward, n->config.advertise_exit_node, tn_node_now());
+    tn_forward_set_enabled(n->forward, n->config.advertise_exit_node || n->config.nroutes > 0, tn_node_now());
     int err = tn_resolver_listen(n);
     if (err) return err;
 

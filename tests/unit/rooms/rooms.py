@@ -46,10 +46,11 @@ ALLOWED_DATA = {
 
 # src/egress: who may make a socket, and who may dial directly.
 EGRESS_CALLERS = {
-    "tn_socket_connect": {"direct.c", "proxied.c"},
+    "tn_socket_connect": {"direct.c", "proxied.c", "subnet.c"},
     "tn_dgramsock_udp": {"dgram.c"},
     "tn_dgramsock_echo": {"dgram.c"},
     "tn_dgramsock_connected": {"associate.c"},
+    "tn_subnet_begin": {"dial.c"},
     "tn_direct_begin": {"dial.c"},
     "tn_proxied_begin": {"dial.c"},
 }
