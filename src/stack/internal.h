@@ -134,6 +134,8 @@ struct tn_tcp {
     struct tn_flight *flight;
     struct tn_reass *reass;
     struct tn_queue sendq, recvq;
+    struct tn_account *account; /* of the remote address; NULL: none any more */
+    uint32_t accounted;         /* chunks that it knows of */
     uint64_t rexmit_at, delack_at, keep_at; /* TN_NEVER: off */
     uint64_t heard_us;                      /* last acceptable segment */
     uint64_t sent_us;                       /* the SYN, later the last new data */
@@ -212,7 +214,7 @@ struct tn_stack {
     const struct tn_cc_ops *cc_ops;
     struct tn_ip addrs[TN_STACK_ADDRS_MAX];
     size_t naddrs;
-    struct tn_htable flows, listeners, udp_socks;
+    struct tn_htable flows, listeners, udp_socks, accounts;
     struct tn_list all_listeners, all_socks;
     struct tn_heap timers;
     struct tn_pool pool;
@@ -231,6 +233,13 @@ struct tn_stack {
     unsigned nunanswered;
     bool in_batch;
 };
+
+/* account.c: what the flows of one remote address may hold together. */
+int tn_account_open(struct tn_tcp *c);
+void tn_account_close(struct tn_tcp *c);
+void tn_account_sync(struct tn_tcp *c);
+bool tn_account_over(struct tn_tcp *c);   /* nothing more may be received: windows announced earlier can't be taken back */
+size_t tn_account_share(const struct tn_tcp *c); /* in place of tn_pool_share, for a flow's queues */
 
 /* stack.c */
 void tn_stack_enter(struct tn_stack *st);

@@ -66,6 +66,7 @@ void tn_stack_free(struct tn_stack *st)
     free_dead(st);
     tn_ipreass_fini(&st->reass);
     tn_htable_fini(&st->flows);
+    tn_htable_fini(&st->accounts);
     tn_htable_fini(&st->listeners);
     tn_htable_fini(&st->udp_socks);
     tn_heap_fini(&st->timers);

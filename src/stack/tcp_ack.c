@@ -146,6 +146,7 @@ static bool advance_una(struct tn_tcp *c, uint32_t acked)
     uint32_t bytes = acked < c->sendq.len ? acked : c->sendq.len;
     tn_queue_consume(&c->sendq, &c->st->pool, bytes);
     if (c->sendq.len == 0 && c->reserved == 0) tn_queue_trim(&c->sendq, &c->st->pool, 0);
+    tn_account_sync(c);
     c->snd_una += acked;
     return acked > bytes;
 }

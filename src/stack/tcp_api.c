@@ -73,6 +73,7 @@ void tn_tcp_consume(struct tn_tcp *c, size_t len, uint64_t now_us)
     tn_stack_enter(c->st);
     tn_queue_consume(&c->recvq, p, (uint32_t)len);
     if (c->recvq.len == 0 && !c->reass) tn_queue_trim(&c->recvq, p, 0);
+    tn_account_sync(c);
     if (c->f.state == TN_TCP_DONE) {
         if (c->recvq.len == 0) tn_tcp_raise(c, TN_EV_CLOSE);
     } else {
@@ -122,6 +123,7 @@ void tn_tcp_commit(struct tn_tcp *c, size_t len, uint64_t now_us)
     tn_tcp_note_limited(c, now_us);
     c->sendq.len += (uint32_t)len;
     tn_queue_trim(&c->sendq, &c->st->pool, c->sendq.len);
+    tn_account_sync(c);
     if (len) tn_tcp_output(c, now_us);
     tn_stack_leave(c->st, false, now_us);
 }

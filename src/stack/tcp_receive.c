@@ -57,7 +57,8 @@ static bool store(struct tn_tcp *c, uint32_t seq, const uint8_t *bytes, uint32_t
 {
     uint32_t at = c->recvq.len + (seq - c->rcv_nxt);
     struct tn_pool *p = &c->st->pool;
-    if (tn_queue_write(&c->recvq, p, at, bytes, len) == 0) return true;
+    bool fits = at + len <= c->recvq.len + tn_queue_room(&c->recvq); /* in what the queue has */
+    if ((fits || !tn_account_over(c)) && tn_queue_write(&c->recvq, p, at, bytes, len) == 0) return true;
     if (seq == c->rcv_nxt && c->reass && c->reass->count) {
         renege(c);
         if (tn_queue_write(&c->recvq, p, at, bytes, len) == 0) return true;

@@ -6,7 +6,7 @@
 
 enum { RCV_MSS_START = 88 };
 /* With malloc's own word 528, as 512 bytes would be. */
-_Static_assert(sizeof(struct tn_tcp) <= 520, "an idle flow is only its control block: keep it small");
+_Static_assert(sizeof(struct tn_tcp) <= 536, "an idle flow is only its control block: keep it small");
 
 const char *tn_tcp_state_name(unsigned state)
 {
@@ -30,8 +30,10 @@ static int enter_tables(struct tn_tcp *c)
     struct tn_stack *st = c->st;
     int err = tn_timer_arm(&st->timers, &c->timer, TN_NEVER);
     if (err) return err;
-    err = tn_flow_insert(st, &c->f);
+    err = tn_account_open(c);
+    if (!err) err = tn_flow_insert(st, &c->f);
     if (err) {
+        tn_account_close(c);
         tn_timer_stop(&st->timers, &c->timer);
         return err;
     }
@@ -65,7 +67,7 @@ struct tn_tcp *tn_tcp_new(struct tn_stack *st, const struct tn_addrport *local, 
     c->heard_us = c->meter_us = now_us;
     c->buf_max = (uint32_t)(st->tcp_buffer_max ? st->tcp_buffer_max : TN_TCP_BUFFER_AUTO);
     c->rcv_buf = c->buf_max < TN_TCP_RCVBUF_START ? c->buf_max : TN_TCP_RCVBUF_START;
-    if (c->rcv_buf > tn_pool_share(&st->pool)) c->rcv_buf = (uint32_t)tn_pool_share(&st->pool);
+    if (c->rcv_buf > tn_account_share(c)) c->rcv_buf = (uint32_t)tn_account_share(c);
     while (c->f.rcv_wscale < TN_TCP_WSCALE_MAX && 65535u << c->f.rcv_wscale < c->buf_max) c->f.rcv_wscale++;
     c->iss = tn_flow_isn(st, &c->f, now_us);
     c->snd_una = c->snd_nxt = c->iss;
@@ -174,6 +176,7 @@ static void free_buffers(struct tn_tcp *c)
     struct tn_pool *p = &c->st->pool;
     tn_queue_clear(&c->sendq, p);
     tn_queue_clear(&c->recvq, p);
+    tn_account_sync(c);
     c->reserved = 0;
     tn_reass_free(c->reass);
     c->reass = NULL;
@@ -198,6 +201,7 @@ void tn_tcp_destroy(struct tn_tcp *c)
     if (c->f.state == TN_TCP_CLOSED && !tn_timer_armed(&c->timer)) return; /* already on its way out */
     leave_table(c);
     free_buffers(c);
+    tn_account_close(c);
     tn_timer_stop(&st->timers, &c->timer);
     st->ntcp--;
     if (c->orphan) st->norphans--;
@@ -225,6 +229,7 @@ void tn_tcp_end(struct tn_tcp *c, int err, uint64_t now_us)
     c->f.state = TN_TCP_DONE;
     c->rexmit_at = c->delack_at = c->keep_at = TN_NEVER;
     tn_queue_clear(&c->sendq, &c->st->pool);
+    tn_account_sync(c);
     if (err) free_buffers(c);
     /* With err 0 the owner first reads what is there; tn_tcp_consume raises the close then. */
     if (err || c->recvq.len == 0) tn_tcp_raise(c, TN_EV_CLOSE);

@@ -3,7 +3,7 @@
  * rcv_buf is what the window is sized for. It starts small and follows what the owner reads per round trip times four
  * (twice for the sender's next doubling, twice for a hole that is being repaired), so a slow reader keeps a small
  * window. Bytes that wait behind a hole are no backlog of the reader, and make it grow as well. Below that comes the
- * pool: what a queue may hold depends on what is still free (pool.h).
+ * pool: what a queue may hold depends on what is still free (pool.h), and on what its peer holds already (account.c).
  *
  * The right edge that was announced never moves back. With window scaling an edge between two multiples can't be
  * expressed once rcv_nxt has moved: it is rounded up, until tiny segments have pushed it a chunk beyond its place;
@@ -16,7 +16,7 @@ static uint32_t own_mss(const struct tn_tcp *c) { return c->st->mtu - (c->f.loca
 
 static uint32_t receive_limit(struct tn_tcp *c)
 {
-    size_t share = tn_pool_share(&c->st->pool);
+    size_t share = tn_account_share(c);
     if (share >= c->rcv_buf) return c->rcv_buf;
     tn_tcp_wait_memory(c);
     return (uint32_t)share;
@@ -34,6 +34,7 @@ static uint32_t wanted_edge(struct tn_tcp *c)
 uint16_t tn_tcp_window_field(struct tn_tcp *c)
 {
     unsigned scale = c->f.rcv_wscale;
+    tn_account_sync(c);
     uint32_t window = wanted_edge(c) - c->rcv_nxt, field = window >> scale;
     if (field > 65535) field = 65535;
     uint32_t farthest = c->rcv_nxt - c->recvq.len + c->rcv_buf + TN_CHUNK;
@@ -57,7 +58,7 @@ static void grow(struct tn_tcp *c, uint64_t want)
     uint64_t max = c->buf_max, scaled = 65535ull << c->f.rcv_wscale;
     if (max > scaled) max = scaled;
     if (want > max) want = max;
-    if (want > tn_pool_share(&c->st->pool)) return; /* under pressure nothing grows */
+    if (want > tn_account_share(c)) return; /* under pressure nothing grows */
     if (want > c->rcv_buf) c->rcv_buf = (uint32_t)want;
 }
 
@@ -106,7 +107,7 @@ uint32_t tn_tcp_send_limit(const struct tn_tcp *c)
 {
     uint64_t limit = (uint64_t)(c->snd_nxt - c->snd_una) + tn_tcp_send_ahead(c);
     if (limit > c->buf_max) limit = c->buf_max;
-    size_t share = tn_pool_share(&c->st->pool);
+    size_t share = tn_account_share(c);
     return (uint32_t)(limit < share ? limit : share);
 }
 
