@@ -27,6 +27,7 @@ static bool is_question(struct tn_forward *f, const struct tn_addrport *src, con
                         const uint8_t *payload, size_t len, uint64_t now_us)
 {
     if (!f->enabled || dst->port != TN_FORWARD_DNS_PORT || !f->config.dns_udp || is_group(&dst->ip)) return false;
+    if (tn_forward_is_subnet(f, dst)) return false; /* a resolver of the network behind us is asked itself */
     uint64_t peer = f->config.peer_of(f->config.ctx, &src->ip);
     return peer && f->config.dns_udp(f->config.ctx, peer, src, dst, payload, len, now_us);
 }

@@ -1,4 +1,5 @@
 /* The forwarder's life, its switch and its figures. */
+#include "egress/subnet.h"
 #include "forward/private.h"
 #include "util/err.h"
 
@@ -7,6 +8,12 @@
 uint64_t tn_forward_now(const struct tn_forward *f)
 {
     return f->config.now ? f->config.now(f->config.ctx) : uv_hrtime() / 1000;
+}
+
+bool tn_forward_is_subnet(const struct tn_forward *f, const struct tn_addrport *dst)
+{
+    struct tn_addrport real;
+    return tn_egress_is_subnet(f->config.egress, dst, &real);
 }
 
 struct tn_forward *tn_forward_new(const struct tn_forward_config *config)

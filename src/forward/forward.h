@@ -18,9 +18,9 @@ struct tn_forward_config {
     const struct tn_log *log;
     /* The node ID of the tailnet peer that owns this source address; 0: unknown, refuse. */
     uint64_t (*peer_of)(void *ctx, const struct tn_ip *src);
-    /* Port 53 of exit clients, whatever the address: answered by the node itself and not dialed. The datagram was taken
-     * (false: goes the way of any other); what becomes of the SYN (TN_SYN_DROP: not taken, as above). NULL: a port like any
-     * other. */
+    /* Port 53 of exit clients, whatever the address (but not in a subnet): answered by the node itself and not dialed. The
+     * datagram was taken (false: goes the way of any other); what becomes of the SYN (TN_SYN_DROP: not taken, as above).
+     * NULL: a port like any other. */
     bool (*dns_udp)(void *ctx, uint64_t peer, const struct tn_addrport *src, const struct tn_addrport *dst,
                     const uint8_t *payload, size_t len, uint64_t now_us);
     enum tn_syn_verdict (*dns_syn)(void *ctx, uint64_t peer, const struct tn_syn *syn, uint64_t now_us);

@@ -146,7 +146,7 @@ enum tn_syn_verdict tn_forward_syn(void *forward, const struct tn_syn *syn, uint
         return TN_SYN_HELD;
     }
     uint64_t peer = f->enabled ? f->config.peer_of(f->config.ctx, &syn->src.ip) : 0;
-    if (peer && syn->dst.port == TN_FORWARD_DNS_PORT && f->config.dns_syn) {
+    if (peer && syn->dst.port == TN_FORWARD_DNS_PORT && f->config.dns_syn && !tn_forward_is_subnet(f, &syn->dst)) {
         enum tn_syn_verdict verdict = f->config.dns_syn(f->config.ctx, peer, syn, now_us);
         f->stats.refused += verdict == TN_SYN_RESET;
         if (verdict != TN_SYN_DROP) return verdict;

@@ -28,6 +28,7 @@ struct tn_forward {
 };
 
 uint64_t tn_forward_now(const struct tn_forward *f);
+bool tn_forward_is_subnet(const struct tn_forward *f, const struct tn_addrport *dst); /* none of the exit's business */
 
 /* gate.c: a SYN whose dial is under way. */
 struct tn_held {
