@@ -77,6 +77,9 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   hostname            default: the system's host name
  *   ephemeral           true | false: the server forgets the node when it is gone
  *   port                UDP port, 0..65535; 0 (default) picks one
+ *   relay_only          true | false: open no UDP socket; peers are reached through DERP relays only
+ *   port_mapping        true (default) | false: ask a NAT's gateway to map a port to us (PCP, NAT-PMP, UPnP), on a thread that
+ *                       may outlive tailnet_close by some seconds, as that of a name lookup
  *   accept_routes       true | false: use subnet routes of peers
  *   exit_node           name, tailnet IP or stable ID of the peer that carries our internet traffic
  *   advertise_exit_node true | false: offer 0.0.0.0/0 and ::/0

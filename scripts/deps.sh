@@ -12,9 +12,12 @@ set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config python3 libuv1-dev libssl-dev libsodium-dev libnghttp2-dev libzstd-dev
  libjansson-dev"
+build="$build libminiupnpc-dev libnatpmp-dev"
 demo="python3 iproute2 util-linux procps curl ca-certificates openssl microsocks tcpdump"
 test="libcmocka-dev ccache dante-server tinyproxy-bin squid unbound dnsutils dnsperf"
+test="$test nftables miniupnpd-nftables"
 services="microsocks danted tinyproxy squid unbound"
+services="$services miniupnpd"
 # Optional: faster where it exists, for x86-64 only.
 optional="libipsec-mb-dev"
 

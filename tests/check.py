@@ -22,6 +22,7 @@ GO_AT_LEAST = (1, 26)
 E2E_ORDER = ["selftest", "test_join", "test_exit", "test_dns", "test_flows", "test_closed", "test_hostile", "test_api",
              "test_devserver", "test_dev", "test_headscale"]
 IDLE = ("test_vanish", "test_soak")  # minutes long and nearly idle: run beside the others
+E2E_ORDER.insert(-1, "test_direct")
 
 
 class Sums:

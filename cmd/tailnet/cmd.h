@@ -9,6 +9,7 @@
 int cmd_run(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_ping(int argc, char **argv);
+int cmd_netcheck(int argc, char **argv);
 int cmd_dev(int argc, char **argv);
 int cmd_egress(int argc, char **argv);
 int cmd_set(int argc, char **argv);

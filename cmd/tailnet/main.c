@@ -15,6 +15,7 @@ static const char usage[] =
     "  set       change a running exit node's egress\n"
     "  egress    see, check, rotate and reload how exit traffic leaves\n"
     "  ping      ask whether, how and how fast a peer answers\n"
+    "  netcheck  what the node's network lets through, and how far the relays are\n"
     "  dev       a tailnet in a box for trying out: control server, DERP, STUN\n"
     "  version   print the version\n"
     "  help      print this, or what tailnet COMMAND --help prints\n"
@@ -28,7 +29,7 @@ struct command {
 
 static const struct command commands[] = {
     {"run", cmd_run}, {"status", cmd_status}, {"ping", cmd_ping}, {"dev", cmd_dev},
-    {"set", cmd_set}, {"egress", cmd_egress}};
+    {"netcheck", cmd_netcheck}, {"set", cmd_set}, {"egress", cmd_egress}};
 
 void cmd_complain(const char *fmt, ...)
 {

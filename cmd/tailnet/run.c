@@ -33,6 +33,9 @@ static const char usage[] =
     "  --auth-key KEY|file:PATH join without a person; also TS_AUTHKEY. Needed once\n"
     "  --hostname NAME          name in the tailnet (default: this host's); also TS_HOSTNAME\n"
     "  --port N                 UDP port (default: any)\n"
+    "  --port-mapping=false     do not ask the NAT's gateway for a port (PCP, NAT-PMP, UPnP); also\n"
+    "                           TS_DISABLE_PORTMAPPER=1\n"
+    "  --relay-only             no UDP at all: peers are reached through DERP relays only\n"
     "  --ephemeral              be forgotten when gone\n"
     "  --accept-routes          use subnet routes that peers offer\n"
     "\n"
@@ -89,6 +92,8 @@ static const struct flag flags[] = {
     {"auth-key", "auth_key", false, true},
     {"hostname", "hostname", false, false},
     {"port", "port", false, false},
+    {"relay-only", "relay_only", true, false},
+    {"port-mapping", "port_mapping", true, false},
     {"ephemeral", "ephemeral", true, false},
     {"accept-routes", "accept_routes", true, false},
     {"advertise-exit-node", "advertise_exit_node", true, false},
@@ -235,6 +240,9 @@ static int configure(tailnet *t, int argc, char **argv)
     if (!code) code = read_config(t, argc, argv);
     int parsed = parse(t, argc, argv, said);
     int from_env = fill_in(t, said); /* both also after an error: secrets are to be overwritten */
+    const char *unmapped = getenv("TS_DISABLE_PORTMAPPER");
+    if (unmapped && *unmapped && strcmp(unmapped, "0") && strcmp(unmapped, "false") && !said[find_flag("port_mapping")])
+        (void)tailnet_set(t, "port_mapping", "false");
     return code ? code : parsed ? parsed : from_env;
 }
 

@@ -19,6 +19,7 @@ enum {
 void tn_config_init(struct tn_config *c)
 {
     *c = (struct tn_config){.exit_dns_aaaa = true, .exit_breaker = true, .log_level = TN_LOG_INFO};
+    c->port_mapping = true;
     tn_exitset_init(&c->exit);
 }
 
@@ -205,6 +206,8 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
         bool *slot;
         unsigned said;
     } bools[] = {{"ephemeral", &c->ephemeral, 0},
+                 {"relay_only", &c->relay_only, 0},
+                 {"port_mapping", &c->port_mapping, 0},
                  {"accept_routes", &c->accept_routes, TN_SAID_ACCEPT_ROUTES},
                  {"advertise_exit_node", &c->advertise_exit_node, 0},
                  {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0},

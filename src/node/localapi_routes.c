@@ -170,6 +170,72 @@ static void post_ping(struct tn_node *n, struct tn_httpd_req *req, const struct 
     free(c);
 }
 
+/* ---- netcheck ---- */
+
+static json_t *netcheck_json(const struct tn_path_report *r)
+{
+    char v4[TN_ADDRPORT_STRLEN] = "", v6[TN_ADDRPORT_STRLEN] = "";
+    json_t *all = json_object(), *all4 = json_object(), *all6 = json_object(), *codes = json_object();
+    if (r->global4.ip.family) tn_addrport_format(&r->global4, v4);
+    if (r->global6.ip.family) tn_addrport_format(&r->global6, v6);
+    for (size_t i = 0; r->regions && i < r->nregions; i++) {
+        const struct tn_path_region_latency *l = &r->regions[i];
+        uint32_t best_us = l->v4_us && (!l->v6_us || l->v4_us < l->v6_us) ? l->v4_us : l->v6_us;
+        char id[16];
+        snprintf(id, sizeof id, "%d", l->region);
+        json_object_set_new(all, id, json_integer((json_int_t)best_us * 1000));
+        if (l->v4_us) json_object_set_new(all4, id, json_integer((json_int_t)l->v4_us * 1000));
+        if (l->v6_us) json_object_set_new(all6, id, json_integer((json_int_t)l->v6_us * 1000));
+        json_object_set_new(codes, id, json_string(l->code));
+    }
+    char mapped[TN_ADDRPORT_STRLEN] = "";
+    if (r->portmap.outside.ip.family) tn_addrport_format(&r->portmap.outside, mapped);
+    return json_pack("{s:b s:b s:b s:s s:b s:b s:b s:b s:o s:s s:s s:i s:o s:o s:o s:o}", "UPnP", r->portmap.upnp, "PMP",
+                     r->portmap.pmp, "PCP", r->portmap.pcp, "PortMapped", mapped, "UDP", r->udp, "IPv4", r->ipv4, "IPv6", r->ipv6,
+                     "OSHasIPv6", r->os_has_ipv6, "MappingVariesByDestIP",
+                     r->mapping_varies < 0 ? json_null() : json_boolean(r->mapping_varies), "GlobalV4", v4, "GlobalV6", v6,
+                     "PreferredDERP", r->home, "RegionLatency", all, "RegionV4Latency", all4, "RegionV6Latency", all6,
+                     "RegionCodes", codes);
+}
+
+struct netcheck_call {
+    struct tn_httpd_req *req; /* NULL once the client has gone */
+};
+
+static void netchecked(void *arg, const struct tn_path_report *r, uint64_t now_us)
+{
+    struct netcheck_call *c = arg;
+    if (c->req && r) respond_json(c->req, 200, netcheck_json(r));
+    free(c);
+}
+
+static void netcheck_client_gone(void *arg) { ((struct netcheck_call *)arg)->req = NULL; }
+
+/* net/netcheck.Report of a fresh look from the node's own sockets, and the regions' codes. */
+static void get_netcheck(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
+{
+    struct netcheck_call *c = calloc(1, sizeof *c);
+    if (!c) {
+        tn_httpd_error(req, 500, "out of memory");
+        return;
+    }
+    c->req = req;
+    tn_httpd_on_cancel(req, netcheck_client_gone, c); /* first: without UDP the answer may come before the call returns */
+    int err = tn_path_netcheck(n->path, netchecked, c, tn_node_now());
+    if (!err) return;
+    tn_httpd_on_cancel(req, NULL, NULL);
+    free(c);
+    tn_httpd_error(req, 503, err == TN_E_NOTCONN ? "no DERP map yet: the control server has not answered" : tn_err_text(err));
+}
+
+/* For `tailscale netcheck`, which looks itself. */
+static void get_derpmap(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
+{
+    const struct tn_netmap *m = tn_control_netmap(n->control);
+    const json_t *map = m ? tn_netmap_derp_map(m) : NULL;
+    respond_json(req, 200, map ? json_deep_copy(map) : json_null());
+}
+
 /* ---- the table ---- */
 
 enum right { READ, WRITE };
@@ -183,6 +249,8 @@ static const struct route {
     {"GET", "prefs", READ, get_prefs},
     {"GET", "whois", READ, get_whois},
     {"POST", "ping", READ, post_ping},
+    {"GET", "netcheck", READ, get_netcheck},
+    {"GET", "derpmap", READ, get_derpmap},
     {"GET", "serve-config", READ, get_serve_config},
     {"GET", "egress", READ, tn_localapi_get_egress},
     {"PATCH", "egress", WRITE, tn_localapi_patch_egress},

@@ -12,17 +12,17 @@
 #include "node/exit.h"
 #include "node/exitcheck.h"
 #include "node/exitdns.h"
+#include "node/netwatch.h"
 #include "node/localapi.h"
 #include "node/peerapi_server.h"
 #include "node/resolver.h"
 #include "node/ping.h"
+#include "node/portmap.h"
 #include "node/socks5d.h"
 #include "node/stream.h"
 #include "node/tunmode.h"
 #include "util/err.h"
 
-#include <ifaddrs.h>
-#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -126,7 +126,7 @@ static uint64_t earliest(const struct tn_node *n)
                       tn_forward_next_deadline(n->forward), tn_resolver_next_deadline(n),
                       tn_pings_next_deadline(n),            tn_peerapi_server_next_deadline(n),
                       tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n),
-                      n->udp ? tn_udp_next_deadline(n->udp) : TN_NEVER};
+                      tn_netwatch_next_deadline(n),         tn_portmap_next_deadline(n)};
     uint64_t next = TN_NEVER;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] < next) next = all[i];
@@ -146,7 +146,8 @@ static void run_timeouts(struct tn_node *n)
     if (tn_peerapi_server_next_deadline(n) <= now) tn_peerapi_server_timeout(n, now);
     if (tn_localapi_next_deadline(n) <= now) tn_localapi_timeout(n, now);
     if (tn_exitdns_next_deadline(n) <= now) tn_exitdns_timeout(n, now);
-    if (n->udp) tn_udp_timeout(n->udp, now);
+    tn_netwatch_timeout(n, now);
+    tn_portmap_timeout(n, now);
 }
 
 static void on_tick(uv_timer_t *t)
@@ -208,30 +209,6 @@ static int poll_udp(struct tn_node *n, uv_poll_t **slot, int fd)
     }
     (*slot)->data = n;
     return uv_poll_start(*slot, UV_READABLE, udp_readable);
-}
-
-static void report_local_addresses(struct tn_node *n)
-{
-    enum { MAX = 32 };
-    struct tn_ip addrs[MAX];
-    size_t count = 0;
-    struct ifaddrs *list;
-    if (getifaddrs(&list) != 0) return;
-    for (struct ifaddrs *i = list; i && count < MAX; i = i->ifa_next) {
-        struct tn_addrport ap;
-        if (tn_tunmode_is_device(n, i->ifa_name)) continue;
-        if (!i->ifa_addr || !(i->ifa_flags & IFF_UP) || tn_addrport_from_sockaddr(i->ifa_addr, &ap) != 0) continue;
-        if (tn_ip_is_loopback(&ap.ip) || tn_ip_is_link_local(&ap.ip) || tn_ip_is_tailnet(&ap.ip)) continue;
-        addrs[count++] = ap.ip;
-    }
-    freeifaddrs(list);
-    tn_path_set_local(n->path, addrs, count, tn_udp_port4(n->udp), tn_udp_port6(n->udp), tn_node_now());
-}
-
-static void udp_failed(void *ctx, const struct tn_addrport *to, int err)
-{
-    struct tn_node *n = ctx;
-    if (n->path) tn_path_udp_failed(n->path, to, err, tn_node_now());
 }
 
 static int open_udp(struct tn_node *n)
@@ -296,6 +273,7 @@ static int make_datapath(struct tn_node *n)
         tn_node_private_generate(&wc.key, &n->rng);
         pc.node_key = wc.key;
     }
+    if (n->config.relay_only) pc.cb.udp_send = NULL;
     n->wg = tn_wg_new(&wc);
     err = n->wg ? tn_path_new(&pc, &n->path) : TN_E_NOMEM;
     tn_wipe(&wc.key, sizeof wc.key);
@@ -352,8 +330,9 @@ static int make_all(struct tn_node *n)
     if (!err) err = tn_exitdns_new(n);
     if (!err) err = make_control(n);
     if (!err) err = tn_exitwatch_new(n);
-    if (!err) err = open_udp(n);
-    if (!err) report_local_addresses(n);
+    if (!err && !n->config.relay_only) err = open_udp(n);
+    if (!err) err = tn_netwatch_new(n);
+    if (!err) err = tn_portmap_new(n);
     if (!err && n->config.socket) err = tn_localapi_new(n);
     if (!err && n->config.socks5_server) err = tn_socks5d_new(n);
     return err;
@@ -410,6 +389,8 @@ static void tear_down(struct tn_node *n)
     if (n->filter) tn_filter_free(n->filter);
     if (n->addresses) tn_route_free(n->addresses);
     tn_node_peers_free(n);
+    tn_portmap_free(n);
+    tn_netwatch_free(n);
     close_polls(n);
     if (n->egress) tn_egress_free(n->egress, egress_gone, n);
     n->forward = NULL;

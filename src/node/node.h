@@ -37,6 +37,8 @@ struct tn_exitdns;
 struct tn_exitwatch;
 struct tn_exitcheck;
 struct tn_tunmode;
+struct tn_netwatch;
+struct tn_portmap;
 
 /* STARTING: another thread is at it; the node's fields are its own until it is done. */
 enum tn_node_life { TN_NODE_STOPPED, TN_NODE_STARTING, TN_NODE_STARTED };
@@ -91,6 +93,8 @@ struct tn_node {
     struct tn_ip mapped[8]; /* our own public addresses, as STUN servers and the host know them */
     size_t nmapped;
     struct tn_tunmode *tun; /* NULL: all in-process */
+    struct tn_netwatch *netwatch;
+    struct tn_portmap *portmap;
 
     struct tn_htable peers;           /* struct tn_npeer by node ID */
     struct tn_route_table *addresses; /* peers' own addresses to struct tn_npeer */

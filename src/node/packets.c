@@ -302,9 +302,9 @@ static void path_netinfo(void *ctx, const struct tn_path_netinfo *ni, uint64_t n
                                      .working_ipv6 = ni->ipv6,
                                      .os_has_ipv6 = ni->os_has_ipv6,
                                      .working_udp = ni->udp,
-                                     .upnp = -1,
-                                     .pmp = -1,
-                                     .pcp = -1};
+                                     .upnp = ni->upnp,
+                                     .pmp = ni->pmp,
+                                     .pcp = ni->pcp};
     for (size_t i = 0; i < ni->nlatency && i < sizeof out.latency / sizeof *out.latency; i++) {
         memcpy(out.latency[i].name, ni->latency[i].name, sizeof out.latency[i].name);
         out.latency[i].seconds = ni->latency[i].seconds;

@@ -122,7 +122,7 @@ static json_t *peer_object(struct tn_node *n, const struct tn_netnode *node, uin
     json_object_set_new(o, "TxBytes", json_integer((json_int_t)ws.tx_bytes));
     json_object_set_new(o, "LastWrite", moment(ws.last_tx_us));
     json_object_set_new(o, "LastHandshake", moment(ws.last_handshake_us));
-    json_object_set_new(o, "Active", json_boolean(last && now_us - last < ACTIVE_US));
+    json_object_set_new(o, "Active", json_boolean(ps.active || (last && now_us - last < ACTIVE_US)));
     json_object_set_new(o, "ExitNode", json_boolean(n->exit_peer == node->id));
     json_object_set_new(o, "InMagicSock", json_true());
     json_object_set_new(o, "InEngine", json_boolean(ws.last_handshake_us != 0));

@@ -107,6 +107,7 @@ void tn_path_peer_status(const struct tn_path *p, const struct tn_path_peer *pee
                          struct tn_path_peer_status *out)
 {
     int region = tn_derp_set_choose(p->derp, peer->home_derp, peer->route);
-    *out = (struct tn_path_peer_status){.derp_region = region, .derp_code = tn_path_region_code(p, region)};
+    *out = (struct tn_path_peer_status){.active = tn_path_session_active(peer, now_us), .derp_region = region,
+                                        .derp_code = tn_path_region_code(p, region)};
     if (tn_path_trusted(peer, now_us)) out->direct = peer->best.addr;
 }

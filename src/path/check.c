@@ -120,6 +120,7 @@ static void conclude(struct tn_path *p, const struct tn_home_latency *l, size_t 
     schedule(p, now_us);
     tn_path_session_endpoints(p, tn_path_endpoints_update(p, p->report, now_us), now_us);
     tell_netinfo(p, now_us);
+    tn_path_report_tell(p, now_us);
     if (p->check_again && !busy(p)) begin(p, now_us);
 }
 
@@ -201,6 +202,7 @@ static void begin(struct tn_path *p, uint64_t now_us)
     p->check_again = p->check_full = false;
     p->next_check_us = TN_NEVER;
     p->last_check_us = now_us;
+    p->checks++;
     if (o.full) p->last_full_us = now_us;
     if (p->config.cb.udp_send) {
         if (tn_netcheck_start(p->netcheck, p->map, &o, now_us) != 0) schedule(p, now_us);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 enum {
-    TYPE_LOCAL = 1, TYPE_STUN = 2, TYPE_STUN4_LOCAL_PORT = 4, /* tailcfg.EndpointType */
+    TYPE_LOCAL = 1, TYPE_STUN = 2, TYPE_PORTMAPPED = 3, TYPE_STUN4_LOCAL_PORT = 4, /* tailcfg.EndpointType */
     TRACKED_US = 310 * 1000000,  /* a little over the full check interval */
     TRACKED_PER_IP = 6,          /* two earlier sets of what one address can give */
 };
@@ -112,6 +112,7 @@ bool tn_path_endpoints_update(struct tn_path *p, const struct tn_netcheck_report
     if (!p->config.cb.udp_send) return false;
     l.eps = malloc(TN_PATH_ENDPOINTS_MAX * sizeof *l.eps);
     if (!l.eps) return false; /* the next check tells */
+    if (p->portmap.outside.ip.family) add(&l, &p->portmap.outside, TYPE_PORTMAPPED);
     if (r) add_stun(p, &l, r);
     add_tracked(p, &l, now_us);
     add_local(p, &l);
@@ -138,7 +139,8 @@ static void add_latency(struct tn_path_netinfo *ni, int region, int family, uint
 static bool matters(const struct tn_path_netinfo *a, const struct tn_path_netinfo *b)
 {
     return a->preferred_derp != b->preferred_derp || a->udp != b->udp || a->ipv6 != b->ipv6 ||
-           a->os_has_ipv6 != b->os_has_ipv6 || a->mapping_varies != b->mapping_varies;
+           a->os_has_ipv6 != b->os_has_ipv6 || a->mapping_varies != b->mapping_varies || a->pcp != b->pcp ||
+           a->pmp != b->pmp || a->upnp != b->upnp;
 }
 
 void tn_path_netinfo_update(struct tn_path *p, uint64_t now_us)
@@ -151,6 +153,9 @@ void tn_path_netinfo_update(struct tn_path *p, uint64_t now_us)
     ni->ipv6 = r ? r->ipv6 : -1;
     ni->os_has_ipv6 = p->local_known ? p->port6 != 0 : -1;
     ni->mapping_varies = r ? r->mapping_varies : -1;
+    ni->pcp = p->portmap.pcp;
+    ni->pmp = p->portmap.pmp;
+    ni->upnp = p->portmap.upnp;
     for (size_t i = 0; r && i < r->nregions; i++) {
         add_latency(ni, r->regions[i].region, 4, r->regions[i].v4_us);
         add_latency(ni, r->regions[i].region, 6, r->regions[i].v6_us);

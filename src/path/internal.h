@@ -141,12 +141,16 @@ struct tn_path {
     size_t nlocal;
     bool local_known;
     uint16_t port4, port6;
+    struct tn_path_portmap portmap;
 
     struct tn_netcheck *netcheck;
     struct tn_home home_history;
     struct tn_latency_check *latency_check; /* over TCP, while UDP is dead; NULL: none under way */
     struct tn_netcheck_report *report;      /* the last one; NULL: none yet */
     bool check_again, check_full;
+    uint64_t checks;        /* begun */
+    struct tn_list waiters; /* report.c: callers of tn_path_netcheck */
+    size_t nwaiters;
     uint64_t next_check_us, last_full_us, last_check_us, last_active_us;
 
     struct tn_path_tracked tracked[TN_PATH_TRACKED_MAX];
@@ -188,6 +192,7 @@ void tn_path_best_pong(struct tn_path *p, struct tn_path_peer *peer, const struc
 void tn_path_best_forget(struct tn_path_peer *peer);
 
 /* session.c: when paths are looked for. */
+bool tn_path_session_active(const struct tn_path_peer *peer, uint64_t now_us);
 void tn_path_session_data(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us); /* a datagram is sent to it */
 /* Pings every candidate that was not pinged in the last 5 s; call: and asks the peer to do the same. */
 void tn_path_session_look(struct tn_path *p, struct tn_path_peer *peer, bool call, uint64_t now_us);
@@ -197,7 +202,9 @@ void tn_path_session_learned(struct tn_path *p, struct tn_path_peer *peer, struc
 void tn_path_session_beat_answered(struct tn_path *p, struct tn_path_peer *peer);
 void tn_path_session_call(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us); /* asks it to ping us */
 void tn_path_session_endpoints(struct tn_path *p, bool changed, uint64_t now_us); /* a check has told ours */
-void tn_path_session_peer_changed(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us); /* by the netmap */
+void tn_path_session_moved(struct tn_path *p, uint64_t now_us); /* ours have changed */
+/* The netmap said something of it. */
+void tn_path_session_peer_changed(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us);
 void tn_path_session_link_changed(struct tn_path *p, uint64_t now_us);
 void tn_path_session_end(struct tn_path *p, struct tn_path_peer *peer); /* the peer goes, or became another process */
 void tn_path_session_timeout(struct tn_path *p, uint64_t now_us);
@@ -233,6 +240,10 @@ void tn_path_check_derp_state(struct tn_path *p, int region, int err, uint64_t n
 void tn_path_check_active(struct tn_path *p, uint64_t now_us); /* data flowed */
 void tn_path_check_timeout(struct tn_path *p, uint64_t now_us);
 uint64_t tn_path_check_deadline(const struct tn_path *p);
+
+/* report.c: tells callers of tn_path_netcheck, once their check is over. */
+void tn_path_report_tell(struct tn_path *p, uint64_t now_us);
+void tn_path_report_free(struct tn_path *p);
 
 /* endpoints.c. True when they changed. */
 bool tn_path_endpoints_update(struct tn_path *p, const struct tn_netcheck_report *r, uint64_t now_us);

@@ -87,6 +87,7 @@ int tn_path_new(const struct tn_path_config *config, struct tn_path **out)
     tn_list_init(&p->pings);
     tn_list_init(&p->sent);
     tn_list_init(&p->calls);
+    tn_list_init(&p->waiters);
     tn_heap_init(&p->beats);
     tn_htable_init(&p->by_txid);
     tn_htable_init(&p->by_key);
@@ -111,6 +112,7 @@ void tn_path_free(struct tn_path *p)
 {
     if (!p) return;
     tn_path_pings_cancel(p, NULL, 0);
+    tn_path_report_free(p);
     tn_derp_set_free(p->derp);
     tn_path_check_free(p);
     tn_path_peers_free(p);
@@ -161,6 +163,14 @@ void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, u
     p->port4 = port4;
     p->port6 = port6;
     if (p->report) (void)tn_path_endpoints_update(p, p->report, now_us);
+}
+
+void tn_path_set_portmap(struct tn_path *p, const struct tn_path_portmap *pm, uint64_t now_us)
+{
+    p->portmap = *pm;
+    if (!p->report) return; /* the first check tells it */
+    if (tn_path_endpoints_update(p, p->report, now_us)) tn_path_session_moved(p, now_us);
+    if (p->netinfo) tn_path_netinfo_update(p, now_us);
 }
 
 void tn_path_start(struct tn_path *p, uint64_t now_us)

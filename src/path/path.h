@@ -25,6 +25,7 @@ struct tn_path_source {
 struct tn_path_netinfo {
     int preferred_derp; /* a region we are connected to; 0: none yet */
     int8_t udp, ipv6, os_has_ipv6, mapping_varies; /* 1, 0, -1 unknown */
+    bool pcp, pmp, upnp;                           /* a gateway maps a port to us by it */
     struct { char name[24]; double seconds; } latency[64]; /* "1-v4", "1-v6" */
     size_t nlatency;
 };
@@ -83,6 +84,12 @@ int tn_path_set_derp_map(struct tn_path *p, const json_t *map, uint64_t now_us);
  * gone. */
 void tn_path_set_local(struct tn_path *p, const struct tn_ip *addrs, size_t n, uint16_t port4, uint16_t port6,
                        uint64_t now_us);
+/* The port that a gateway maps to us, by one of the protocols; family 0: none any more. */
+struct tn_path_portmap {
+    struct tn_addrport outside;
+    bool pcp, pmp, upnp;
+};
+void tn_path_set_portmap(struct tn_path *p, const struct tn_path_portmap *pm, uint64_t now_us);
 void tn_path_start(struct tn_path *p, uint64_t now_us); /* netcheck, then the home region */
 void tn_path_link_changed(struct tn_path *p, uint64_t now_us);
 /* Tell whether control is reachable: the home region does not move while it is not. */
@@ -105,10 +112,10 @@ void tn_path_udp_failed(struct tn_path *p, const struct tn_addrport *to, int err
 /* Sends back to where something came from (cookie replies). */
 void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *datagram, size_t len,
                    uint64_t now_us);
-/* Disco ping by the way data takes, and by every other while no direct one is trusted. On 0, done is called once later: with the first answer, TN_E_TIMEDOUT after 5 s,
- * or TN_E_CANCELED when the peer goes or gets another disco key; never after tn_path_free. A negative return sent
- * nothing and done is not called: TN_E_NOENT (no disco key known), TN_E_HOSTUNREACH (no way), TN_E_LIMIT (64 under
- * way). */
+/* Disco ping by the way data takes, and by every other while no direct one is trusted. On 0, done is called once
+ * later: with the first answer, TN_E_TIMEDOUT after 5 s, or TN_E_CANCELED when the peer goes or gets another disco key;
+ * never after tn_path_free. A negative return sent nothing and done is not called: TN_E_NOENT (no disco key known),
+ * TN_E_HOSTUNREACH (no way), TN_E_LIMIT (64 under way). */
 int tn_path_ping(struct tn_path *p, struct tn_path_peer *peer,
                  void (*done)(void *arg, const struct tn_path_ping_result *r),
                  void *arg, uint64_t now_us);
@@ -122,7 +129,28 @@ void tn_path_udp_input_run(struct tn_path *p, const struct tn_addrport *from, ui
 void tn_path_timeout(struct tn_path *p, uint64_t now_us);
 uint64_t tn_path_next_deadline(const struct tn_path *p);
 
+/* What the last look at the network found. */
+struct tn_path_report {
+    bool udp, ipv4, ipv6, os_has_ipv6;
+    int8_t mapping_varies;              /* by destination: 1, 0, -1 unknown */
+    struct tn_addrport global4, global6; /* as a STUN server saw us; family 0: unknown */
+    struct tn_path_portmap portmap;
+    int home;                           /* region, 0: none */
+    struct tn_path_region_latency {
+        int region;
+        const char *code;
+        uint32_t v4_us, v6_us;          /* 0: no answer */
+    } *regions;                         /* those that answered */
+    size_t nregions;
+};
+/* Looks at the network afresh, at every region. On 0, done is called once with what was found (borrowed; dead on return;
+ * without UDP maybe before this returns), or with NULL by tn_path_free. TN_E_NOTCONN (no DERP map yet), TN_E_LIMIT (16
+ * wait already), TN_E_NOMEM. */
+int tn_path_netcheck(struct tn_path *p, void (*done)(void *arg, const struct tn_path_report *r, uint64_t now_us),
+                     void *arg, uint64_t now_us);
+
 struct tn_path_peer_status {
+    bool active;               /* something was sent to it in the last 45 s */
     struct tn_addrport direct; /* the address that has lately answered; family 0: relayed */
     int derp_region;           /* the region our datagrams to it go through; 0 none */
     const char *derp_code;     /* "" if none */

@@ -8,7 +8,8 @@
  *
  * Go waits for trust to lapse when a path dies, up to 6.5 s of silence. Here a heartbeat without a pong is repeated
  * after half a second (and two round trips), and after three of them data takes DERP as well, 4.5 s after the path
- * died at the latest: soon enough for TCP's retransmission of that moment. One lost pong changes nothing.
+ * died at the latest. The peer is told then, by two call-me-maybes: one that names no address, on which Go peers drop
+ * the path they have at once, and one that names all of ours again. Two lost pongs change nothing.
  *
  * Each ping that a peer can cause is bounded: candidates per source, one ping in 5 s to each, and a bucket for those
  * that a call-me-maybe asks for at once. */
@@ -23,26 +24,31 @@ enum {
     TOKENS_MAX = 2 * TN_PATH_CANDIDATES_MAX, TOKENS_PER_S = 32,
 };
 
-static bool active(const struct tn_path_peer *peer, uint64_t now_us)
+bool tn_path_session_active(const struct tn_path_peer *peer, uint64_t now_us)
 {
     return peer->last_data_us && now_us - peer->last_data_us <= ACTIVE_US;
 }
 
 /* ---- asking the peer ---- */
 
-static void send_call(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
+static void send_addresses(struct tn_path *p, struct tn_path_peer *peer, size_t n, uint64_t now_us)
 {
     struct tn_addrport mine[TN_PATH_CANDIDATES_CALL_ME_MAYBE]; /* as many as we would take; the farthest come first */
     uint8_t msg[TN_PATH_DISCO_MAX];
-    size_t n = p->nendpoints < TN_PATH_CANDIDATES_CALL_ME_MAYBE ? p->nendpoints : TN_PATH_CANDIDATES_CALL_ME_MAYBE;
     struct tn_path_source to = {.derp_region = tn_derp_set_choose(p->derp, peer->home_derp, peer->route),
                                 .derp_key = peer->key};
-    peer->last_call_us = now_us;
-    if (n == 0 || !to.derp_region || !peer->disco) return;
+    if (!to.derp_region || !peer->disco) return;
     for (size_t i = 0; i < n; i++) mine[i] = p->endpoints[i].addr;
     struct tn_wr w = tn_wr_init(msg, sizeof msg);
     tn_disco_call_me_maybe_put(&w, mine, n);
     (void)tn_path_disco_send(p, peer->disco, &to, msg, tn_wr_len(&w), now_us);
+}
+
+static void send_call(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
+{
+    size_t n = p->nendpoints < TN_PATH_CANDIDATES_CALL_ME_MAYBE ? p->nendpoints : TN_PATH_CANDIDATES_CALL_ME_MAYBE;
+    peer->last_call_us = now_us;
+    if (n) send_addresses(p, peer, n, now_us);
 }
 
 void tn_path_session_call(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
@@ -57,17 +63,22 @@ void tn_path_session_call(struct tn_path *p, struct tn_path_peer *peer, uint64_t
     tn_path_check_request(p, false, now_us);
 }
 
+/* Who can't be reached directly may reach us at the new ones. */
+void tn_path_session_moved(struct tn_path *p, uint64_t now_us)
+{
+    TN_LIST_EACH(l, &p->peers) {
+        struct tn_path_peer *peer = TN_CONTAINER(l, struct tn_path_peer, link);
+        bool just = peer->last_call_us == now_us, wants = tn_path_session_active(peer, now_us);
+        if (!just && wants && !tn_path_trusted(peer, now_us)) send_call(p, peer, now_us);
+    }
+}
+
 void tn_path_session_endpoints(struct tn_path *p, bool changed, uint64_t now_us)
 {
     p->endpoints_us = now_us;
     for (struct tn_list *l; (l = tn_list_pop_front(&p->calls));)
         send_call(p, TN_CONTAINER(l, struct tn_path_peer, call_link), now_us);
-    if (!changed) return;
-    TN_LIST_EACH(l, &p->peers) { /* who can't be reached directly may reach us at the new ones */
-        struct tn_path_peer *peer = TN_CONTAINER(l, struct tn_path_peer, link);
-        bool just = peer->last_call_us == now_us;
-        if (!just && active(peer, now_us) && !tn_path_trusted(peer, now_us)) send_call(p, peer, now_us);
-    }
+    if (changed) tn_path_session_moved(p, now_us);
 }
 
 /* ---- pinging ---- */
@@ -101,8 +112,8 @@ void tn_path_session_look(struct tn_path *p, struct tn_path_peer *peer, bool cal
     if (call) tn_path_session_call(p, peer, now_us);
 }
 
-/* As many candidates as the bucket has tokens for are pinged at once, the others in 5 s if they are needed. A path that
- * the peer does not name may be one it had before it moved: it has to prove itself again. */
+/* As many candidates as the bucket has tokens for are pinged at once, the others in 5 s if they are needed. A path
+ * that the peer does not name may be one it had before it moved: it has to prove itself again. */
 void tn_path_session_call_me_maybe(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
 {
     uint64_t gained = peer->ask_tokens_us ? (now_us - peer->ask_tokens_us) * TOKENS_PER_S / 1000000 : TOKENS_MAX;
@@ -128,7 +139,8 @@ void tn_path_session_call_me_maybe(struct tn_path *p, struct tn_path_peer *peer,
 void tn_path_session_learned(struct tn_path *p, struct tn_path_peer *peer, struct tn_path_candidate *c,
                              uint64_t now_us)
 {
-    if (!active(peer, now_us) || tn_path_trusted(peer, now_us) || !tn_path_may_ping(p, &c->addr)) return;
+    if (!tn_path_session_active(peer, now_us) || tn_path_trusted(peer, now_us)) return;
+    if (!tn_path_may_ping(p, &c->addr)) return;
     bool again = c->asked_us && now_us - c->asked_us < ASK_US;
     if (again && c->asked_again) return;
     uint64_t asked_us = again ? c->asked_us : now_us;
@@ -151,17 +163,25 @@ static uint64_t retry_us(const struct tn_path_peer *peer)
     return us < BEAT_US ? us : BEAT_US;
 }
 
+/* The path does not answer. What the peer hears of us, it hears by DERP now, and so it shall answer there too. */
+static void lapse(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
+{
+    peer->best.trust_until_us = now_us - 1;
+    send_addresses(p, peer, 0, now_us);
+    peer->last_call_us = 0;
+}
+
 static void beat(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
 {
     uint64_t next_us = BEAT_US;
-    if (!active(peer, now_us)) {
+    if (!tn_path_session_active(peer, now_us)) {
         peer->unanswered = 0;
         return;
     }
     if (peer->unanswered == 0) peer->beat_us = now_us;
     if (peer->best.addr.ip.family) {
         struct tn_path_source to = {.addr = peer->best.addr};
-        if (peer->unanswered >= TRIES && peer->best.trust_until_us >= now_us) peer->best.trust_until_us = now_us - 1;
+        if (peer->unanswered >= TRIES && tn_path_trusted(peer, now_us)) lapse(p, peer, now_us);
         (void)tn_path_ping_one(p, peer, &to, NULL, now_us);
         if (peer->unanswered < TRIES) next_us = retry_us(peer);
         peer->unanswered++;
@@ -187,7 +207,8 @@ void tn_path_session_data(struct tn_path *p, struct tn_path_peer *peer, uint64_t
 
 void tn_path_session_peer_changed(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
 {
-    if (active(peer, now_us) && !tn_path_trusted(peer, now_us)) tn_path_session_look(p, peer, true, now_us);
+    bool wants = tn_path_session_active(peer, now_us) && !tn_path_trusted(peer, now_us);
+    if (wants) tn_path_session_look(p, peer, true, now_us);
 }
 
 /* ---- what ends it all ---- */
@@ -205,7 +226,7 @@ void tn_path_session_link_changed(struct tn_path *p, uint64_t now_us)
     TN_LIST_EACH(l, &p->peers) {
         struct tn_path_peer *peer = TN_CONTAINER(l, struct tn_path_peer, link);
         start_over(peer);
-        if (active(peer, now_us)) tn_path_session_look(p, peer, true, now_us);
+        if (tn_path_session_active(peer, now_us)) tn_path_session_look(p, peer, true, now_us);
     }
 }
 

@@ -87,22 +87,34 @@ class Ns:
 
     def _address(self):
         self.ip("addr", "replace", f"{self.ip4}/24", "dev", self.dev)
-        self.ip("addr", "replace", f"{self.ip6}/64", "dev", self.dev, "nodad")
         self.ip("route", "replace", "default", "via", self.gw4)
-        self.ip("-6", "route", "replace", "default", "via", self.gw6, "dev", self.dev)
+        if self.ip6:
+            self.ip("addr", "replace", f"{self.ip6}/64", "dev", self.dev, "nodad")
+            self.ip("-6", "route", "replace", "default", "via", self.gw6, "dev", self.dev)
 
     def attach(self, router, number, net4, net6, host=2):
-        """A link to the router: net4 like "46.1.1." and net6 like "2a00:46:1::"; the router is .1."""
-        self.dev, far = "eth0", f"r{number}"
-        self.ip4, self.ip6 = f"{net4}{host}", f"{net6}{host}"
-        self.gw4, self.gw6 = f"{net4}1", f"{net6}1"
+        """A link to the router: net4 like "46.1.1." and net6 like "2a00:46:1::" (None: no IPv6); the router is .1."""
+        self.dev, far, self.net4, self.net6 = "eth0", f"r{number}", net4, net6
+        self.ip4, self.ip6 = f"{net4}{host}", f"{net6}{host}" if net6 else None
+        self.gw4, self.gw6 = f"{net4}1", f"{net6}1" if net6 else None
         run("ip", "link", "add", self.dev, "netns", self.name, "type", "veth", "peer", "name", far, "netns", router.name)
         router.ip("addr", "add", f"{self.gw4}/24", "dev", far)
-        router.ip("addr", "add", f"{self.gw6}/64", "dev", far, "nodad")
+        if net6:
+            router.ip("addr", "add", f"{self.gw6}/64", "dev", far, "nodad")
         router.ip("link", "set", far, "up")
         self.ip("link", "set", self.dev, "up")
         self._address()
         self.router, self.far = router, far
+
+    def renumber(self, host):
+        """Another address in the same network; the old ones are gone, as after a new lease."""
+        self.ip("addr", "flush", "dev", self.dev, "scope", "global")
+        self.ip4, self.ip6 = f"{self.net4}{host}", f"{self.net6}{host}" if self.net6 else None
+        self._address()
+
+    def nft(self, rules):
+        """Loads nftables rules in here."""
+        run("ip", "netns", "exec", self.name, "nft", "-f", "-", input=rules)
 
     def blackhole(self, on):
         """The router drops everything for this host: packets vanish, nobody answers."""
@@ -142,6 +154,29 @@ class Topology:
 
     def peer(self, i=1):
         return self._leaf(f"peer{i}", 20 + i, f"46.4.{i}.", f"2a00:46:4:{i}::")
+
+    NATS = {"easy": "masquerade", "hard": "masquerade random,fully-random"}
+
+    def behind_nat(self, name, number, kind):
+        """A host with a private address behind a Linux router of its own, which masquerades. "easy": one outside port for
+        every destination; "hard": another one for each. Both let in only what answers."""
+        gate = self._leaf(f"{name}-nat", 60 + number, f"46.6.{number}.", f"2a00:46:6:{number}::")
+        run("ip", "netns", "exec", gate.name, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        gate.nft('table ip nat {\n chain post {\n  type nat hook postrouting priority 100;\n'
+                 f'  oifname "eth0" {self.NATS[kind]}\n }}\n}}\n'
+                 'table ip fw {\n chain input {\n  type filter hook input priority 0;\n'
+                 '  iifname "eth0" meta l4proto udp drop\n }\n}\n')  # as routers do; else conntrack remembers the stranger
+        ns = Ns(name, self.workdir)
+        ns.attach(gate, number, f"10.77.{number}.", None)
+        ns.gate, ns.outside4 = gate, gate.ip4
+        return ns
+
+    def kill_udp(self, on, what="meta l4proto udp"):
+        """The router drops all UDP (or what is given), or no longer does."""
+        rules = "table inet kill\ndelete table inet kill\n"
+        if on:
+            rules += f"table inet kill {{\n chain forward {{\n  type filter hook forward priority 0;\n  {what} drop\n }}\n}}\n"
+        self.router.nft(rules)
 
     def _leaf(self, name, number, net4, net6):
         if name not in self._made:

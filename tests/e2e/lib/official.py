@@ -21,10 +21,12 @@ def program(name):
 class TestControl:
     """tests/peers/testctl in the ctl namespace: control, DERP and STUN of the official test suite."""
 
-    def __init__(self, sup, ns, auth_key="", require_auth=False, port=8080, same_user=True, magic_dns="tail.test"):
+    def __init__(self, sup, ns, auth_key="", require_auth=False, port=8080, same_user=True, magic_dns="tail.test",
+                 second_stun=None):
         self.ns, self.auth_key = ns, auth_key
         argv = [program("testctl"), "-listen", f"{ns.ip4}:{port}", "-relay", ns.ip4, "-magic-dns", magic_dns]
         argv += ["-auth-key", auth_key] if auth_key else []
+        argv += ["-relay2", second_stun] if second_stun else []
         argv += ["-require-auth"] if require_auth else []
         argv += [] if same_user else ["-same-user=false"]
         self.proc = sup.start("testctl", argv, ns=ns, stdin=True, stdout_pipe=True)
@@ -157,17 +159,25 @@ TAILSCALED_ENV = {
 }
 
 
+def _peer_env(direct, env=None):
+    """direct: the official node may use direct paths; most tests are about what flows, and want one path for it."""
+    full = dict(TAILSCALED_ENV, **(env or {}))
+    if direct:
+        del full["TS_DEBUG_NEVER_DIRECT_UDP"]
+    return full
+
+
 class Tailscaled:
     """An official node. Userspace networking with a SOCKS5 server in front, or a TUN device (tun=True, real root)."""
 
     SOCKS = "127.0.0.1:1055"
 
-    def __init__(self, sup, ns, workdir, hostname, tun=False, env=None):
+    def __init__(self, sup, ns, workdir, hostname, tun=False, env=None, direct=False):
         self.ns, self.hostname, self.tun = ns, hostname, tun
         self.dir = os.path.join(workdir, f"tailscaled-{hostname}")
         os.makedirs(self.dir, exist_ok=True)
         self.socket = os.path.join(self.dir, "sock")
-        self._sup, self._env = sup, dict(TAILSCALED_ENV, **(env or {}))
+        self._sup, self._env = sup, _peer_env(direct, env)
         self.start()
 
     def start(self):
@@ -255,13 +265,14 @@ class Tailscaled:
 class Tsnet:
     """tests/peers/tsnetpeer: a program on tsnet. Gives exact socket errors, which a SOCKS server in between would hide."""
 
-    def __init__(self, sup, ns, workdir, url, hostname, mode, auth_key="", exit_node="", flags=()):
+    def __init__(self, sup, ns, workdir, url, hostname, mode, auth_key="", exit_node="", flags=(),
+                 direct=False):
         d = os.path.join(workdir, f"tsnet-{hostname}")
         os.makedirs(d, exist_ok=True)
         argv = [program("tsnetpeer"), "-control", url, "-dir", d, "-hostname", hostname, "-mode", mode, *flags]
         argv += ["-auth-key", auth_key] if auth_key else []
         argv += ["-exit-node", exit_node] if exit_node else []
-        self.proc = sup.start(f"tsnet-{hostname}", argv, ns=ns, env=TAILSCALED_ENV, stdin=True, stdout_pipe=True)
+        self.proc = sup.start(f"tsnet-{hostname}", argv, ns=ns, env=_peer_env(direct), stdin=True, stdout_pipe=True)
         self._talk = LineTalk(self.proc)
         self.hello = json.loads(self._talk.read(timeout=90))
         self.ips = self.hello["ips"]

@@ -39,6 +39,7 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/net/stun"
 	"tailscale.com/tailcfg"
 	"tailscale.com/tstest/integration"
 	"tailscale.com/tstest/integration/testcontrol"
@@ -92,6 +93,7 @@ type pingHit struct {
 func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "address of the control server")
 	relay := flag.String("relay", "127.0.0.1", "address of DERP and STUN as nodes shall see it")
+	relay2 := flag.String("relay2", "", "address of a second STUN server: with two, nodes can tell a hard NAT")
 	authKey := flag.String("auth-key", "", "auth key that every node must bring")
 	requireAuth := flag.Bool("require-auth", false, "send new nodes to a login URL")
 	sameUser := flag.Bool("same-user", true, "all nodes belong to one user")
@@ -106,6 +108,9 @@ func main() {
 		logf = log.Printf
 	}
 	derp := integration.RunDERPAndSTUN(tb{}, logf, *relay)
+	if *relay2 != "" {
+		addSTUN(derp, *relay2)
+	}
 	ln, err := net.Listen("tcp", *listen)
 	if err != nil {
 		log.Fatal(err)
@@ -143,6 +148,31 @@ func main() {
 			out.Encode(map[string]any{"ok": answer})
 		}
 	}
+}
+
+// addSTUN serves STUN on an address of its own, as a region that is nobody's home.
+func addSTUN(derp *tailcfg.DERPMap, ip string) {
+	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(ip)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		var buf [2048]byte
+		for {
+			n, from, err := pc.ReadFromUDPAddrPort(buf[:])
+			if err != nil {
+				log.Fatal(err)
+			}
+			if txid, err := stun.ParseBindingRequest(buf[:n]); err == nil {
+				pc.WriteToUDPAddrPort(stun.Response(txid, from), from)
+			}
+		}
+	}()
+	derp.Regions[2] = &tailcfg.DERPRegion{RegionID: 2, RegionCode: "stun", Avoid: true, Nodes: []*tailcfg.DERPNode{{
+		Name: "s2", RegionID: 2, HostName: ip, IPv4: ip, IPv6: "none", STUNOnly: true, STUNTestIP: ip,
+		STUNPort: pc.LocalAddr().(*net.UDPAddr).Port,
+	}}}
+	derp.HomeParams = &tailcfg.DERPHomeParams{RegionScore: map[int]float64{2: 1000}}
 }
 
 // ServeHTTP keeps our own paths away from testcontrol, which panics on a path it does not know.

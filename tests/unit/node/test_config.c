@@ -110,6 +110,8 @@ static void values(void **state)
         {"tun", "tun.5", "tun%d"},
         {"exit_node_allow_lan_access", "true", "perhaps"},
         {"ephemeral", "true", "maybe"},
+        {"relay_only", "true", "maybe"},
+        {"port_mapping", "false", "maybe"},
         {"log_level", "debug", "loud"},
         {"exit_egress", "off", "direct"},
         {"forward_exit_egress", "true", "2"},

@@ -266,6 +266,54 @@ static void test_ping_goes_direct(void **state)
     net_free(w);
 }
 
+struct asked {
+    unsigned told, ended;
+    struct tn_path_report last;
+    uint32_t v4_us;
+};
+
+static void on_netchecked(void *arg, const struct tn_path_report *r, uint64_t now_us)
+{
+    struct asked *a = arg;
+    if (!r) {
+        a->ended++;
+        return;
+    }
+    a->told++;
+    a->last = *r;
+    if (r->nregions) a->v4_us = r->regions[0].v4_us;
+}
+
+static void test_netcheck_is_told(void **state)
+{
+    struct net *w = net_pair(HARD, PUBLIC);
+    struct nnode *a = &w->nodes[0];
+    struct asked asked = {0};
+    for (int i = 0; i < 16; i++) assert_int_equal(tn_path_netcheck(a->p, on_netchecked, &asked, w->now_us), 0);
+    assert_int_equal(tn_path_netcheck(a->p, on_netchecked, &asked, w->now_us), TN_E_LIMIT);
+    assert_int_equal(asked.told, 0);
+    net_run(w, 4 * SEC);
+    assert_int_equal(asked.told, 16);
+    assert_true(asked.last.udp && asked.last.ipv4 && !asked.last.ipv6);
+    assert_int_equal(asked.last.mapping_varies, 1);
+    assert_true(tn_ip_eq(&asked.last.global4.ip, &w->lans[0].outside));
+    assert_int_equal(asked.last.home, 1);
+    assert_int_equal(asked.v4_us, 20 * MS);
+    assert_int_equal(tn_path_netcheck(a->p, on_netchecked, &asked, w->now_us), 0);
+    net_free(w);
+    assert_int_equal(asked.told, 16);
+    assert_int_equal(asked.ended, 1);
+    w = net_new(4);
+    a = net_add(w, 0, false);
+    asked = (struct asked){0};
+    net_run(w, 10 * SEC);
+    assert_int_equal(tn_path_netcheck(a->p, on_netchecked, &asked, w->now_us), 0);
+    net_run(w, 10 * SEC);
+    assert_int_equal(asked.told, 1);
+    assert_false(asked.last.udp);
+    net_free(w);
+}
+
 /* ---- hostile peers ---- */
 
 static size_t seal(struct nnode *from, struct nnode *to, const uint8_t *msg, size_t len, uint8_t *out)
@@ -426,6 +474,7 @@ int main(void)
         cmocka_unit_test(test_idle_is_silent_and_wakes_at_once),
         cmocka_unit_test(test_long_traffic_stays_direct),
         cmocka_unit_test(test_ping_goes_direct),
+        cmocka_unit_test(test_netcheck_is_told),
         cmocka_unit_test(test_calls_are_bounded),
         cmocka_unit_test(test_loopback_is_nobodys_business),
         cmocka_unit_test(test_forged_pongs),
