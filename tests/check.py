@@ -20,9 +20,8 @@ BUILD = os.path.join(ROOT, os.environ.get("TN_CHECK_BUILD", "build-check"))
 SUITES = ("unit", "fuzz", "sim", "e2e")
 GO_AT_LEAST = (1, 26)
 E2E_ORDER = ["selftest", "test_join", "test_exit", "test_dns", "test_flows", "test_closed", "test_hostile", "test_api",
-             "test_devserver", "test_dev", "test_headscale"]
-IDLE = ("test_vanish", "test_soak")  # minutes long and nearly idle: run beside the others
-E2E_ORDER.insert(-1, "test_direct")
+             "test_devserver", "test_dev", "test_direct", "test_headscale"]
+IDLE = ("test_vanish", "test_soak", "test_directlong")  # minutes long and nearly idle: run beside the others
 
 
 class Sums:
