@@ -347,6 +347,24 @@ static void path_derp_state(void *ctx, int region, bool connected, const char *t
     tn_node_check_usable(n);
 }
 
+struct rerouted {
+    struct tn_node *node;
+    const struct tn_wg_peer *peer;
+};
+
+static bool goes_by(void *ctx, const struct tn_ip *remote)
+{
+    const struct rerouted *r = ctx;
+    return tn_wg_route(r->node->wg, remote) == r->peer;
+}
+
+static void path_rerouted(void *ctx, struct tn_path_peer *peer, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    const struct tn_npeer *np = tn_path_peer_arg(peer);
+    if (np->wg) tn_stack_hasten(n->stack, goes_by, &(struct rerouted){n, np->wg}, now_us);
+}
+
 struct tn_wg_callbacks tn_node_wg_callbacks(void)
 {
     return (struct tn_wg_callbacks){.send = wg_send,
@@ -364,9 +382,8 @@ struct tn_path_callbacks tn_node_path_callbacks(void)
                                       .netinfo = path_netinfo,
                                       .endpoints = path_endpoints,
                                       .udp_send = path_udp_send,
-                                      .derp_state = path_derp_state,
-                                      .receive_run = path_receive_run,
-                                      .udp_send_run = path_udp_send_run};
+                                      .rerouted = path_rerouted,
+                                      .derp_state = path_derp_state};
 }
 
 /* ---- the forwarder's hooks, which know the forwarder and not the node ---- */

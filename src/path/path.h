@@ -54,6 +54,8 @@ struct tn_path_callbacks {
     /* Sends one UDP datagram from the node's socket of that family; failures are losses. NULL: no UDP (relay
      * only). */
     void (*udp_send)(void *ctx, const struct tn_addrport *to, const uint8_t *datagram, size_t len);
+    /* Datagrams to the peer take another way from now on, since the one before lost them; may be NULL. */
+    void (*rerouted)(void *ctx, struct tn_path_peer *peer, uint64_t now_us);
     /* For health and status; may be NULL. */
     void (*derp_state)(void *ctx, int region, bool connected, const char *text);
     /* WireGuard transport packets of segment bytes each, the last maybe shorter (udp.h), from one UDP address. NULL:

@@ -112,6 +112,13 @@ void tn_path_session_look(struct tn_path *p, struct tn_path_peer *peer, bool cal
     if (call) tn_path_session_call(p, peer, now_us);
 }
 
+static void distrust(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
+{
+    bool was = tn_path_trusted(peer, now_us);
+    peer->best.trust_until_us = 0;
+    if (was && p->config.cb.rerouted) p->config.cb.rerouted(p->config.ctx, peer, now_us);
+}
+
 /* As many candidates as the bucket has tokens for are pinged at once, the others in 5 s if they are needed. A path
  * that the peer does not name may be one it had before it moved: it has to prove itself again. */
 void tn_path_session_call_me_maybe(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
@@ -129,7 +136,7 @@ void tn_path_session_call_me_maybe(struct tn_path *p, struct tn_path_peer *peer,
         }
     }
     struct tn_path_candidate *best = tn_path_candidate_find(peer, &peer->best.addr);
-    if (best && !(best->sources & TN_CANDIDATE_CALL_ME_MAYBE)) peer->best.trust_until_us = 0;
+    if (best && !(best->sources & TN_CANDIDATE_CALL_ME_MAYBE)) distrust(p, peer, now_us);
     peer->ask_after_us = 0;
     tn_path_session_look(p, peer, false, now_us);
 }
@@ -166,9 +173,9 @@ static uint64_t retry_us(const struct tn_path_peer *peer)
 /* The path does not answer. What the peer hears of us, it hears by DERP now, and so it shall answer there too. */
 static void lapse(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
 {
-    peer->best.trust_until_us = now_us - 1;
     send_addresses(p, peer, 0, now_us);
     peer->last_call_us = 0;
+    distrust(p, peer, now_us);
 }
 
 static void beat(struct tn_path *p, struct tn_path_peer *peer, uint64_t now_us)
@@ -226,7 +233,9 @@ void tn_path_session_link_changed(struct tn_path *p, uint64_t now_us)
     TN_LIST_EACH(l, &p->peers) {
         struct tn_path_peer *peer = TN_CONTAINER(l, struct tn_path_peer, link);
         start_over(peer);
-        if (tn_path_session_active(peer, now_us)) tn_path_session_look(p, peer, true, now_us);
+        if (!tn_path_session_active(peer, now_us)) continue;
+        tn_path_session_look(p, peer, true, now_us);
+        if (p->config.cb.rerouted) p->config.cb.rerouted(p->config.ctx, peer, now_us);
     }
 }
 

@@ -60,6 +60,8 @@ void tn_path_send_run(struct tn_path *p, struct tn_path_peer *peer, const uint8_
 void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment) {}
 void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *bytes, size_t len, uint64_t now_us) {}
 void tn_path_reply(struct tn_path *p, const struct tn_path_source *to, const uint8_t *bytes, size_t len, uint64_t now_us) {}
+void *tn_path_peer_arg(const struct tn_path_peer *peer) { return NULL; }
+void tn_stack_hasten(struct tn_stack *st, bool (*match)(void *ctx, const struct tn_ip *remote), void *ctx, uint64_t now_us) {}
 void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *datagram, size_t len) {}
 void tn_control_set_netinfo(struct tn_control *c, const struct tn_control_netinfo *ni, uint64_t now_us) {}
 void tn_control_set_endpoints(struct tn_control *c, const struct tn_control_endpoint *e, size_t n, uint64_t now_us) {}

@@ -216,7 +216,9 @@ static void failed_starts(void **state)
         const char *good = strcmp(rows[i].option, "login_server") ? NULL : box.url;
         assert_int_equal(tailnet_set(t, rows[i].option, good), 0);
         assert_int_equal(count_dir("/proc/self/task"), threads);
-        assert_int_equal(count_dir("/proc/self/fd"), fds);
+        int now = count_dir("/proc/self/fd"); /* the box may still be closing its ends of earlier tests' connections */
+        assert_true(now <= fds);
+        fds = now;
         tailnet_cancel(t);
     }
     assert_int_equal(tailnet_up(t, UP_MS), 0);

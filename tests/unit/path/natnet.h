@@ -43,7 +43,7 @@ struct nnode {
     uint64_t last_rx_us;
     unsigned sent_udp;                  /* packets sent but for STUN */
     struct tn_path_ping_result ping;
-    unsigned pings;
+    unsigned pings, rerouted;
     int mapping_varies;
 };
 
@@ -80,6 +80,11 @@ static void nn_receive(void *ctx, struct tn_path_peer *peer, const struct tn_pat
     assert_int_equal(datagram[0], 4);
     if (n->echo && datagram[1] == 'q') /* datagram[2]: who asks */
         tn_path_send(n->p, n->peers[datagram[2]], (const uint8_t[]){4, 'r', (uint8_t)n->index}, 3, now_us);
+}
+static void nn_rerouted(void *ctx, struct tn_path_peer *peer, uint64_t now_us)
+{
+    assert_ptr_equal(((struct nnode *)ctx)->peers[((struct nnode *)tn_path_peer_arg(peer))->index], peer);
+    ((struct nnode *)ctx)->rerouted++;
 }
 static void nn_netinfo(void *ctx, const struct tn_path_netinfo *ni, uint64_t now_us)
 {
@@ -270,7 +275,7 @@ static struct nnode *net_add(struct net *w, int lan, bool udp)
     struct tn_path_config config = {
         .node_key = n->key, .disco_key = n->disco, .rng = w->rng, .dialer = &w->derp.dialer,
         .cb = {.receive = nn_receive, .netinfo = nn_netinfo, .endpoints = nn_endpoints,
-               .udp_send = udp ? nn_udp_send : NULL}, .ctx = n};
+               .udp_send = udp ? nn_udp_send : NULL, .rerouted = nn_rerouted}, .ctx = n};
     assert_int_equal(tn_path_new(&config, &n->p), 0);
     tn_path_set_local(n->p, &inside, 1, udp ? 41641 : 0, 0, w->now_us);
     json_t *map = json_loads(net_map, 0, NULL);

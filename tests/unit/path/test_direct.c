@@ -111,6 +111,8 @@ static void test_killed_path_falls_back_and_comes_back(void **state)
         uint64_t silence_us = net_talk(w, 0, 1, 100 * MS, 20 * SEC);
         assert_true(silence_us < 5 * SEC);
         assert_false(net_direct(w, 0, 1));
+        assert_true(w->nodes[0].rerouted >= 1 && w->nodes[1].rerouted >= 1); /* both are told, and not ever again */
+        assert_true(w->nodes[0].rerouted <= 2 && w->nodes[1].rerouted <= 2);
         assert_true(net_talk(w, 0, 1, 100 * MS, 60 * SEC) < 200 * MS); /* DERP carries it without a gap */
         w->blackhole = false;
         assert_true(net_until_direct(w, 0, 1, 100 * MS, 20 * SEC) <= 7 * SEC);

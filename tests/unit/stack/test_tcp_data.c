@@ -537,6 +537,29 @@ static void mistaken_timeout_is_undone(void **state)
     s_free(s);
 }
 
+static bool is_host(void *ctx, const struct tn_ip *remote) { return tn_ip_eq(remote, ctx); }
+
+/* The path was dead for some seconds and there is another one: what was lost goes there now. */
+static void hastened_after_timeouts(void **state)
+{
+    struct script *s = s_new();
+    ten_in_flight(s);
+    struct tn_ip host = s->c->f.remote.ip, other = tn_ip4(192, 0, 2, 99);
+    tn_stack_hasten(s->st, is_host, &host, s->now);
+    assert_true(tn_stack_next_deadline(s->st) > s->now); /* nothing was late: nothing is hastened */
+    while (s_stats(s).rto_events < 4) s_pass(s, tn_stack_next_deadline(s->st) - s->now);
+    s_discard(s);
+    uint64_t wait_us = tn_stack_next_deadline(s->st) - s->now;
+    assert_true(wait_us > 1000000);
+    tn_stack_hasten(s->st, is_host, &other, s->now);
+    assert_true(tn_stack_next_deadline(s->st) - s->now == wait_us);
+    tn_stack_hasten(s->st, is_host, &host, s->now);
+    s_pass(s, 1);
+    assert_int_equal(s_take(s).seq, 0);
+    assert_true(tn_stack_next_deadline(s->st) - s->now < wait_us); /* and the timer starts small again */
+    s_free(s);
+}
+
 static void mistaken_retransmission_is_undone_by_dsack(void **state)
 {
     struct script *s = s_new();
@@ -831,6 +854,7 @@ int main(void)
         TEST(probe_that_repaired_a_loss_reduces),
         TEST(dupacks_without_sack),
         TEST(mistaken_timeout_is_undone),
+        TEST(hastened_after_timeouts),
         TEST(mistaken_retransmission_is_undone_by_dsack),
         TEST(reneging_receiver),
         TEST(sack_nonsense_is_ignored),
