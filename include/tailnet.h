@@ -13,7 +13,8 @@
  *
  * Threads: one thread per started node, made by tailnet_start or tailnet_up and gone when tailnet_close returns, and for
  * each name looked up (server, relay, proxy) a thread that ends with the lookup: one under way may outlive tailnet_close
- * until the resolver gives up, with one descriptor, so do not dlclose the library right after. Every
+ * until the resolver gives up, with one descriptor, so do not dlclose the library right after. libuv makes a pipe (two
+ * descriptors, close-on-exec) for the process with its first loop and keeps it. Every
  * function may be called from any thread, except that tailnet_close must be the last call for its node, and nothing may
  * be called from inside a log callback. Blocking functions take a timeout in milliseconds: 0 polls, negative waits for
  * ever; tailnet_cancel ends all that wait.

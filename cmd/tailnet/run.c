@@ -177,7 +177,12 @@ static int parse(tailnet *t, int argc, char **argv, bool said[NFLAGS])
         said[c - CMD_LONG] = true;
         if (!strcmp(f->name, "config")) continue; /* read already */
         snprintf(shown, sizeof shown, "--%s", f->name);
-        int err = set(t, shown, f->option, optarg ? optarg : "true");
+        int err = 0;
+        if (optarg && !*optarg && strcmp(f->option, "state_dir") == 0) { /* as from an unset variable: keys would be lost */
+            cmd_complain("--state: it is empty; a directory is needed");
+            err = EXIT_USAGE;
+        }
+        if (!err) err = set(t, shown, f->option, optarg ? optarg : "true");
         if (err && !code) code = err;
         if (f->secret && optarg) blot(optarg);
     }

@@ -27,6 +27,8 @@ void tn_client_say(struct tn_control *c, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    for (char *p = text; *p; p++) /* servers' words, cut anywhere: status is JSON */
+        if (*p < ' ' || *p > '~') *p = '?';
     if (strcmp(text, c->text) == 0) return;
     memcpy(c->text, text, sizeof text);
     c->tell_state = true;

@@ -79,19 +79,17 @@ int tailnet_reload(tailnet *t)
 int tailnet_set(tailnet *t, const char *option, const char *value)
 {
     char why[200];
-    pthread_mutex_lock(&t->node.mu);
+    pthread_mutex_lock(&t->node.mu); /* also while it is set: a start that begins meanwhile waits for it */
     bool started = t->node.life != TN_NODE_STOPPED;
+    int err = started ? TN_E_BUSY : tn_config_set(&t->node.config, option, value, why);
     pthread_mutex_unlock(&t->node.mu);
     if (started) {
         struct live_call c = {.option = option, .value = value ? value : ""};
-        int err = call_live(t, set_live, &c);
+        err = call_live(t, set_live, &c);
         if (err != TN_E_NOENT || c.why[0]) return err;
-    }
-    if (started) {
         tn_node_set_error(&t->node, "%.60s: the node is started", option);
         return TN_E_BUSY;
     }
-    int err = tn_config_set(&t->node.config, option, value, why);
     if (err) tn_node_set_error(&t->node, "%s", why);
     return err;
 }

@@ -211,6 +211,7 @@ static int make_parent(const char *path)
 {
     char dir[sizeof((struct sockaddr_un *)0)->sun_path];
     const char *slash = strrchr(path, '/');
+    if (strlen(path) >= sizeof dir) return TN_E_TOOBIG;
     if (!slash || slash == path) return 0;
     snprintf(dir, sizeof dir, "%.*s", (int)(slash - path), path);
     struct stat st;
@@ -224,8 +225,7 @@ static int make_parent(const char *path)
 static int remove_stale(const char *path)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof sa.sun_path) return TN_E_TOOBIG;
-    strcpy(sa.sun_path, path);
+    strcpy(sa.sun_path, path); /* make_parent has seen to its length */
     struct stat st;
     if (lstat(path, &st) != 0) return errno == ENOENT ? 0 : -errno;
     if (!S_ISSOCK(st.st_mode)) return TN_E_EXIST;
@@ -234,6 +234,16 @@ static int remove_stale(const char *path)
     int err = connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0 ? TN_E_ADDRINUSE : errno == ECONNREFUSED ? 0 : -errno;
     close(fd);
     return err ? err : unlink(path) == 0 ? 0 : -errno;
+}
+
+static const char *why(int err)
+{
+    switch (err) {
+    case TN_E_TOOBIG: return "a socket's path has at most 107 characters";
+    case TN_E_EXIST: return "it exists and is no socket";
+    case TN_E_ADDRINUSE: return "another node is using it";
+    }
+    return tn_err_text(err);
 }
 
 static void listener_closed(uv_handle_t *h) { drop_ref(TN_CONTAINER(h, struct tn_localapi, pipe)); }
@@ -256,7 +266,7 @@ int tn_localapi_new(struct tn_node *n)
     }
     if (!err) err = uv_pipe_chmod(&l->pipe, UV_READABLE | UV_WRITABLE);
     if (!err) err = uv_listen((uv_stream_t *)&l->pipe, 64, incoming);
-    if (err) tn_node_set_error(n, "socket %s: %s", path, tn_err_text(err));
+    if (err) tn_node_set_error(n, "socket %.150s: %s", path, why(err));
     return err;
 }
 

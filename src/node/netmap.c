@@ -433,7 +433,7 @@ static int node_save(void *ctx, const struct tn_control_identity *id)
     int err = tn_state_save(&n->state);
     if (err) { /* what is not on disk was not taken: the next attempt is judged against what is */
         n->state.identity = before;
-        tn_node_set_error(n, "state: %s", tn_err_text(err));
+        tn_node_set_error(n, "%.120s: %s", n->config.state_dir, tn_state_err_text(err));
     }
     tn_wipe(&before, sizeof before);
     if (err || !rekeyed || tn_key_is_zero(key->b)) return err;

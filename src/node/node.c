@@ -500,7 +500,7 @@ static int start_locked_out(struct tn_node *n)
         return err;
     }
     err = tn_state_merge_prefs(&n->state, &n->config);
-    if (err) tn_node_set_error(n, "%.120s: %s", n->config.state_dir, tn_err_text(err));
+    if (err) tn_node_set_error(n, "%.120s: %s", n->config.state_dir, tn_state_err_text(err));
     if (!err) err = open_loop(n);
     if (err) {
         tn_state_close(&n->state);

@@ -59,6 +59,17 @@ static int parse_state(struct tn_state *s, const json_t *root)
     return err;
 }
 
+/* jansson does not wipe what it frees. */
+static void drop_json(json_t *root)
+{
+    static const char *const secrets[] = {"machine_key", "node_key", "old_node_key"};
+    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++) {
+        json_t *v = json_object_get(root, secrets[i]);
+        if (json_is_string(v)) tn_wipe((char *)(uintptr_t)json_string_value(v), json_string_length(v));
+    }
+    json_decref(root);
+}
+
 static int load(struct tn_state *s, char why[200])
 {
     char *text;
@@ -72,7 +83,7 @@ static int load(struct tn_state *s, char why[200])
     json_error_t at;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &at);
     err = root ? parse_state(s, root) : TN_E_STATE;
-    json_decref(root);
+    drop_json(root);
     tn_wipe(text, len);
     free(text);
     if (err) snprintf(why, 200, "%.120s: damaged; left as it is (move it away to start afresh)", s->path);
@@ -119,7 +130,7 @@ int tn_state_open(struct tn_state *s, const char *dir, const struct tn_rng *rng,
         err = s->path ? load(s, why) : TN_E_NOENT;
         if (err == TN_E_NOENT) err = make_fresh(s, rng);
     }
-    if (err && !why[0]) snprintf(why, 200, "state: %s", tn_err_text(err));
+    if (err && !why[0]) snprintf(why, 200, "%.120s: %s", dir ? dir : "state", tn_state_err_text(err));
     if (err) tn_state_close(s);
     return err;
 }
@@ -146,6 +157,8 @@ static json_t *node_key_json(const struct tn_node_private *key)
 
 static json_t *string_or_null(const char *s) { return s ? json_string(s) : json_null(); }
 
+const char *tn_state_err_text(int err) { return err == TN_E_NOSPC ? "no space left on the disk" : tn_err_text(err); }
+
 int tn_state_save(const struct tn_state *s)
 {
     char machine[TN_KEY_STRLEN];
@@ -158,12 +171,12 @@ int tn_state_save(const struct tn_state *s)
                              s->accept_routes);
     tn_wipe(machine, sizeof machine);
     if (!root) return TN_E_NOMEM;
-    char *text = json_dumps(root, JSON_INDENT(1));
-    json_decref(root);
-    if (!text) return TN_E_NOMEM;
-    size_t len = strlen(text);
-    int err = tn_file_replace(s->path, text, len);
-    tn_wipe(text, len);
+    size_t len = json_dumpb(root, NULL, 0, JSON_INDENT(1)); /* json_dumps would leave copies behind while it grows */
+    char *text = malloc(len + 1);
+    int err = text && json_dumpb(root, text, len, JSON_INDENT(1)) == len ? 0 : TN_E_NOMEM;
+    drop_json(root);
+    if (!err) err = tn_file_replace(s->path, text, len);
+    if (text) tn_wipe(text, len);
     free(text);
     return err;
 }

@@ -22,6 +22,7 @@ struct tn_state {
 int tn_state_open(struct tn_state *s, const char *dir, const struct tn_rng *rng, char why[200]);
 void tn_state_close(struct tn_state *s); /* wipes, unlocks */
 int tn_state_save(const struct tn_state *s);
+const char *tn_state_err_text(int err); /* why it could not be saved */
 /* Fills what the configuration left unsaid from the state, then takes the result as the new preferences and saves them
  * if they changed. */
 int tn_state_merge_prefs(struct tn_state *s, struct tn_config *c);

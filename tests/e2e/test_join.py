@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A node joins a tailnet of the official test control server, is reachable by official peers and reaches them, over DERP; and
 what the command line does with bad input, a second process, a damaged state file, secrets."""
+import contextlib
 import json
 import os
 import subprocess
@@ -216,7 +217,8 @@ def bad_flags(b):
         "--socks5-server": ["--socks5-server", "nonsense"],
         "--exit-proxy": ["--exit-proxy", "socks5://host-without-port"], "--exit-proxy ": ["--exit-proxy", "ftp://h:1"],
         "--auth-key": ["--auth-key", "file:/no/such/file"], "--login-server": ["--login-server", "not a url"],
-        "extra": ["surplus"],
+        "extra": ["surplus"], "--state": ["--state", ""], "--socket": ["--socket", "/etc/passwd"],
+        "--socket ": ["--socket", "/tmp/" + "x" * 200 + "/s"],
     }
     wrong = []
     for name, flags in bad.items():
@@ -225,6 +227,23 @@ def bad_flags(b):
         if code in (0, None) or len(lines) != 1:
             wrong.append(f"{' '.join(flags)}: exit {code}, said {lines[:3]}")
     expect(not wrong, "\n".join(wrong))
+
+
+@case("a full disk, and one that is read-only, are told in one line")
+def no_room(b):
+    place = os.path.join(b.dir, "small-disk")
+    os.mkdir(place)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], check=True)
+    try:
+        with contextlib.suppress(OSError), open(os.path.join(place, "fill"), "wb", buffering=0) as f:
+            while True:
+                f.write(bytes(4096))
+        for words in ("no space left on the disk", "Read-only file system"):
+            code, said = run_briefly(b, fresh_argv(b, "noroom", "--state", place), timeout=10)
+            expect(code not in (0, None) and len(said.strip().splitlines()) == 1 and words in said, f"exit {code}, said {said!r}")
+            subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 @case("a damaged state file is refused and left as it is")

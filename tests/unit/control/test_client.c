@@ -444,7 +444,9 @@ static void test_other_failures_back_off(void **state)
         settle(&e);
         assert_int_equal(e.state, TN_CONTROL_CONNECTING);
         pass(&e, SECOND);
-        fake_answer(take(&e, "/machine/register"), 500, "oops");
+        fake_answer(take(&e, "/machine/register"), 500, "caf\303\251 \377\33[2J");
+        settle(&e);
+        assert_string_equal(e.text, "register: HTTP 500: caf?? ??[2J"); /* fit for status, which is JSON, and a terminal */
         pass(&e, SECOND);
         fake_answer(take(&e, "/machine/register"), 200, OK_REGISTER);
         assert_non_null(take_map(&e, true));
