@@ -307,10 +307,10 @@ static void complain_of_failure(tailnet *t, int err)
     for (int i = 0; i < NFLAGS; i++) {
         size_t len = strlen(flags[i].option);
         if (strncmp(why, flags[i].option, len) != 0 || (why[len] != ':' && why[len] != ' ')) continue;
-        cmd_complain("--%s%s%s", flags[i].name, why + len, hint);
+        cmd_complain("--%s%s%s", flags[i].name, why + len, strcmp(flags[i].option, "socket") == 0 ? hint : "");
         return;
     }
-    cmd_complain("%s%s", why, hint);
+    cmd_complain("%s%s", why, strncmp(why, "UDP port", 8) == 0 ? " (--port N names another)" : hint);
 }
 
 int cmd_run(int argc, char **argv)
