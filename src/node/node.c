@@ -126,7 +126,8 @@ static uint64_t earliest(const struct tn_node *n)
                       tn_forward_next_deadline(n->forward), tn_resolver_next_deadline(n),
                       tn_pings_next_deadline(n),            tn_peerapi_server_next_deadline(n),
                       tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n),
-                      tn_netwatch_next_deadline(n),         tn_portmap_next_deadline(n)};
+                      tn_netwatch_next_deadline(n),         tn_portmap_next_deadline(n),
+                      n->udp ? tn_udp_next_deadline(n->udp) : TN_NEVER};
     uint64_t next = TN_NEVER;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] < next) next = all[i];
@@ -148,6 +149,7 @@ static void run_timeouts(struct tn_node *n)
     if (tn_exitdns_next_deadline(n) <= now) tn_exitdns_timeout(n, now);
     tn_netwatch_timeout(n, now);
     tn_portmap_timeout(n, now);
+    if (n->udp) tn_udp_timeout(n->udp, now);
 }
 
 static void on_tick(uv_timer_t *t)
@@ -209,6 +211,12 @@ static int poll_udp(struct tn_node *n, uv_poll_t **slot, int fd)
     }
     (*slot)->data = n;
     return uv_poll_start(*slot, UV_READABLE, udp_readable);
+}
+
+static void udp_failed(void *ctx, const struct tn_addrport *to, int err)
+{
+    struct tn_node *n = ctx;
+    if (n->path) tn_path_udp_failed(n->path, to, err, tn_node_now());
 }
 
 static int open_udp(struct tn_node *n)

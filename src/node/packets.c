@@ -383,7 +383,9 @@ struct tn_path_callbacks tn_node_path_callbacks(void)
                                       .endpoints = path_endpoints,
                                       .udp_send = path_udp_send,
                                       .rerouted = path_rerouted,
-                                      .derp_state = path_derp_state};
+                                      .derp_state = path_derp_state,
+                                      .receive_run = path_receive_run,
+                                      .udp_send_run = path_udp_send_run};
 }
 
 /* ---- the forwarder's hooks, which know the forwarder and not the node ---- */

@@ -99,6 +99,14 @@ bool tn_stack_has_udp(const struct tn_stack *st, const struct tn_addrport *local
 /* The way to the hosts that match has changed: what they have not answered for is sent again at the next timeout, which
  * is due at once, instead of when it had been its time. */
 void tn_stack_hasten(struct tn_stack *st, bool (*match)(void *ctx, const struct tn_ip *remote), void *ctx, uint64_t now_us);
+/* Packets that came through an authenticated tunnel, each of its IP length, in one run (wire/tcprun.h): the same as
+ * tn_stack_input for each but for the work. The TCP checksum is not verified: what the tunnel's tag has vouched for has
+ * not changed since the peer's stack made it (Linux' WireGuard takes the same view). */
+void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t n, uint64_t now_us);
+/* Around what arrived together: answers and events come once per flow, when the batch ends, and not after each packet. Also
+ * around several writes: what they send leaves together. Inside a callback they change nothing. */
+void tn_stack_batch_begin(struct tn_stack *st);
+void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us);
 void tn_stack_timeout(struct tn_stack *st, uint64_t now_us);
 uint64_t tn_stack_next_deadline(const struct tn_stack *st);
 

@@ -133,7 +133,9 @@ static struct node *node_add(struct world *w, const char *name, bool udp)
     n->udp = (struct tn_addrport){.ip = tn_ip4(198, 51, 100, (uint8_t)w->nnodes), .port = 41641};
     struct tn_path_config config = {
         .node_key = n->key, .disco_key = n->disco, .rng = w->net.rng, .dialer = &w->net.dialer,
-        .cb = {on_receive, on_netinfo, on_endpoints, udp ? on_udp_send : NULL, on_derp_state_cb}, .ctx = n};
+        .cb = {.receive = on_receive, .netinfo = on_netinfo, .endpoints = on_endpoints, .udp_send = udp ? on_udp_send : NULL,
+               .derp_state = on_derp_state_cb},
+        .ctx = n};
     assert_int_equal(tn_path_new(&config, &n->p), 0);
     struct tn_ip local = tn_ip4(10, 0, 0, (uint8_t)w->nnodes);
     tn_path_set_local(n->p, &local, 1, 41641, 0, w->now_us);
