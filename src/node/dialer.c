@@ -14,18 +14,31 @@
 #include "util/resolve.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 enum {
+    LAST_GOOD_MAX = 8,                   /* names: the control server and relays that are known by name alone */
+    LAST_GOOD_AFTER_MS = 3000,           /* a resolver that has not answered by then may be gone */
     ATTEMPT_DELAY_MS = 250,              /* RFC 8305 section 5 */
     READ_BUFFER = 64 * 1024,             /* one for all streams of a node: reads are consumed before the next one */
     WRITE_BACKLOG_MAX = 8 * 1024 * 1024, /* a peer that stops reading while we must write: give up on it */
     GATHER = 16 * 1024,                  /* a full TLS record: gathered plaintext is sealed at this size at the latest */
 };
 
+/* What a name meant when it was last looked up with success: taken when the resolver fails or is silent. With an exit
+ * node in use the host's resolver may be asked through the very tunnel that this connection is needed to repair. */
+struct last_good {
+    char host[256];
+    struct tn_addrport addrs[TN_RESOLVE_MAX];
+    size_t n;
+};
+
 struct tn_uvdialer {
+    struct last_good *last_good; /* LAST_GOOD_MAX of them; NULL before the first lookup */
+    unsigned next_good;
     uv_loop_t *loop;
     struct tn_tls_ctx *tls;
     const struct tn_log *log;
@@ -63,6 +76,8 @@ struct conn {
 
     struct tn_resolve *resolve;
     uv_poll_t *resolve_poll;
+    char *host; /* while it is looked up */
+    uint16_t port;
     uv_timer_t deadline; /* the whole dial; later the deferred failure */
     uv_timer_t stagger;
     struct tn_tls *tls;  /* NULL: plain */
@@ -126,6 +141,8 @@ static void stop_resolving(struct conn *c)
     }
     tn_resolve_free(c->resolve);
     c->resolve = NULL;
+    free(c->host);
+    c->host = NULL;
 }
 
 static void close_attempt(struct conn *c, int i)
@@ -475,17 +492,60 @@ static void start_attempt(struct conn *c)
     if (c->nattempts == 0) fail(c, c->last_err ? c->last_err : TN_E_HOSTUNREACH);
 }
 
+static struct last_good *find_good(const struct tn_uvdialer *d, const char *host)
+{
+    for (int i = 0; d->last_good && i < LAST_GOOD_MAX; i++)
+        if (d->last_good[i].n && strcmp(d->last_good[i].host, host) == 0) return &d->last_good[i];
+    return NULL;
+}
+
+static void keep_good(struct conn *c)
+{
+    struct tn_uvdialer *d = c->dialer;
+    if (!d->last_good) d->last_good = calloc(LAST_GOOD_MAX, sizeof *d->last_good);
+    if (!d->last_good || strlen(c->host) >= sizeof d->last_good->host) return;
+    struct last_good *g = find_good(d, c->host);
+    if (!g) g = &d->last_good[d->next_good++ % LAST_GOOD_MAX];
+    snprintf(g->host, sizeof g->host, "%s", c->host);
+    memcpy(g->addrs, c->addrs, c->naddrs * sizeof *c->addrs);
+    g->n = c->naddrs;
+}
+
+static bool take_good(struct conn *c)
+{
+    const struct last_good *g = find_good(c->dialer, c->host);
+    if (!g) return false;
+    memcpy(c->addrs, g->addrs, g->n * sizeof *g->addrs);
+    c->naddrs = g->n;
+    for (size_t i = 0; i < g->n; i++) c->addrs[i].port = c->port;
+    return true;
+}
+
 static void resolved(uv_poll_t *p, int status, int events)
 {
     struct conn *c = p->data;
     int n = tn_resolve_result(c->resolve, c->addrs, TN_RESOLVE_MAX);
     if (n == TN_E_AGAIN) return;
+    uv_timer_stop(&c->stagger);
+    bool known = n >= 0 || take_good(c);
+    if (n >= 0) {
+        c->naddrs = (size_t)n;
+        keep_good(c);
+    }
     stop_resolving(c);
-    if (n < 0) {
+    if (!known) {
         fail(c, n);
         return;
     }
-    c->naddrs = (size_t)n;
+    c->state = CONNECTING;
+    start_attempt(c);
+}
+
+static void resolver_silent(uv_timer_t *t)
+{
+    struct conn *c = t->data;
+    if (c->state != RESOLVING || !take_good(c)) return;
+    stop_resolving(c);
     c->state = CONNECTING;
     start_attempt(c);
 }
@@ -505,6 +565,10 @@ static int start_resolving(struct conn *c, const struct tn_dial_spec *spec)
     c->handles++;
     c->resolve_poll->data = c;
     c->state = RESOLVING;
+    c->port = spec->port;
+    c->host = strdup(spec->host);
+    if (!c->host) return TN_E_NOMEM;
+    uv_timer_start(&c->stagger, resolver_silent, LAST_GOOD_AFTER_MS, 0);
     return uv_poll_start(c->resolve_poll, UV_READABLE, resolved);
 }
 
@@ -639,6 +703,7 @@ void tn_uvdialer_free(struct tn_uvdialer *d)
 {
     if (!d) return;
     assert(d->conns == 0);
+    free(d->last_good);
     free(d);
 }
 

@@ -7,7 +7,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import official, proxies  # noqa: E402
 from lib.case import Bed, Skip, case, main  # noqa: E402
-from lib.inet import Internet, Unbound, blob_sha256  # noqa: E402
+from lib.inet import Dns, Internet, Unbound, blob_sha256  # noqa: E402
 from lib.node import Dev, Node, clean_log  # noqa: E402
 from lib.oracle import Oracle  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
@@ -126,6 +126,23 @@ def dev_restart(b):
     b.control.__init__(b.sup, b.net.ctl, b.dir)
     wait_until(lambda: b.user.try_cli("ping", "--tsmp", "-c", "1", "exit").returncode == 0, "a pong after the restart", timeout=90)
     expect(b.exit.ips() == ips, "other addresses")
+
+
+@case("the resolver falls silent: the control server is found again where it was")
+def resolver_silent(b):
+    ns = b.net.peer(5)
+    with open(ns.resolv, "w", encoding="ascii") as f:
+        f.write(f"nameserver {b.net.inet.ip4}\n")
+    dns = Dns(b.net.inet, b.net.inet.ip4, b.net.ctl.ip4)
+    n = Node(b.sup, ns, b.dir, "named", b.control.url.replace(b.net.ctl.ip4, "ctl.example"), b.control.key)
+    expect(any(name == "ctl.example" for _, name in dns.asked), f"asked: {dns.asked}")
+    with open(ns.resolv, "w", encoding="ascii") as f:
+        f.write("nameserver 45.45.45.99\n")
+    before = n.proc.text().count("connected to")
+    expect(b.control.proc.stop() == 0, "tailnet dev's exit status")
+    b.control.__init__(b.sup, b.net.ctl, b.dir)
+    wait_until(lambda: n.proc.text().count("connected to") > before, "the control server is reached again", timeout=90)
+    n.stop()
 
 
 if __name__ == "__main__":
