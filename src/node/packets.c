@@ -145,15 +145,6 @@ static void dropped_run(struct tn_node *n, const struct iovec *packets, size_t c
         if (tn_ippkt_parse(packets[i].iov_base, packets[i].iov_len, &k) == 0) dropped(n, &k, packets[i].iov_base, why, now_us);
 }
 
-/* The host's stack has the flow: what follows the first packet goes the same way. */
-static void rest_to_tun(struct tn_node *n, const struct iovec *packets, size_t count)
-{
-    struct tn_ippkt k;
-    for (size_t i = 1; i < count; i++)
-        if (tn_ippkt_parse(packets[i].iov_base, packets[i].iov_len, &k) == 0)
-            (void)tn_tunmode_deliver(n, packets[i].iov_base, &k);
-}
-
 /* A run of packets (wire/tcprun.h), or one: what the first may, all may. */
 static void deliver_run(struct tn_node *n, struct tn_npeer *peer, const struct iovec *packets, size_t count, uint64_t now_us)
 {
@@ -168,7 +159,7 @@ static void deliver_run(struct tn_node *n, struct tn_npeer *peer, const struct i
     struct tn_filter_peer who = filter_peer(node);
     enum tn_filter_reason why;
     if (tn_filter_in(n->filter, packet, k.total_len, &who, &why) != TN_ACCEPT) dropped_run(n, packets, count, why, now_us);
-    else if (tn_tunmode_deliver(n, packet, &k)) rest_to_tun(n, packets, count);
+    else if (tn_tunmode_deliver(n, packet, &k)) tn_tunmode_deliver_rest(n, packets + 1, count - 1);
     else tn_stack_input_run(n->stack, packets, count, now_us);
 }
 

@@ -17,6 +17,7 @@
 enum {
     READS = 32,         /* of up to 64 KiB a turn, so that what comes in and the timers are not starved */
     UNREACH_TTL = 64,
+    TRAIN = 64,         /* pieces sealed and sent together: a super-packet of 64 KiB has 53 */
     ATTACHED_MAX = 128, /* the host's addresses that accepted subnet routes are compared with */
 };
 
@@ -29,6 +30,7 @@ struct tn_tunmode {
     size_t nattached;
     uint64_t reads, sent, delivered, bad, foreign_source, no_route, write_errors;
     uint8_t in[TN_VNET_HDR + TN_TUN_SUPER_MAX];
+    uint8_t train[TN_WG_HEADROOM + TRAIN * (TN_TUN_MTU + TN_WG_DATA_OVERHEAD)];
 };
 
 bool tn_tunmode_is_device(const struct tn_node *n, const char *ifname)
@@ -76,13 +78,32 @@ static void refuse(struct tn_node *n, const uint8_t *packet, size_t len, const s
     tn_tun_merge_add(n->tun->merge, out, ip + l4_len);
 }
 
+/* Cuts straight to where the pieces are sealed: all are of one length but the last. */
+static void send_pieces(struct tn_node *n, struct tn_wg_peer *peer, struct tn_tun_split *s, uint64_t now_us)
+{
+    struct tn_tunmode *t = n->tun;
+    struct tn_wg_train train = {.first = t->train + TN_WG_HEADROOM, .len = s->gso_size ? s->hdr_len + s->gso_size : s->len};
+    size_t stride = tn_wg_stride(train.len);
+    for (bool first = true;; first = false) {
+        train.count = 0;
+        for (size_t len; train.count < TRAIN && (len = tn_tun_split_next(s, train.first + train.count * stride)) > 0;) {
+            train.count++;
+            train.last_len = len;
+        }
+        if (train.count == 0) return;
+        if (train.count == 1) train.len = train.last_len;
+        if (first) tn_filter_out(n->filter, train.first, train.count == 1 ? train.last_len : train.len);
+        (void)tn_wg_send_train(n->wg, peer, &train, now_us); /* a loss, as on any network */
+        t->sent += train.count;
+    }
+}
+
 /* A packet of the host's, whole or a super-packet. Its source must be ours: peers would drop anything else, and what the kernel
  * forwards for others has no business here unless it was translated. */
 static void from_host(struct tn_node *n, size_t bytes, uint64_t now_us)
 {
     struct tn_tunmode *t = n->tun;
     struct tn_tun_split s;
-    uint8_t piece[TN_TUN_MTU];
     if (tn_tun_split_begin(&s, t->in, bytes) != 0) {
         t->bad++;
         return;
@@ -101,12 +122,7 @@ static void from_host(struct tn_node *n, size_t bytes, uint64_t now_us)
         refuse(n, s.packet, s.len, &src, &dst);
         return;
     }
-    bool first = true;
-    for (size_t len; (len = tn_tun_split_next(&s, piece)) > 0; first = false) {
-        if (first) tn_filter_out(n->filter, piece, len);
-        (void)tn_wg_send(n->wg, peer, piece, len, now_us); /* a loss, as on any network */
-        t->sent++;
-    }
+    send_pieces(n, peer, &s, now_us);
 }
 
 static void readable(uv_poll_t *p, int status, int events)
@@ -148,6 +164,12 @@ bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct t
     n->tun->delivered++;
     tn_tun_merge_add(n->tun->merge, packet, k->total_len);
     return !is_icmp_answer(k);
+}
+
+void tn_tunmode_deliver_rest(struct tn_node *n, const struct iovec *packets, size_t count)
+{
+    n->tun->delivered += count;
+    for (size_t i = 0; i < count; i++) tn_tun_merge_add(n->tun->merge, packets[i].iov_base, packets[i].iov_len);
 }
 
 void tn_tunmode_turn_ends(struct tn_node *n)

@@ -30,6 +30,8 @@ void tn_tunmode_peer_routes(struct tn_node *n, struct tn_npeer *p, const struct 
 
 /* A filtered packet from a peer. True: taken; false: the in-process stack's (too). */
 bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k);
+/* What followed a packet that was taken, in the same run (wire/tcprun.h): each of exactly its IP length. */
+void tn_tunmode_deliver_rest(struct tn_node *n, const struct iovec *packets, size_t count);
 /* At the end of a turn: writes what was collected, sets what changed. */
 void tn_tunmode_turn_ends(struct tn_node *n);
 

@@ -39,6 +39,8 @@ enum {
     LAST_METRIC = 0x7fffffff,
     ADDRS_MAX = 4,
     SYSCTL_MAX = 64, /* bytes of a value */
+    SUPER_PACKET_MAX = 49 * (TN_TUN_MTU - 52) + 52, /* 52: IPv4 and TCP with timestamps; with less in front a bit less fits */
+    ATTR_GSO_IPV4_MAX_SIZE = 63,                    /* IFLA_GSO_IPV4_MAX_SIZE, not in older headers */
     SWEEPS = 32, /* rules of one kind that several crashes may have left */
 };
 
@@ -286,6 +288,19 @@ static int link_request(struct tn_tunhost *h, bool up)
     return tn_rtnl_end(&h->nl, 0);
 }
 
+/* One UDP message takes 49 packets of full size, and a super-packet of 64 KiB has 53: a message of four would follow each. So
+ * the kernel makes them no larger than 49, if it can be told to (the IPv4 limit has its own name since Linux 6.3). */
+static void limit_super_packets(struct tn_tunhost *h)
+{
+    struct ifinfomsg m = {.ifi_index = (int)h->config.tun->ifindex};
+    for (int i = 0; i < 2; i++) {
+        tn_rtnl_begin(&h->nl, RTM_NEWLINK, 0, &m, sizeof m);
+        tn_rtnl_put_u32(&h->nl, i == 0 ? IFLA_GSO_MAX_SIZE : ATTR_GSO_IPV4_MAX_SIZE, SUPER_PACKET_MAX);
+        (void)tn_rtnl_end(&h->nl, 0);
+    }
+    (void)tn_rtnl_flush(&h->nl); /* only speed is lost */
+}
+
 /* No link-local address: nobody is on this link to talk to. */
 static void no_link_local(struct tn_tunhost *h)
 {
@@ -379,6 +394,7 @@ static int begin(struct tn_tunhost *h)
     if (!err) err = tn_rtnl_flush(&h->nl);
     if (err) return err;
     no_link_local(h);
+    limit_super_packets(h);
     if (h->config.exit_node) err = add_rules(h, PREF_SEAL, 0); /* before anything can come out of the device */
     if (!err) err = link_request(h, true);
     if (!err) err = add_rules(h, PREF_PEERS, TABLE_PEERS);

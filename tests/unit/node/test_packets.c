@@ -29,6 +29,7 @@ void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t
 }
 void tn_pings_tsmp(struct tn_node *n, struct tn_npeer *peer, const struct tn_ippkt *k, uint64_t now_us) { fake.tsmp++; }
 bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k) { return false; }
+void tn_tunmode_deliver_rest(struct tn_node *n, const struct iovec *packets, size_t count) {}
 void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us) { fake.refused++; }
 int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *p, uint8_t const *packet, size_t len, uint64_t now_us)
 {
