@@ -4,7 +4,8 @@
  * TN_VERIFY_SHA256 follows net/tlsdial SetConfigExpectedCertHash (tailscale v1.102.5): certificates whose common
  * name starts with "derpkey" are passed over, exactly one other must be there, its DER must have the hash, it must
  * be valid now, and it must name the host unless that is an IP literal (Go sends no server name then and checks
- * none). */
+ * none). Unlike there the first certificate is never passed over: its key signs the handshake, and the
+ * pinned one, which anybody can show, proves nothing behind another. */
 #include "crypto/tls_internal.h"
 #include "util/err.h"
 #include "util/ip.h"
@@ -81,7 +82,7 @@ static int verify_pinned(struct tn_tls *t, X509_STORE_CTX *chain)
     bool seen = false;
     for (int i = 0; i < sk_X509_num(certs); i++) {
         X509 *cert = sk_X509_value(certs, i);
-        if (is_derp_meta(cert)) continue;
+        if (i > 0 && is_derp_meta(cert)) continue;
         if (seen) return refuse(t, chain, X509_V_ERR_CERT_REJECTED, "more than one was presented beside the pinned");
         seen = true;
         if (!hash_matches(t, cert))
