@@ -32,7 +32,7 @@ static int send_patch(const char *socket, json_t *patch)
 {
     char *text = json_dumps(patch, JSON_COMPACT), *body = NULL;
     int status = 0, err = text ? cmd_local_send(socket, "PATCH", "/localapi/v0/egress", text, 10000, &status, &body) : -1;
-    if (!err && status != 200) cmd_complain("%.300s", body);
+    if (!err && status != 200) cmd_complain("%.*s", (int)strcspn(body, "\n"), body);
     free(text);
     free(body);
     return !err && status == 200 ? EXIT_OK : EXIT_FAILED;
@@ -48,18 +48,25 @@ int cmd_set(int argc, char **argv)
                                           {"socket", required_argument, NULL, SOCKET},
                                           {"help", no_argument, NULL, HELP},
                                           {0}};
-    const char *socket = NULL;
+    const char *socket = NULL, *wrong = NULL; /* wrong: nothing is sent, for half of it may mean something else */
     json_t *patch = json_object();
     size_t changes = 0;
     for (int c; (c = getopt_long(argc, argv, ":h", longs, NULL)) != -1;) {
         switch (c) {
         case PROXY:
-            json_object_set_new(patch, "ExitProxy", json_string(optarg));
+            if (json_object_set_new(patch, "ExitProxy", json_string(optarg)) != 0) wrong = "--exit-proxy: not UTF-8";
             blot(optarg);
             changes++;
             break;
-        case EGRESS: changes += json_object_set_new(patch, "ExitEgress", json_string(optarg)) == 0; break;
-        case NAMES: changes += json_object_set_new(patch, "ExitNames", json_boolean(!optarg || !strcmp(optarg, "true"))) == 0; break;
+        case EGRESS:
+            if (json_object_set_new(patch, "ExitEgress", json_string(optarg)) != 0) wrong = "--exit-egress: not UTF-8";
+            changes++;
+            break;
+        case NAMES:
+            if (optarg && strcmp(optarg, "true") != 0 && strcmp(optarg, "false") != 0)
+                wrong = "--exit-names: expected true or false";
+            changes += json_object_set_new(patch, "ExitNames", json_boolean(!optarg || !strcmp(optarg, "true"))) == 0;
+            break;
         case CUT: json_object_set_new(patch, "Cut", json_true()); break;
         case SOCKET: socket = optarg; break;
         case 'h':
@@ -67,8 +74,9 @@ int cmd_set(int argc, char **argv)
         default: json_decref(patch); return cmd_bad_flag("set", argv, c);
         }
     }
-    int code = optind < argc ? cmd_bad_word("run", argv[optind]) : changes ? EXIT_OK : EXIT_USAGE;
-    if (code == EXIT_USAGE && optind == argc) fputs(usage, stderr);
+    int code = optind < argc ? cmd_bad_word("run", argv[optind]) : changes && !wrong ? EXIT_OK : EXIT_USAGE;
+    if (wrong) cmd_complain("%s", wrong);
+    else if (code == EXIT_USAGE && optind == argc) fputs(usage, stderr);
     if (code == EXIT_OK) {
         char *fallback = socket ? NULL : cmd_default_socket();
         code = send_patch(socket ? socket : fallback, patch);

@@ -197,6 +197,8 @@ def swap(b):
             goes_on(s)
             pages(b, 2)
             expect(states(b)["proxy"]["Opened"] >= 2, f"{states(b)}")
+            r = b.node.try_cli("set", "--exit-egress", "host", "--exit-proxy", "\udcff")  # a byte that JSON can't carry
+            expect(r.returncode == 2 and b.egress()["Mode"] == "proxy", f"{r.returncode} {r.stderr}: half of it was sent")
             r = b.node.try_cli("set", "--exit-proxy", "socks5://nonsense")
             expect(r.returncode == 1 and "exit traffic is off" in r.stderr, f"{r.returncode} {r.stderr}")
             expect(b.egress()["Mode"] == "off", "off")
