@@ -219,7 +219,7 @@ static uint64_t all_proxies(const struct tn_egress *e)
 static uint64_t set_for(const struct tn_egress *e, const struct tn_dgram_key *k)
 {
     struct tn_rule_subject s = {.dst = &k->dst, .peer = k->peer};
-    return able(e, tn_policy_candidates(e->policy, &s, TN_EGRESS_FORWARD, &e->peers));
+    return able(e, tn_policy_candidates(e->policy, &s, k->peer ? TN_EGRESS_FORWARD : TN_EGRESS_RESOLVER, &e->peers));
 }
 
 int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out)

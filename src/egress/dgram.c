@@ -177,9 +177,9 @@ int tn_chan_new(struct tn_egress *e, uint64_t peer, enum tn_dgram_kind kind, str
 static void hide(struct tn_chan *c)
 {
     if (c->assoc) tn_assoc_hide(c->assoc);
-    if (c->src.ip.family == 0) return;
+    if (!c->listed) return;
     tn_htable_remove(&c->e->dgrams.sources, &c->by_src);
-    c->src.ip.family = 0;
+    c->listed = false;
 }
 
 void tn_chan_free(struct tn_chan *c)
@@ -272,9 +272,13 @@ static int host_chan(struct tn_egress *e, const struct tn_dgram_key *k, bool sub
     why = fd < 0 ? (int)tn_direct_fail_of(fd) : tn_chan_take_fd(c, fd);
     if (!why && tn_htable_insert(&g->sources, &c->by_src, hash_source(g, &s)) != 0)
         why = TN_EGRESS_FAIL_FDS;
-    if (why) tn_chan_free(c);
-    else c->src = k->src;
-    return why;
+    if (why) {
+        tn_chan_free(c);
+        return why;
+    }
+    c->src = k->src;
+    c->listed = true;
+    return 0;
 }
 
 /* ---- flows ---- */

@@ -21,6 +21,7 @@ struct tn_chan {
     uint8_t kind;           /* enum tn_dgram_kind */
     uint8_t family;         /* of the socket, which for 4via6 is not the source's */
     bool subnet;            /* its flows are none of the exit policy's business */
+    bool listed;            /* HOST: in tn_dgrams.sources */
     bool dead;              /* to be freed when it is no more busy */
     unsigned busy;          /* being read from, sent to, or ended */
 };

@@ -274,7 +274,7 @@ def host(b):
         wait_until(lambda: ping(b, b.net.inet.web4), "ping through the node")
         wait_until(lambda: ping(b, b.net.inet.web6), "ping through the node by IPv6")
         b.expect_refused("10.1.2.3", 80)
-        s = talk(b, "192.168.77.1", 53)
+        s = talk(b, "192.168.77.1", 1234)
         refused(s, "a private address")
 
 
