@@ -38,7 +38,13 @@ static void get_prefs(struct tn_node *n, struct tn_httpd_req *req, const struct 
 {
     const struct tn_npeer *p = n->exit_peer ? tn_node_peer_by_id(n, n->exit_peer) : NULL;
     const struct tn_netnode *exit_node = p ? tn_node_netnode(n, p) : NULL;
-    json_t *routes = n->config.advertise_exit_node ? json_pack("[s,s]", "0.0.0.0/0", "::/0") : json_null();
+    json_t *routes = n->config.advertise_exit_node ? json_pack("[s,s]", "0.0.0.0/0", "::/0")
+                     : n->config.nroutes             ? json_array()
+                                                     : json_null();
+    for (size_t i = 0; i < n->config.nroutes; i++) {
+        char text[TN_PREFIX_STRLEN];
+        json_array_append_new(routes, json_string(tn_prefix_format(&n->config.routes[i].prefix, text)));
+    }
     respond_json(req, 200,
                  json_pack("{s:s s:b s:s s:s s:b s:b s:b s:b s:b s:b s:n s:s s:o s:b s:i s:{s:b s:b} s:{s:b} s:b}", "ControlURL",
                            n->config.login_server ? n->config.login_server : TN_DEFAULT_LOGIN_SERVER, "RouteAll",

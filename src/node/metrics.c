@@ -1,5 +1,6 @@
 #include "node/metrics.h"
 
+#include "egress/dgram.h"
 #include "util/err.h"
 
 #include <stdio.h>
@@ -145,6 +146,28 @@ static void each_peer(struct writer *w)
     }
 }
 
+static void datagrams(struct writer *w)
+{
+    struct tn_dgram_stats ds;
+    tn_dgram_stats(w->node->egress, &ds);
+    head(w, "tailnet_exit_udp_flows", "gauge", "Flows of datagrams: UDP by source and destination, and pings");
+    PUT(w, "tailnet_exit_udp_flows %u\n", ds.flows);
+    head(w, "tailnet_exit_udp_sockets", "gauge", "Sockets that carry them");
+    PUT(w, "tailnet_exit_udp_sockets %u\n", ds.sockets);
+    head(w, "tailnet_exit_udp_associations", "gauge", "UDP associations with proxies");
+    PUT(w, "tailnet_exit_udp_associations %u\n", ds.associations);
+    head(w, "tailnet_exit_udp_datagrams_total", "counter", "Datagrams passed on");
+    PUT(w, "tailnet_exit_udp_datagrams_total{direction=\"up\"} %llu\n", (unsigned long long)ds.sent);
+    PUT(w, "tailnet_exit_udp_datagrams_total{direction=\"down\"} %llu\n", (unsigned long long)ds.received);
+    head(w, "tailnet_exit_udp_bytes_total", "counter", "Their bytes");
+    PUT(w, "tailnet_exit_udp_bytes_total{direction=\"up\"} %llu\n", (unsigned long long)ds.bytes_up);
+    PUT(w, "tailnet_exit_udp_bytes_total{direction=\"down\"} %llu\n", (unsigned long long)ds.bytes_down);
+    head(w, "tailnet_exit_udp_dropped_total", "counter", "Datagrams dropped: not sent, from strangers, or malformed");
+    PUT(w, "tailnet_exit_udp_dropped_total{reason=\"unsent\"} %llu\n", (unsigned long long)ds.unsent);
+    PUT(w, "tailnet_exit_udp_dropped_total{reason=\"stranger\"} %llu\n", (unsigned long long)ds.strangers);
+    PUT(w, "tailnet_exit_udp_dropped_total{reason=\"malformed\"} %llu\n", (unsigned long long)ds.malformed);
+}
+
 int tn_metrics_write(struct tn_node *n, struct tn_buf *out)
 {
     struct writer w = {.node = n, .out = out};
@@ -156,5 +179,6 @@ int tn_metrics_write(struct tn_node *n, struct tn_buf *out)
     each_proxy(&w, "tailnet_exit_proxy_failed_total", "counter", "Dials through the proxy that failed", put_failed);
     each_proxy(&w, "tailnet_exit_proxy_dial_seconds", "histogram", "Time to an open connection through the proxy", put_latency);
     each_peer(&w);
+    datagrams(&w);
     return w.err;
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Subnet routes next to the exit: ours as the router for official clients and ours, an official router for ours.
 EXIT_EGRESS.md section 5, tests 17, 27 and 28. The LAN is behind the node, on a link of its own, with private addresses."""
+import json
 import os
 import socket
 import sys
@@ -106,6 +107,9 @@ def beside_a_proxy(b):
     heard = scripted.Scripted(b.net.proxy, scripted.honest(b.net.proxy), port=1094)
     b.exit("--advertise-routes", ",".join(ROUTES), proxy=heard)
     b.routes(*ROUTES)
+    stock = [official.program("tailscale"), f"--socket={b.node.socket}", "debug", "prefs"]
+    told = json.loads(b.net.node.run(*stock).stdout)["AdvertiseRoutes"]
+    expect(set(told) == {"0.0.0.0/0", "::/0", *ROUTES}, f"prefs: {told}")
     with b.oracle(heard):
         reaches_lan(b)
         expect(page(b, b.net.inet.web4) == b.net.proxy.ip4, "exit traffic by the proxy")
