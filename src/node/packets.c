@@ -23,9 +23,10 @@
 
 enum { LOOPBACK_MAX = 1024 }; /* packets to ourselves in one turn; more than a window's worth is a runaway */
 
-struct loopback_packet {
+/* A packet to ourselves, or a train of them as the stack laid it out. */
+struct loopback {
     struct tn_list link;
-    size_t len;
+    struct tn_train t; /* first: in bytes */
     uint8_t bytes[];
 };
 
@@ -180,33 +181,52 @@ static void wg_deliver(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, ui
 
 /* ---- out ---- */
 
-static void keep_loopback(struct tn_node *n, const uint8_t *packet, size_t len)
+static void keep_loopback(struct tn_node *n, const struct tn_train *t)
 {
+    size_t bytes = (t->count - 1) * t->stride + t->last_len;
     if (n->loopback_count >= LOOPBACK_MAX) return;
-    struct loopback_packet *p = malloc(sizeof *p + len);
+    struct loopback *p = malloc(sizeof *p + bytes);
     if (!p) return;
-    p->len = len;
-    memcpy(p->bytes, packet, len);
+    p->t = *t;
+    p->t.first = p->bytes;
+    memcpy(p->bytes, t->first, bytes);
     tn_list_push_back(&n->loopback, &p->link);
-    n->loopback_count++;
+    n->loopback_count += t->count;
+}
+
+static void deliver_train(struct tn_node *n, const struct tn_train *t, uint64_t now_us)
+{
+    struct iovec packets[TN_TRAIN_BYTES / (TN_TRAIN_HEAD + TN_TRAIN_TAIL + 16)]; /* no packet pads to less */
+    size_t count = 0, most = sizeof packets / sizeof *packets;
+    for (; count < t->count && count < most; count++)
+        packets[count] = (struct iovec){t->first + count * t->stride, count + 1 < t->count ? t->len : t->last_len};
+    for (size_t at = 0, run; at < count; at += run) {
+        run = tn_tcp_run(packets + at, count - at);
+        tn_stack_input_run(n->stack, packets + at, run, now_us);
+    }
 }
 
 void tn_node_deliver_loopback(struct tn_node *n)
 {
-    for (int budget = LOOPBACK_MAX; budget > 0; budget--) {
+    if (tn_list_empty(&n->loopback)) return;
+    uint64_t now_us = tn_node_now();
+    tn_stack_batch_begin(n->stack);
+    for (size_t done = 0; done < LOOPBACK_MAX;) {
         struct tn_list *link = tn_list_pop_front(&n->loopback);
-        if (!link) return;
-        struct loopback_packet *p = TN_CONTAINER(link, struct loopback_packet, link);
-        n->loopback_count--;
-        tn_stack_input(n->stack, p->bytes, p->len, tn_node_now());
+        if (!link) break;
+        struct loopback *p = TN_CONTAINER(link, struct loopback, link);
+        n->loopback_count -= p->t.count;
+        done += p->t.count;
+        deliver_train(n, &p->t, now_us);
         free(p);
     }
+    tn_stack_batch_end(n->stack, now_us);
 }
 
 void tn_node_drop_loopback(struct tn_node *n)
 {
     for (struct tn_list *link; (link = tn_list_pop_front(&n->loopback));)
-        free(TN_CONTAINER(link, struct loopback_packet, link));
+        free(TN_CONTAINER(link, struct loopback, link));
     n->loopback_count = 0;
 }
 
@@ -216,7 +236,8 @@ int tn_node_send_ip(struct tn_node *n, const uint8_t *packet, size_t len, uint64
     bool v4 = packet[0] >> 4 == 4;
     struct tn_ip dst = tn_ip_from_bytes(packet + (v4 ? 16 : 24), v4 ? 4 : 6);
     if (is_own(n, &dst)) {
-        keep_loopback(n, packet, len);
+        struct tn_train one = {.first = (uint8_t *)(uintptr_t)packet, .count = 1, .len = len, .last_len = len, .stride = len};
+        keep_loopback(n, &one);
         return 0;
     }
     struct tn_wg_peer *peer = tn_wg_route(n->wg, &dst);
@@ -238,8 +259,7 @@ static void stack_output_train(void *ctx, struct tn_train *t)
     bool v4 = t->first[0] >> 4 == 4;
     struct tn_ip dst = tn_ip_from_bytes(t->first + (v4 ? 16 : 24), v4 ? 4 : 6);
     if (is_own(n, &dst)) {
-        for (size_t i = 0; i < t->count; i++)
-            keep_loopback(n, t->first + i * t->stride, i + 1 < t->count ? t->len : t->last_len);
+        keep_loopback(n, t);
         return;
     }
     struct tn_wg_peer *peer = tn_wg_route(n->wg, &dst);

@@ -27,6 +27,8 @@ void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t
 {
     for (size_t i = 0; i < n; i++) tn_stack_input(st, packets[i].iov_base, packets[i].iov_len, now_us);
 }
+void tn_stack_batch_begin(struct tn_stack *st) {}
+void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us) {}
 void tn_pings_tsmp(struct tn_node *n, struct tn_npeer *peer, const struct tn_ippkt *k, uint64_t now_us) { fake.tsmp++; }
 bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k) { return false; }
 void tn_tunmode_deliver_rest(struct tn_node *n, const struct iovec *packets, size_t count) {}
@@ -236,6 +238,28 @@ static void test_loopback_is_bounded(void **state)
     assert_int_equal(fake.wg_sent, 0);
 }
 
+/* A train to ourselves comes back packet by packet; one to a peer goes there whole. */
+static void test_trains(void **state)
+{
+    enum { COUNT = 3, STRIDE = 96 };
+    uint8_t buf[COUNT * STRIDE] = {0};
+    struct tn_train t = {.first = buf + TN_TRAIN_HEAD, .count = COUNT, .stride = STRIDE};
+    for (size_t i = 0; i < COUNT; i++) t.len = make(t.first + i * STRIDE, own, own, TN_IPPROTO_TCP);
+    t.last_len = t.len;
+    stack_output_train(&b.node, &t);
+    assert_int_equal(b.node.loopback_count, COUNT);
+    memset(buf, 0xff, sizeof buf); /* it was borrowed */
+    tn_node_deliver_loopback(&b.node);
+    assert_int_equal(fake.stack_in, COUNT);
+    assert_int_equal(b.node.loopback_count, 0);
+    uint8_t want[64];
+    assert_memory_equal(fake.last, want, make(want, own, own, TN_IPPROTO_TCP));
+    for (size_t i = 0; i < COUNT; i++) (void)make(t.first + i * STRIDE, own, other_ip, TN_IPPROTO_TCP);
+    stack_output_train(&b.node, &t);
+    assert_int_equal(fake.wg_sent, COUNT);
+    assert_int_equal(b.node.loopback_count, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +268,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_unreachable_through_the_exit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names_of_private_networks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loopback_is_bounded, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_trains, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
