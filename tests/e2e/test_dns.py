@@ -168,18 +168,28 @@ def dnsperf(b, server, rate, seconds, names):
     return count("Queries completed"), count("Queries lost"), count("Queries completed") - good, r.stdout
 
 
+def cost(b):
+    """(CPU seconds, resident MB) of the exit node so far."""
+    with open(f"/proc/{b.node.proc.pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def per_second(b, server, what, losable=0.0):
     if not shutil.which("dnsperf"):
         raise Skip("dnsperf is not installed")
     rate, seconds = 1000, 4
     with Through(b):
         names = [f"n{i}.many.example" for i in range(700)] + ["web.example", "four.example", "brief.example"] * 100
+        cpu, _ = cost(b)
         done, lost, bad, text = dnsperf(b, server, rate, seconds, names)
+        cpu, rss = cost(b)[0] - cpu, cost(b)[1]
         expect(done >= rate * seconds * 0.9 and lost <= done * losable and bad == 0, f"{what}, {lost} lost: {text[-1500:]}")
         s = b.egress()["DNS"]
         expect(s["Failed"] == 0 and s["OverLimit"] == 0, f"status: {s}")
         latency = re.search(r"Average Latency \(s\):\s+([\d.]+)", text)
-        return f"{done / seconds:.0f}/s, {lost} lost, {float(latency[1]) * 1000:.1f} ms, {s['CacheHits']} of {s['Queries']} from the cache"
+        return (f"{done / seconds:.0f}/s, {lost} lost, {float(latency[1]) * 1000:.1f} ms, {s['CacheHits']} of {s['Queries']} from the cache, "
+                f"{cpu / max(done, 1) * 1e6:.0f} us of CPU each, {rss:.1f} MB")
 
 
 @case("1,000 queries a second to 8.8.8.8: none failed", seconds=120)
