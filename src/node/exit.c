@@ -1,6 +1,7 @@
 #include "node/exit.h"
 
 #include "crypto/blake2s.h"
+#include "node/resolver.h"
 #include "node/tunmode.h"
 #include "util/err.h"
 
@@ -101,7 +102,7 @@ static void put_in_force(struct tn_node *n, bool cut)
 {
     if (!n->config.advertise_exit_node) return;
     (void)apply(n, cut); /* what it says is in the mode and the log */
-    if (n->dns) tn_dns_reset(n->dns); /* names are asked for the new way, at once */
+    tn_resolver_policy_changed(n); /* names are asked for the new way, at once */
 }
 
 int tn_exit_reload(struct tn_node *n, bool cut, char why[200])

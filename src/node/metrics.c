@@ -57,6 +57,38 @@ static void totals(struct writer *w)
     PUT(w, "tailnet_exit_icmp_refused_total %llu\n", (unsigned long long)fs.icmp_refused);
 }
 
+/* Names of exit clients. */
+static void names(struct writer *w)
+{
+    struct tn_dns_stats s = {0};
+    struct tn_port53_stats p = {0};
+    if (!w->node->dns) return;
+    tn_dns_stats(w->node->dns, &s);
+    if (w->node->port53) tn_port53_stats(w->node->port53, &p);
+    const struct {
+        const char *name, *type, *help;
+        uint64_t value;
+    } t[] = {{"tailnet_dns_queries_total", "counter", "Questions of exit clients", s.queries},
+             {"tailnet_dns_cache_hits_total", "counter", "Questions answered from the cache", s.cache_hits},
+             {"tailnet_dns_upstream_queries_total", "counter", "Questions asked upstream", s.upstream_queries},
+             {"tailnet_dns_failed_total", "counter", "Questions that nobody answered (SERVFAIL)", s.failed},
+             {"tailnet_dns_timeouts_total", "counter", "Those of them that took too long", s.timed_out},
+             {"tailnet_dns_over_limit_total", "counter", "Questions beyond what a peer may have under way",
+              s.over_limit + p.over_limit},
+             {"tailnet_dns_nxdomain_total", "counter", "Answers that there is no such name", s.nxdomain},
+             {"tailnet_dns_refused_total", "counter", "Answers REFUSED", s.refused + p.filtered},
+             {"tailnet_dns_port53_udp_total", "counter", "Questions to port 53 by UDP", p.udp_queries},
+             {"tailnet_dns_port53_tcp_total", "counter", "Questions to port 53 by TCP", p.tcp_queries},
+             {"tailnet_dns_in_flight", "gauge", "Questions that wait for an answer", s.in_flight},
+             {"tailnet_dns_cache_entries", "gauge", "Answers in the cache", s.cache_entries},
+             {"tailnet_dns_cache_bytes", "gauge", "Bytes of them", s.cache_bytes},
+             {"tailnet_dns_up", "gauge", "0 while no upstream answers", tn_dns_health(w->node->dns, NULL) == 0}};
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        head(w, t[i].name, t[i].type, t[i].help);
+        PUT(w, "%s %llu\n", t[i].name, (unsigned long long)t[i].value);
+    }
+}
+
 /* One metric of every proxy. */
 static void each_proxy(struct writer *w, const char *name, const char *type, const char *help,
                        void (*put)(struct writer *w, const char *name, const char *proxy, const struct tn_egress_proxy_stats *s))
@@ -172,6 +204,7 @@ int tn_metrics_write(struct tn_node *n, struct tn_buf *out)
 {
     struct writer w = {.node = n, .out = out};
     totals(&w);
+    names(&w);
     each_proxy(&w, "tailnet_exit_proxy_up", "gauge", "0 while the proxy does not do what it should", put_up);
     each_proxy(&w, "tailnet_exit_proxy_flows", "gauge", "Flows through the proxy that are open", put_flows);
     each_proxy(&w, "tailnet_exit_proxy_opened_total", "counter", "Flows through the proxy that were opened", put_opened);

@@ -5,6 +5,12 @@
 
 static const char *const *filtered(void *ctx, size_t *n) { return tn_peerapi_server_filtered(ctx, n); }
 
+/* Where UDP of exit clients is refused HTTP/3 has no way. */
+static void set_reach(struct tn_node *n)
+{
+    tn_dns_set_reach(n->dns, tn_egress_mode(n->egress) == TN_EGRESS_HOST, n->config.exit_dns_aaaa);
+}
+
 int tn_resolver_new(struct tn_node *n)
 {
     if (!n->config.advertise_exit_node) return 0;
@@ -16,9 +22,15 @@ int tn_resolver_new(struct tn_node *n)
     int err = tn_dns_new(&dc, &n->dns);
     if (err == TN_E_INVAL) tn_node_set_error(n, "exit_dns: expected https://ADDRESS[:port]/path, tcp://ADDRESS[:port] or udp://ADDRESS[:port]");
     if (err) return err;
-    /* Where UDP of exit clients is refused HTTP/3 has no way. */
-    tn_dns_set_reach(n->dns, tn_egress_mode(n->egress) == TN_EGRESS_HOST, n->config.exit_dns_aaaa);
+    set_reach(n);
     return 0;
+}
+
+void tn_resolver_policy_changed(struct tn_node *n)
+{
+    if (!n->dns) return;
+    tn_dns_reset(n->dns);
+    set_reach(n);
 }
 
 int tn_resolver_listen(struct tn_node *n)
