@@ -218,6 +218,22 @@ def by_magic(b):
         expect({q[0] for q in b.doh.asked()[asked:]} <= p.sources(), "asked from elsewhere")
 
 
+@case("a proxy that is told names: what a client asked for by name is dialed by name")
+def names_to_the_proxy(b):
+    inet = b.net.inet
+    with open(b.net.proxy.resolv, "w", encoding="ascii") as f:
+        f.write(f"nameserver {inet.dns4}\n")
+    with Through(b, "--exit-names") as p:
+        b.connect(inet.web4, 80)[0].close()  # not asked for yet
+        expect(short(b, "web.example", "A") == [inet.web4], "A")
+        b.connect(inet.web4, 80)[0].close()
+        wait_until(lambda: "web.example:80" in p.proc.text(), "the proxy is asked for the name")
+        expect(f"{inet.web4}:80" in p.proc.text(), "an address of which nobody had asked the name was not dialed as such")
+        expect(short(b, "four.example", "A") == [inet.web4], "A of another name")
+        b.connect(inet.web4, 80)[0].close()  # two names for one address: neither
+        wait_until(lambda: p.proc.text().count(f"{inet.web4}:80") == 2, "the proxy is asked for the address")
+
+
 def peerapi(b):
     urls = wait_until(lambda: (b.client.peer("exit") or {}).get("PeerAPIURL"), "the client knows the PeerAPI")
     return urls[0]
