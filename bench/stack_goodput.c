@@ -1,13 +1,19 @@
-/* Goodput of our stack beside Linux: one bulk flow over the link emulator, 100 Mbit/s, 80 ms round trip, a queue of
- * one bandwidth-delay product, random loss 0, 0.1 and 1 % in the direction of the data.
+/* Goodput of our stack beside Linux's over the link emulator: bulk flows, a queue of one bandwidth-delay product, and
+ * random loss or reordering in the direction of the data.
  *
  *   ours > ours     on a virtual clock
  *   ours > linux    through a TUN device, in real time
  *   linux > ours
- *   linux > linux   through two TUN devices in two network namespaces, cubic (and bbr with -b)
+ *   linux > linux   through two TUN devices in two network namespaces
  *
- * Options: -t SECONDS per measurement (default 20), -r MBIT, -d RTT_MS, -m MTU (default 1280), -b. Needs root or user
- * namespaces and /dev/net/tun; without them only the virtual line is printed. */
+ *   stack_goodput [options] [WORD...]    the rows whose name contains one of the words; default: all
+ *     -t SECONDS per measurement (20)   -r MBIT (100)   -d RTT_MS (80)   -m MTU (1280)   -q QUEUE (1, in products)
+ *     -s SEED (1)   -x PER_CENT reordering instead of loss: so many come up to half a round trip late, or early
+ *     -f            instead: the share of our BBR beside 1 and 4 flows of CUBIC, ours and Linux's
+ *
+ * Needs root or user namespaces and /dev/net/tun; without them only the virtual rows are printed. Rows whose
+ * algorithm the kernel does not have are left out, and said so. */
+#include "../tests/sim/bulk.h"
 #include "../tests/sim/tunbed.h"
 #include "stack/stack.h"
 
@@ -22,22 +28,30 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PORT = 5001 };
+enum { PORT = 5001, CUBICS = 4 };
 
 struct setup {
-    double seconds, mbit, rtt_ms, loss;
+    double seconds, mbit, rtt_ms, queue, loss, late, early;
     int mtu;
     uint64_t seed;
-    const char *cc; /* of Linux */
+    const char *cc;          /* of Linux */
+    enum tn_congestion ours; /* of ours */
+    int cubics;              /* flows beside ours, for the share */
 };
 
-static struct link_config link_of(const struct setup *s, bool lossy)
+static struct link_config link_of(const struct setup *s, bool of_data)
 {
     uint64_t rate = (uint64_t)(s->mbit * 1e6);
-    return (struct link_config){
-        .delay_us = (uint64_t)(s->rtt_ms * 500), .rate_bps = rate,
-        .queue_bytes = (uint64_t)((double)rate / 8 * s->rtt_ms / 1000), .loss = lossy ? s->loss : 0, .seed = s->seed,
+    struct link_config c = {
+        .delay_us = (uint64_t)(s->rtt_ms * 500), .rate_bps = rate, .seed = s->seed,
+        .queue_bytes = (uint64_t)(s->queue * (double)rate / 8 * s->rtt_ms / 1000),
     };
+    if (!of_data) return c;
+    c.loss = s->loss;
+    c.reorder = s->late;
+    c.reorder_us = c.delay_us;
+    c.early = s->early;
+    return c;
 }
 
 /* ---- our side ---- */
@@ -81,13 +95,13 @@ static int accept_receiver(void *arg, struct tn_tcp *c, uint64_t now_us)
     return 0;
 }
 
-static void start_stack(struct ours *o, const struct setup *s, struct link *out, struct tn_ip addr, uint64_t now)
+static void start_stack(struct ours *o, const struct setup *s, struct link *out, struct tn_ip addr)
 {
-    *o = (struct ours){.rng = s->seed + out->c.seed, .now = now, .out = out};
+    *o = (struct ours){.rng = s->seed + out->c.seed, .now = tunbed_now_us(), .out = out};
     struct tn_stack_config config = {
-        .mtu = (uint16_t)s->mtu, .rng = tn_rng_seeded(&o->rng), .cb.output = output, .ctx = o};
+        .mtu = (uint16_t)s->mtu, .congestion = s->ours, .rng = tn_rng_seeded(&o->rng), .cb.output = output, .ctx = o};
     o->st = tn_stack_new(&config);
-    if (!o->st || tn_stack_set_addrs(o->st, &addr, 1, now) != 0) abort();
+    if (!o->st || tn_stack_set_addrs(o->st, &addr, 1, o->now) != 0) abort();
 }
 
 static void start_receiver(struct ours *o, struct tn_ip addr)
@@ -104,51 +118,39 @@ static void start_sender(struct ours *o, struct tn_ip to)
     if (tn_tcp_connect(o->st, NULL, &remote, &sender, o, o->now, &c) != 0) abort();
 }
 
+/* The loop's timer has a resolution of a millisecond in a node; here it is asked for exactly. */
+static void timeout_if_due(struct ours *o)
+{
+    if (tn_stack_next_deadline(o->st) <= o->now) tn_stack_timeout(o->st, o->now);
+}
+
 /* ---- virtual time ---- */
 
-static double ours_to_ours(const struct setup *s)
+static void ours_to_ours(const struct setup *s, double *mbit)
 {
-    struct link l[2];
-    struct ours o[2];
-    struct tn_ip addr[2] = {tn_ip4(10, 9, 0, 1), tn_ip4(10, 9, 0, 2)};
-    uint64_t now = 1000000, end = now + (uint64_t)(s->seconds * 1e6);
-    for (int i = 0; i < 2; i++) {
-        struct link_config c = link_of(s, i == 0);
-        c.seed += (uint64_t)i;
-        link_init(&l[i], &c);
-        start_stack(&o[i], s, &l[i], addr[i], now);
-    }
-    start_receiver(&o[1], addr[1]);
-    start_sender(&o[0], addr[1]);
-    while (now < end) {
-        uint64_t at = UINT64_MAX;
-        for (int i = 0; i < 2; i++) {
-            if (tn_stack_next_deadline(o[i].st) < at) at = tn_stack_next_deadline(o[i].st);
-            if (link_next(&l[i]) < at) at = link_next(&l[i]);
-        }
-        if (at > now) now = at;
-        o[0].now = o[1].now = now;
-        for (int i = 0; i < 2; i++) {
-            struct link_packet *p = link_take(&l[i], now);
-            if (p) tn_stack_input(o[!i].st, p->bytes, p->len, now);
-            free(p);
-            if (tn_stack_next_deadline(o[i].st) <= now) tn_stack_timeout(o[i].st, now);
-        }
-    }
-    for (int i = 0; i < 2; i++) {
-        tn_stack_free(o[i].st);
-        link_fini(&l[i]);
-    }
-    return (double)o[1].received * 8 / s->seconds / 1e6;
+    struct bulk_config c = {
+        .link = link_of(s, true), .seconds = s->seconds, .from_s = s->cubics ? s->seconds / 6 : 0, .mtu = s->mtu,
+        .tick_us = 1000,
+        .sender = {{.cc = s->ours, .flows = 1}, {.cc = TN_CONGESTION_CUBIC, .flows = (unsigned)s->cubics}},
+    };
+    struct bulk_result r = bulk_run(&c);
+    mbit[0] = r.mbit[0];
+    mbit[1] = r.mbit[1];
 }
 
 /* ---- the kernel's side ---- */
 
-static int kernel_socket(const struct setup *s)
+static void enlarge_kernel_buffers(void)
+{
+    tunbed_sysctl("ipv4/tcp_rmem", "4096 131072 67108864");
+    tunbed_sysctl("ipv4/tcp_wmem", "4096 131072 67108864");
+}
+
+static int kernel_socket(const char *cc)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, s->cc, (socklen_t)strlen(s->cc)) != 0) {
-        printf("congestion control %s: %s\n", s->cc, strerror(errno));
+    if (fd < 0 || setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, cc, (socklen_t)strlen(cc)) != 0) {
+        printf("congestion control %s: %s\n", cc, strerror(errno));
         exit(1);
     }
     return fd;
@@ -163,27 +165,39 @@ static struct sockaddr_in kernel_addr(const char *ip)
 
 static int kernel_listen(const struct setup *s, const char *ip)
 {
-    int fd = kernel_socket(s);
+    int fd = kernel_socket(s->cc);
     struct sockaddr_in a = kernel_addr(ip);
-    if (bind(fd, (struct sockaddr *)&a, sizeof a) != 0 || listen(fd, 4) != 0) abort();
+    if (bind(fd, (struct sockaddr *)&a, sizeof a) != 0 || listen(fd, 16) != 0) abort();
     return fd;
 }
 
-static int kernel_connect(const struct setup *s, const char *ip)
+static int kernel_connect(const char *cc, const char *ip)
 {
-    int fd = kernel_socket(s);
+    int fd = kernel_socket(cc);
     struct sockaddr_in a = kernel_addr(ip);
     if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0 && errno != EINPROGRESS) abort();
     return fd;
 }
 
-/* Non-blocking; reads or writes as much as goes. */
-static void kernel_read(int *listener, int *fd, uint64_t *received)
+struct kernel_sink {
+    int listener, fd[CUBICS + 1];
+    bool is_ours[CUBICS + 1]; /* the sender, by address */
+    int n;
+    uint64_t received[2]; /* from Linux, from us */
+};
+
+static void sink_read(struct kernel_sink *k)
 {
     static char buf[1 << 18];
-    if (*fd < 0) *fd = accept4(*listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (*fd < 0) return;
-    for (ssize_t n; (n = read(*fd, buf, sizeof buf)) > 0;) *received += (uint64_t)n;
+    struct sockaddr_in from;
+    socklen_t len = sizeof from;
+    int fd = k->n <= CUBICS ? accept4(k->listener, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
+    if (fd >= 0) {
+        k->is_ours[k->n] = (ntohl(from.sin_addr.s_addr) & 255) == 2;
+        k->fd[k->n++] = fd;
+    }
+    for (int i = 0; i < k->n; i++)
+        for (ssize_t n; (n = read(k->fd[i], buf, sizeof buf)) > 0;) k->received[k->is_ours[i]] += (uint64_t)n;
 }
 
 static void kernel_write(int fd)
@@ -192,122 +206,217 @@ static void kernel_write(int fd)
     while (write(fd, buf, sizeof buf) > 0) continue;
 }
 
-static void to_kernel(int tun, struct link *l, uint64_t now)
+static void to_kernel(int tun, const struct link_packet *p)
 {
-    for (struct link_packet *p; (p = link_take(l, now)); free(p))
-        if (write(tun, p->bytes, p->len) < 0 && errno != EAGAIN && errno != EINVAL) abort();
+    if (write(tun, p->bytes, p->len) < 0 && errno != EAGAIN && errno != EINVAL) abort();
 }
 
 /* ---- real time ---- */
 
-static double ours_with_kernel(const struct setup *s, bool we_send)
+static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static bool ours_with_kernel(const struct setup *s, bool we_send, double *mbit)
 {
     int tun = tunbed_open("tn0", s->mtu, "10.9.0.1", NULL);
-    if (tun < 0) return -1;
+    if (tun < 0) return false;
+    enlarge_kernel_buffers();
     struct link out, in;
     struct link_config c = link_of(s, we_send), back = link_of(s, !we_send);
     link_init(&out, &c);
     link_init(&in, &back);
     struct ours o;
-    uint64_t received = 0;
-    start_stack(&o, s, &out, tn_ip4(10, 9, 0, 2), tunbed_now_us());
-    int listener = -1, fd = -1;
+    struct kernel_sink sink = {.listener = -1};
+    start_stack(&o, s, &out, tn_ip4(10, 9, 0, 2));
+    int fd = -1;
     if (we_send) {
-        listener = kernel_listen(s, "10.9.0.1");
+        sink.listener = kernel_listen(s, "10.9.0.1");
         start_sender(&o, tn_ip4(10, 9, 0, 1));
     } else {
         start_receiver(&o, tn_ip4(10, 9, 0, 2));
-        fd = kernel_connect(s, "10.9.0.2");
+        fd = kernel_connect(s->cc, "10.9.0.2");
     }
     uint64_t end = tunbed_now_us() + (uint64_t)(s->seconds * 1e6);
     while ((o.now = tunbed_now_us()) < end) {
         tunbed_drain(tun, &in);
-        to_kernel(tun, &out, o.now);
+        for (struct link_packet *p; (p = link_take(&out, o.now)); free(p)) to_kernel(tun, p);
         for (struct link_packet *p; (p = link_take(&in, o.now)); free(p))
             tn_stack_input(o.st, p->bytes, p->len, o.now);
-        if (tn_stack_next_deadline(o.st) <= o.now) tn_stack_timeout(o.st, o.now);
-        if (we_send) kernel_read(&listener, &fd, &received);
+        timeout_if_due(&o);
+        if (we_send) sink_read(&sink);
         else kernel_write(fd);
-        uint64_t at = tn_stack_next_deadline(o.st);
-        if (link_next(&in) < at) at = link_next(&in);
-        if (link_next(&out) < at) at = link_next(&out);
+        uint64_t at = min_u64(tn_stack_next_deadline(o.st), min_u64(link_next(&in), link_next(&out)));
         if (at > o.now + 1000) at = o.now + 1000; /* the kernel's socket is looked at by time */
         tunbed_wait(&tun, 1, at);
     }
-    return (double)(we_send ? received : o.received) * 8 / s->seconds / 1e6;
+    mbit[0] = (double)(we_send ? sink.received[1] : o.received) * 8 / s->seconds / 1e6;
+    return true;
 }
 
-static double linux_to_linux(const struct setup *s)
+/* Flows of Linux, and one of ours beside them if it has cubics, to Linux over one link. */
+static bool to_linux(const struct setup *s, double *mbit)
 {
-    int tun[2], listener, fd = -1;
+    int tun[2], flows = s->cubics ? s->cubics : 1, from[CUBICS];
     struct link l[2];
     struct link_config c = link_of(s, true), back = link_of(s, false);
-    if ((tun[1] = tunbed_open("tn1", s->mtu, "10.9.0.2", NULL)) < 0) return -1;
-    listener = kernel_listen(s, "10.9.0.2");
-    if (!tunbed_enter() || (tun[0] = tunbed_open("tn0", s->mtu, "10.9.0.1", NULL)) < 0) return -1;
-    int from = kernel_connect(s, "10.9.0.2");
+    struct kernel_sink sink = {0};
+    if ((tun[1] = tunbed_open("tn1", s->mtu, "10.9.0.9", NULL)) < 0) return false;
+    enlarge_kernel_buffers();
+    sink.listener = kernel_listen(s, "10.9.0.9");
+    if (!tunbed_enter() || (tun[0] = tunbed_open("tn0", s->mtu, "10.9.0.1", NULL)) < 0) return false;
+    enlarge_kernel_buffers();
     link_init(&l[0], &c);
     link_init(&l[1], &back);
-    uint64_t received = 0, now, end = tunbed_now_us() + (uint64_t)(s->seconds * 1e6);
-    while ((now = tunbed_now_us()) < end) {
-        for (int i = 0; i < 2; i++) {
-            tunbed_drain(tun[i], &l[i]);
-            to_kernel(tun[!i], &l[i], now);
+    for (int i = 0; i < flows; i++) from[i] = kernel_connect(s->cc, "10.9.0.9");
+    struct ours o = {0};
+    start_stack(&o, s, &l[0], tn_ip4(10, 9, 0, 2));
+    if (s->cubics) start_sender(&o, tn_ip4(10, 9, 0, 9));
+    uint64_t start = tunbed_now_us(), end = start + (uint64_t)(s->seconds * 1e6), counted[2] = {0}, from_us = start;
+    if (s->cubics) from_us += (end - start) / 6;
+    bool counting = false;
+    while ((o.now = tunbed_now_us()) < end) {
+        for (int i = 0; i < 2; i++) tunbed_drain(tun[i], &l[i]);
+        for (struct link_packet *p; (p = link_take(&l[0], o.now)); free(p)) to_kernel(tun[1], p);
+        for (struct link_packet *p; (p = link_take(&l[1], o.now)); free(p)) {
+            if (p->len > 20 && p->bytes[19] == 2) tn_stack_input(o.st, p->bytes, p->len, o.now);
+            else to_kernel(tun[0], p);
         }
-        kernel_write(from);
-        kernel_read(&listener, &fd, &received);
-        uint64_t at = link_next(&l[0]) < link_next(&l[1]) ? link_next(&l[0]) : link_next(&l[1]);
-        if (at > now + 1000) at = now + 1000;
+        timeout_if_due(&o);
+        for (int i = 0; i < flows; i++) kernel_write(from[i]);
+        sink_read(&sink);
+        if (!counting && o.now >= from_us) {
+            counting = true;
+            for (int i = 0; i < 2; i++) counted[i] = sink.received[i];
+        }
+        uint64_t at = min_u64(tn_stack_next_deadline(o.st), min_u64(link_next(&l[0]), link_next(&l[1])));
+        if (at > o.now + 1000) at = o.now + 1000;
         tunbed_wait(tun, 2, at);
     }
-    return (double)received * 8 / s->seconds / 1e6;
+    double seconds = (double)(end - from_us) / 1e6;
+    for (int i = 0; i < 2; i++)
+        mbit[s->cubics ? !i : i] = (double)(sink.received[i] - counted[i]) * 8 / seconds / 1e6;
+    return true;
+}
+
+/* ---- the table ---- */
+
+enum kind { OURS_TO_OURS, OURS_TO_LINUX, LINUX_TO_OURS, TO_LINUX };
+
+static bool run(const struct setup *s, enum kind kind, double *mbit)
+{
+    if (kind == OURS_TO_OURS) {
+        ours_to_ours(s, mbit);
+        return true;
+    }
+    if (!tunbed_enter()) return false;
+    return kind == TO_LINUX ? to_linux(s, mbit) : ours_with_kernel(s, kind == OURS_TO_LINUX, mbit);
 }
 
 /* Each measurement in a process and a namespace of its own. */
-static void measure(const char *name, const struct setup *s, int kind)
+static bool measure(const struct setup *s, enum kind kind)
+{
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        double mbit[2] = {0};
+        bool ok = run(s, kind, mbit);
+        if (ok && s->cubics) printf("%11.1f %6.1f", mbit[0], mbit[1]);
+        else if (ok) printf("%9.1f", mbit[0]);
+        fflush(stdout);
+        _exit(!ok);
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    return status == 0;
+}
+
+static const struct row {
+    const char *name;
+    enum kind kind;
+    enum tn_congestion ours;
+    const char *linux_cc;
+} rows[] = {
+    {"ours bbr > ours", OURS_TO_OURS, TN_CONGESTION_BBR, NULL},
+    {"ours cubic > ours", OURS_TO_OURS, TN_CONGESTION_CUBIC, NULL},
+    {"ours bbr > linux", OURS_TO_LINUX, TN_CONGESTION_BBR, "cubic"},
+    {"ours cubic > linux", OURS_TO_LINUX, TN_CONGESTION_CUBIC, "cubic"},
+    {"linux bbr > ours", LINUX_TO_OURS, TN_CONGESTION_BBR, "bbr"},
+    {"linux cubic > ours", LINUX_TO_OURS, TN_CONGESTION_BBR, "cubic"},
+    {"linux bbr > linux", TO_LINUX, TN_CONGESTION_BBR, "bbr"},
+    {"linux cubic > linux", TO_LINUX, TN_CONGESTION_BBR, "cubic"},
+};
+
+static bool kernel_has(const char *cc)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool has = fd >= 0 && setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, cc, (socklen_t)strlen(cc)) == 0;
+    if (fd >= 0) close(fd);
+    return has;
+}
+
+static bool is_wanted(const struct row *r, char **words, int n)
+{
+    bool wanted = n == 0;
+    for (int i = 0; i < n; i++) wanted |= strstr(r->name, words[i]) != NULL;
+    if (wanted && r->linux_cc && !kernel_has(r->linux_cc)) {
+        printf("%-22sthis kernel has no %s\n", r->name, r->linux_cc);
+        return false;
+    }
+    return wanted;
+}
+
+static void table(struct setup s, double reorder, char **words, int n)
 {
     static const double losses[] = {0, 0.001, 0.01};
-    printf("%-22s", name);
-    for (int i = 0; i < 3; i++) {
-        fflush(stdout);
-        pid_t pid = fork();
-        if (pid == 0) {
-            struct setup one = *s;
-            one.loss = losses[i];
-            double mbit = -1;
-            if (kind == 0) mbit = ours_to_ours(&one);
-            else if (tunbed_enter()) mbit = kind == 3 ? linux_to_linux(&one) : ours_with_kernel(&one, kind == 1);
-            if (mbit >= 0) printf("%9.1f", mbit);
-            fflush(stdout);
-            _exit(mbit < 0);
+    printf("goodput in Mbit/s of %.0f, %.0f ms, queue %.1f, %.0f s\n%-22s", s.mbit, s.rtt_ms, s.queue, s.seconds,
+           reorder > 0 ? "reordered" : "random loss");
+    if (reorder > 0) printf("%8.1f%%late %7.1f%%early\n", reorder, reorder);
+    else printf("%9s%9s%9s\n", "0", "0.1 %", "1 %");
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (!is_wanted(&rows[i], words, n)) continue;
+        printf("%-22s", rows[i].name);
+        for (int k = 0; k < (reorder > 0 ? 2 : 3); k++) {
+            struct setup one = s;
+            one.ours = rows[i].ours;
+            one.cc = rows[i].linux_cc;
+            if (reorder <= 0) one.loss = losses[k];
+            else if (k == 0) one.late = reorder / 100;
+            else one.early = reorder / 100;
+            if (!measure(&one, rows[i].kind)) break;
         }
-        int status;
-        waitpid(pid, &status, 0);
-        if (status != 0) break;
+        printf("\n");
     }
-    printf("\n");
+}
+
+static void shares(struct setup s)
+{
+    printf("shares in Mbit/s of %.0f, %.0f ms, queue %.1f, %.0f s: our BBR and all CUBIC flows together\n", s.mbit,
+           s.rtt_ms, s.queue, s.seconds);
+    printf("%-22s%18s%18s\n", "beside", "1 flow", "4 flows");
+    for (int kernel = 0; kernel < 2; kernel++) {
+        printf("%-22s", kernel ? "linux cubic" : "our cubic");
+        for (s.cubics = 1; s.cubics <= CUBICS; s.cubics += 3)
+            if (!measure(&s, kernel ? TO_LINUX : OURS_TO_OURS)) break;
+        printf("\n");
+    }
 }
 
 int main(int argc, char **argv)
 {
-    struct setup s = {.seconds = 20, .mbit = 100, .rtt_ms = 80, .mtu = 1280, .seed = 1, .cc = "cubic"};
-    bool bbr = false;
-    for (int opt; (opt = getopt(argc, argv, "t:r:d:m:s:b")) != -1;) {
+    struct setup s = {.seconds = 20, .mbit = 100, .rtt_ms = 80, .queue = 1, .mtu = 1280, .seed = 1, .cc = "cubic"};
+    double reorder = 0;
+    bool fair = false;
+    for (int opt; (opt = getopt(argc, argv, "t:r:d:m:s:q:x:f")) != -1;) {
         if (opt == 't') s.seconds = atof(optarg);
         else if (opt == 'r') s.mbit = atof(optarg);
         else if (opt == 'd') s.rtt_ms = atof(optarg);
         else if (opt == 'm') s.mtu = atoi(optarg);
         else if (opt == 's') s.seed = strtoull(optarg, NULL, 0);
-        else if (opt == 'b') bbr = true;
+        else if (opt == 'q') s.queue = atof(optarg);
+        else if (opt == 'x') reorder = atof(optarg);
+        else if (opt == 'f') fair = true;
         else return 2;
     }
-    printf("goodput in Mbit/s of %.0f, %.0f ms, %.0f s\n%-22s%9s%9s%9s\n", s.mbit, s.rtt_ms, s.seconds, "random loss",
-           "0", "0.1 %", "1 %");
-    measure("ours > ours", &s, 0);
-    measure("ours > linux", &s, 1);
-    measure("linux cubic > ours", &s, 2);
-    measure("linux cubic > linux", &s, 3);
-    s.cc = "bbr";
-    if (bbr) measure("linux bbr > linux", &s, 3);
+    if (fair) shares(s);
+    else table(s, reorder, argv + optind, argc - optind);
     return 0;
 }
