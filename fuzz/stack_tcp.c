@@ -148,7 +148,8 @@ static void check_flow(const struct tn_tcp *c)
 {
     check(seq_le(c->snd_una, c->snd_nxt) && seq_le(c->rcv_nxt, c->rcv_adv));
     check(c->recvq.len <= c->buf_max + 2 * TN_CHUNK && c->sendq.len <= c->buf_max + TN_CHUNK);
-    check(c->timer.at_us <= c->rexmit_at && c->timer.at_us <= c->delack_at);
+    check(c->timer.at_us <= c->rexmit_at && c->timer.at_us <= c->delack_at && c->timer.at_us <= tn_tcp_pace_at(c));
+    check(!c->flight || (c->cc.cwnd && (c->cc.pace || !c->cc.ops->is_model)));
     bool open = c->f.state >= TN_TCP_ESTABLISHED && c->f.state < TN_TCP_DONE;
     if (open && c->snd_una != c->snd_nxt) check(c->flight && c->rexmit_at != TN_NEVER);
     if (c->flight) check(tn_recs_pipe(&c->flight->recs, c->snd_nxt - c->snd_una) <= c->snd_nxt - c->snd_una);
@@ -161,7 +162,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     b.local = (struct tn_addrport){tn_ip4(100, 64, 0, 1), 80};
     b.remote = (struct tn_addrport){tn_ip4(100, 64, 0, 2), 1000};
     struct tn_stack_config config = {
-        .budget = 256 * 1024, .rng = tn_rng_seeded(&b.rng), .ctx = &b, .cb.output = output, .tcp_buffer_max = 65536};
+        .congestion = size && data[size - 1] & 1 ? TN_CONGESTION_CUBIC : TN_CONGESTION_BBR, .budget = 256 * 1024,
+        .rng = tn_rng_seeded(&b.rng), .ctx = &b, .cb.output = output, .tcp_buffer_max = 65536};
     if (!(b.st = tn_stack_new(&config))) return 0;
     tn_stack_set_addrs(b.st, &b.local.ip, 1, b.now);
     check(tn_tcp_listen(b.st, &b.local, 4, on_accept, &b, &l) == 0);

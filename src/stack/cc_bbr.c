@@ -28,12 +28,15 @@ static void bbr_init(struct tn_cc *cc)
 
 static uint64_t at_least_one(double rate) { return rate < 1 ? 1 : (uint64_t)rate; }
 
-static void set_pace(struct tn_cc *cc, double gain)
+/* Never less than two segments a round trip, whatever was measured in a blackout: the timeout must stay the
+ * slowest. */
+static void set_pace(struct tn_cc *cc, double gain, uint32_t srtt_us)
 {
     const struct bbr *b = bbr_of(cc);
-    double bw = tn_bbr_bw(b);
+    double bw = tn_bbr_bw(b), least = srtt_us ? 2e6 * cc->mss / srtt_us : 0;
     if (bw <= 0) return;
-    uint64_t rate = at_least_one(gain * bw * BBR_MARGIN);
+    double wanted = gain * bw * BBR_MARGIN;
+    uint64_t rate = at_least_one(wanted > least ? wanted : least);
     if (b->full_bw_reached || rate > cc->pace) cc->pace = rate;
 }
 
@@ -156,7 +159,8 @@ static bool adapt_long_term(struct bbr_now *n)
     if (b->acks == BBR_ACKS_PROBE_STOPPING && round) {
         b->probe_sample = false;
         b->acks = BBR_ACKS_INIT;
-        if (bbr_is_probing_bw(b) && !rs->app_limited) { /* a cycle is over: the estimate from before it may go */
+        /* A cycle is over: the estimate from before it may go, if there is a new one. */
+        if (bbr_is_probing_bw(b) && !rs->app_limited && b->max_bw[0] > 0) {
             b->max_bw[1] = b->max_bw[0];
             b->max_bw[0] = 0;
         }
@@ -291,7 +295,7 @@ static void bbr_ack(struct tn_cc *cc, const struct tn_cc_ack *a)
     update_cycle(&n);
     check_probe_rtt(&n, tn_bbr_min_rtt(&n));
     tn_bbr_measured(&n);
-    set_pace(cc, gains[n.b->state].pacing);
+    set_pace(cc, gains[n.b->state].pacing, a->srtt_us);
     set_cwnd(&n);
 }
 
@@ -312,7 +316,7 @@ static void bbr_start(struct tn_cc *cc, uint64_t idle_us, uint32_t srtt_us, uint
     }
     b->idle_restart = true;
     if (bbr_is_probing_bw(b)) {
-        set_pace(cc, 1);
+        set_pace(cc, 1, srtt_us);
     } else if (b->state == BBR_PROBE_RTT && b->probe_rtt_timed && seq_gt(ms, b->probe_rtt_done_at)) {
         b->probe_rtt_at = ms; /* the pause was the drain */
         if (cc->cwnd < b->prior_cwnd) cc->cwnd = b->prior_cwnd;

@@ -169,6 +169,7 @@ void tn_recovery_on_rto(struct tn_tcp *c, uint64_t now_us)
     if (tn_rec_at(t, t->first)->flags & TN_REC_SACKED) tn_recs_forget_sacked(t);
     for (uint32_t i = 0; i < t->count; i++) tn_recs_mark_lost(t, t->first + i);
     c->cc.cwnd = c->cc.mss;
+    fl->pace.used_to_us = now_us; /* the timeout has waited long enough */
     fl->ca = TN_CA_LOSS;
     fl->recover = c->snd_nxt;
     fl->dupacks = 0;

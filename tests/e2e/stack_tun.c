@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/icmp6.h>
 #include <netinet/ip_icmp.h>
 #include <netinet/tcp.h>
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -342,6 +344,7 @@ struct scenario {
     int mss;          /* TCP_MAXSEG of the kernel's socket, 0: default */
     size_t bytes;
     size_t buffer_max; /* of our stack */
+    enum tn_congestion cc;
     int param;
 };
 
@@ -362,7 +365,7 @@ static struct bed *bed_start(const struct scenario *s)
     link_init(&b->in, &c);
     b->now = tunbed_now_us();
     struct tn_stack_config config = {
-        .tcp_buffer_max = s->buffer_max, .rng = tn_rng_seeded(&b->rng), .ctx = b,
+        .tcp_buffer_max = s->buffer_max, .congestion = s->cc, .rng = tn_rng_seeded(&b->rng), .ctx = b,
         .cb = {output, on_foreign_syn, on_foreign_tcp, on_foreign_udp, NULL},
     };
     b->st = tn_stack_new(&config);
@@ -537,6 +540,47 @@ static void run_reset_by_kernel(struct bed *b, const struct scenario *s)
     REQUIRE(atomic_load(&b->close_err) == TN_E_RESET, "our end: %s", tn_err_name(atomic_load(&b->close_err)));
 }
 
+static void reset(int fd)
+{
+    struct linger hard = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+    close(fd);
+}
+
+/* Both ends are still there when the reset comes, but one has finished. param: 0 we have (FIN_WAIT_2), 1 the
+ * kernel has (CLOSE_WAIT). */
+static void run_reset_half_closed(struct bed *b, const struct scenario *s)
+{
+    int fd = kernel_connect(s, s->param ? PORT_LAZY : PORT_TALK);
+    if (s->param) {
+        struct writer w = {fd, 5000, false};
+        write_pattern(&w);
+        int queued = 1;
+        for (int i = 0; queued && i < HANG_S * 200; i++, usleep(5000)) ioctl(fd, SIOCOUTQ, &queued); /* FIN and all */
+    } else {
+        read_pattern(fd, SPEECH);
+    }
+    REQUIRE(atomic_load(&b->closed) == 0, "closed too early");
+    reset(fd);
+    AWAIT(atomic_load(&b->closed) == 1);
+    REQUIRE(atomic_load(&b->close_err) == TN_E_RESET, "our end: %s", tn_err_name(atomic_load(&b->close_err)));
+}
+
+/* The kernel gives up before the handshake is through: our half-open flow must go, and a new one must do. */
+static void run_reset_in_handshake(struct bed *b, const struct scenario *s)
+{
+    struct sockaddr_storage a;
+    socklen_t len = sockaddr_of(s->v6 ? own6 : own4, PORT_ECHO, &a);
+    for (int i = 0; i < 5; i++) {
+        int fd = kernel_socket(s, SOCK_STREAM);
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        REQUIRE(connect(fd, (struct sockaddr *)&a, len) != 0 && errno == EINPROGRESS, "connect");
+        usleep(1000 * (unsigned)i); /* before the SYN-ACK, about when it comes, and after */
+        reset(fd);
+    }
+    echo_over(kernel_connect(s, PORT_ECHO), s);
+}
+
 static void run_refused(struct bed *b, const struct scenario *s)
 {
     int fd, err = try_connect(s, s->v6 ? own6 : own4, 12345, &fd);
@@ -648,6 +692,28 @@ static const struct scenario scenarios[] = {
     {"echo without SACK, timestamps, scaling", run_echo, true, LOSSY, .no_sack = true, .no_timestamps = true,
      .no_scaling = true, .bytes = MIB / 2},
     {"echo, segments of 88 bytes", run_echo, false, LOSSY, .mss = 88, .bytes = 200000},
+    {"echo, segments of 88 bytes, messy", run_echo, true, MESSY, .mss = 88, .bytes = 50000},
+    {"cubic: echo", run_echo, false, CLEAN, .bytes = 4 * MIB, .cc = TN_CONGESTION_CUBIC},
+    {"cubic: echo, messy", run_echo, true, MESSY, .bytes = MIB, .cc = TN_CONGESTION_CUBIC},
+    {"cubic: echo without timestamps", run_echo, true, MESSY, .no_timestamps = true, .bytes = MIB / 2,
+     .cc = TN_CONGESTION_CUBIC},
+    {"cubic: echo without SACK", run_echo, false, MESSY, .no_sack = true, .bytes = MIB / 2,
+     .cc = TN_CONGESTION_CUBIC},
+    {"cubic: echo without SACK, timestamps, scaling", run_echo, false, LOSSY, .no_sack = true, .no_timestamps = true,
+     .no_scaling = true, .bytes = MIB / 2, .cc = TN_CONGESTION_CUBIC},
+    {"cubic: our reader sleeps, loss", run_echo, false, LOSSY, .bytes = MIB, .param = PORT_LAZY,
+     .cc = TN_CONGESTION_CUBIC},
+    {"cubic: the kernel's reader sleeps, loss", run_connect, true, LOSSY, .bytes = MIB / 2, .param = 2,
+     .cc = TN_CONGESTION_CUBIC},
+    {"echo without timestamps, SACK, messy", run_echo, false, MESSY, .no_sack = true, .no_timestamps = true,
+     .bytes = MIB / 2},
+    {"echo without timestamps, clean", run_echo, true, CLEAN, .no_timestamps = true, .bytes = 2 * MIB},
+    {"echo without SACK, clean", run_echo, true, CLEAN, .no_sack = true, .bytes = 2 * MIB},
+    {"echo without scaling", run_echo, false, CLEAN, .no_scaling = true, .bytes = 2 * MIB},
+    {"our reader sleeps, without SACK and scaling", run_echo, false, LOSSY, .no_sack = true, .no_scaling = true,
+     .bytes = MIB / 2, .param = PORT_LAZY},
+    {"the kernel's reader sleeps, without timestamps", run_connect, false, LOSSY, .no_timestamps = true,
+     .bytes = MIB / 2, .param = 2},
     {"echo, buffers of 4 KiB", run_echo, false, CLEAN, .bytes = 300000, .buffer_max = 4096},
     {"echo of nothing", run_echo, false, CLEAN, .bytes = 0},
     {"our reader sleeps", run_echo, false, CLEAN, .bytes = 2 * MIB, .param = PORT_LAZY},
@@ -660,6 +726,9 @@ static const struct scenario scenarios[] = {
     {"we finish first, messy", run_half_close, true, MESSY, .bytes = 300000},
     {"reset by us", run_reset_by_us, false, CLEAN},
     {"reset by the kernel", run_reset_by_kernel, true, CLEAN},
+    {"reset by the kernel, we have finished", run_reset_half_closed, false, CLEAN, .param = 0},
+    {"reset by the kernel, it has finished", run_reset_half_closed, true, CLEAN, .param = 1},
+    {"reset in the handshake", run_reset_in_handshake, false, CLEAN, .bytes = 10000},
     {"refused both ways, v4", run_refused, false, CLEAN},
     {"refused both ways, v6", run_refused, true, CLEAN},
     {"held SYN accepted", run_held_syn, false, CLEAN, .bytes = 100000, .param = SYN_ACCEPT_LATER},
