@@ -59,6 +59,7 @@ void tn_egress_free(struct tn_egress *e, void (*done)(void *arg), void *arg)
     if (e->depth == 0)
         for (struct tn_list *n; (n = tn_list_pop_front(&e->graveyard));)
             free(TN_CONTAINER(n, struct tn_egress_conn, all));
+    TN_LIST_EACH(l, &e->upstreams) tn_probe_forget(TN_CONTAINER(l, struct tn_upstream, all));
     struct tn_policy *last = e->policy;
     e->policy = &e->safe;
     tn_policy_unref(e, last);

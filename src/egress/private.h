@@ -221,7 +221,8 @@ int tn_route_choose(struct tn_egress *e, struct tn_dialing *d, enum tn_egress_fa
 
 /* probe.c */
 void tn_probe_schedule(struct tn_upstream *u); /* after anything that changed its health, or woke the exit */
-void tn_probe_stop(struct tn_upstream *u);
+void tn_probe_stop(struct tn_upstream *u);   /* no more of them; one under way ends by itself */
+void tn_probe_forget(struct tn_upstream *u); /* its connection was ended without a word to it */
 void tn_probe_used(struct tn_egress *e); /* somebody dials */
 
 /* proxied.c: PROXY mode. */

@@ -35,10 +35,12 @@ void tn_probe_schedule(struct tn_upstream *u)
     else (void)tn_timer_arm(&e->timers, &u->probe.timer, at_us); /* without memory for it: a dial finds out */
 }
 
+/* A probe holds its proxy: a policy that comes meanwhile may be the last to let go of it. */
 static void done(struct tn_upstream *u)
 {
     u->probing = NULL;
     if (!tn_timer_armed(&u->probe.timer)) tn_probe_schedule(u);
+    tn_upstream_unref(u);
 }
 
 static void on_open(void *arg, struct tn_egress_conn *c)
@@ -64,6 +66,7 @@ static void fire(struct tn_alarm *a)
         return;
     }
     struct tn_egress_target to = {.purpose = (enum tn_egress_purpose)TN_EGRESS_PROBE, .via = u->name};
+    u->refs++;
     /* on_fail never comes before this returns; a refusal at once is told by the return. */
     if (tn_egress_dial(e, &to, &events, u, &u->probing) != 0) {
         u->ok_us = u->breaker.state == TN_BREAKER_CLOSED ? now_us : u->ok_us; /* our own want: not again at once */
@@ -71,13 +74,14 @@ static void fire(struct tn_alarm *a)
     }
 }
 
-void tn_probe_stop(struct tn_upstream *u)
+void tn_probe_stop(struct tn_upstream *u) { tn_timer_stop(&u->e->timers, &u->probe.timer); }
+
+void tn_probe_forget(struct tn_upstream *u)
 {
-    tn_timer_stop(&u->e->timers, &u->probe.timer);
+    tn_probe_stop(u);
     if (!u->probing) return;
-    struct tn_egress_conn *c = u->probing;
     u->probing = NULL;
-    tn_egress_close(c, false);
+    tn_upstream_unref(u);
 }
 
 void tn_probe_used(struct tn_egress *e)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from lib.case import Skip, case, main  # noqa: E402
 from lib.exitbed import ExitBed  # noqa: E402
 from lib.inet import blob_sha256  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
+from lib.scripted import http_head, socks_greeting, socks_request  # noqa: E402
 
 SIZE = 16 << 20
 
@@ -164,6 +166,119 @@ def tls_proxy(b):
     finally:
         b.doh.cert = doh
         p.stop()
+
+
+HELLO = b"early bytes"
+
+
+def in_tls(context, script):
+    def run(conn, session):
+        with context.wrap_socket(conn, server_side=True, suppress_ragged_eofs=False) as tls:
+            tls.settimeout(60)
+            script(tls, session)
+    return run
+
+
+def answers(data, pieces=False, orderly=True):
+    """An answer to CONNECT, whole or a byte in each TLS record; then TLS's own end, or only TCP's."""
+    def script(tls, session):
+        http_head(tls, session)
+        for piece in ([data[i:i + 1] for i in range(len(data))] if pieces else [data]):
+            tls.sendall(piece)
+        if orderly:
+            tls.unwrap().close()
+        else:
+            tls.shutdown(socket.SHUT_WR)
+            time.sleep(1)
+    return script
+
+
+def half_close(tls, session):
+    http_head(tls, session)
+    tls.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    got = b""
+    while data := tls.recv(4096):
+        got += data
+    tls.sendall(got[::-1])
+    tls.unwrap().close()
+
+
+@case("41-44 inside TLS: early bytes, records of one byte, half-close, ends without TLS's own end, garbage, 407", seconds=240)
+def hostile_tls(b):
+    b.need_tun()
+    folder = os.path.join(b.dir, "tls")
+    os.makedirs(folder, exist_ok=True)
+    cert, key = proxies.make_certificate(folder, b.net.proxy.ip4)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    act = {}
+    p = scripted.Scripted(b.net.proxy, lambda c, s: act["now"](c, s), port=1089, scheme="https")
+    path = write(b, f"exit_breaker = false\n[proxy t]\nurl = {p.url('user:hunter2')}\npin = {proxies.pin_of(cert)}\n")
+
+    def one(script, send=b""):
+        act["now"] = script
+        p.sessions.clear()
+        try:
+            s, _ = b.connect(b.net.inet.web4, 80, timeout=40)
+        except ConnectionRefusedError:
+            return "refused"
+        with s:
+            s.settimeout(20)
+            got = b""
+            try:
+                if send:
+                    s.sendall(send)
+                    s.shutdown(socket.SHUT_WR)
+                while data := s.recv(4096):
+                    got += data
+            except ConnectionResetError:
+                return got + b"|reset"
+        return got + b"|end"
+    ok = b"HTTP/1.1 200 OK\r\n\r\n" + HELLO
+    try:
+        b.exit("--config", path)
+        with b.oracle(p):
+            wants = {
+                "early bytes": (in_tls(context, answers(ok)), b"", HELLO + b"|end"),
+                "byte by byte": (in_tls(context, answers(b"HTTP/1.1 100 C\r\n\r\n" + ok, pieces=True)), b"", HELLO + b"|end"),
+                "half-close": (in_tls(context, half_close), b"stressed" * 3000, b"desserts" * 3000 + b"|end"),
+                "cut short": (in_tls(context, answers(ok, orderly=False)), b"", HELLO + b"|reset"),
+                "407": (in_tls(context, answers(b"HTTP/1.1 407 A\r\n\r\n")), b"", "refused"),
+                "502": (in_tls(context, answers(b"HTTP/1.1 502 B\r\n\r\n")), b"", "refused"),
+                "garbage in TLS": (in_tls(context, answers(b"SSH-2.0-x\r\n")), b"", "refused"),
+                "no TLS": (lambda c, s: c.sendall(b"HTTP/1.1 200 OK\r\n\r\n"), b"", "refused"),
+                "closes at once": (lambda c, s: None, b"", "refused"),
+                "cut in the handshake": (lambda c, s: (c.recv(100), c.sendall(b"\x16\x03\x03\x01\x00\x02\x00")), b"", "refused"),
+            }
+            wrong = [f"{k}: {got!r}" for k, (script, send, want) in wants.items() if (got := one(script, send)) != want]
+            expect(not wrong, "\n".join(wrong))
+        failed = b.egress()["Failed"]
+        expect(failed.get("proxy_tls", 0) >= 1 and failed.get("proxy_auth") == 1 and failed.get("unreachable") == 1, f"{failed}")
+        words = b.node.proc.text() + b.node.cli("egress", "status", "--json")
+        expect("hunter2" not in words and "user:" not in words, "credentials can be read")
+    finally:
+        p.close()
+
+
+@case("a proxy is told names only if told to: then the name that this client asked DNS for")
+def names(b):
+    def script(conn, session):
+        socks_greeting(conn, session)
+        target = socks_request(conn, session)
+        up = scripted.dial(b.net.proxy, (b.net.inet.web4, target[1]) if not re.match(r"[0-9.:a-f]+$", target[0]) else target)
+        conn.sendall(scripted.SUCCESS4)
+        scripted.relay(up, conn)
+    heard = scripted.Scripted(b.net.proxy, script, port=1087)
+    try:
+        for flags, want in ((["--exit-names"], "four.example"), ([], b.net.inet.web4)):
+            b.exit(*flags, proxy=heard)
+            heard.sessions.clear()
+            with b.oracle(heard):
+                b.fetch("http://four.example/ip")
+                targets = {t[0] for t in heard.targets() if t[1] == 80}
+                expect(targets == {want}, f"{flags}: asked for {targets}")
+    finally:
+        heard.close()
 
 
 def slow_flow(b):

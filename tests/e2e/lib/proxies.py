@@ -36,6 +36,21 @@ def descendants(pid):
     return found
 
 
+def make_certificate(folder, ip):
+    """A self-signed one for this address: (certificate, key)."""
+    cert, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                    "-subj", "/CN=proxy.test", "-addext", f"subjectAltName=IP:{ip}", "-keyout", key, "-out", cert],
+                   check=True, capture_output=True)
+    os.chmod(key, 0o644)
+    return cert, key
+
+
+def pin_of(cert):
+    der = subprocess.run(["openssl", "x509", "-in", cert, "-outform", "DER"], check=True, capture_output=True).stdout
+    return "sha256:" + hashlib.sha256(der).hexdigest()
+
+
 class Proxy:
     """scheme://[credentials@]host:port of a running proxy, and the sources by which the web sees it."""
 
@@ -183,16 +198,11 @@ class SquidTls(Squid):
     port = 3129
 
     def listen(self):
-        self.cert, self.key = os.path.join(self.dir, "cert.pem"), os.path.join(self.dir, "key.pem")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                        "-subj", "/CN=squid.test", "-addext", f"subjectAltName=IP:{self.ns.ip4}", "-keyout", self.key, "-out",
-                        self.cert], check=True, capture_output=True)
-        os.chmod(self.key, 0o644)
+        self.cert, self.key = make_certificate(self.dir, self.ns.ip4)
         return f"https_port {self.ns.ip4}:{self.port} tls-cert={self.cert} tls-key={self.key}"
 
     def pin(self):
-        der = subprocess.run(["openssl", "x509", "-in", self.cert, "-outform", "DER"], check=True, capture_output=True).stdout
-        return "sha256:" + hashlib.sha256(der).hexdigest()
+        return pin_of(self.cert)
 
 
 ALL = {"microsocks": Microsocks, "danted": Dante, "tinyproxy": Tinyproxy, "squid": Squid}

@@ -352,6 +352,40 @@ def dials_begin_anew_under_a_new_policy(p):
 
 
 @case
+def a_probe_may_outlive_its_policy(p):
+    """The proxy it asks is of no policy any more when it learns that the proxy is dead, alive, or ours to leave."""
+    for end in ("dies", "answers", "stays"):
+        p.spec(f"proxy a {p.url('a')}", f"proxy b {p.url('b')}")
+        p.act["a"] = drop
+        peer = next(i for i in range(1, 1000) if "a" in p.dial(i)[2])
+        until = time.monotonic() + SOON_S
+        while p.states()["a"][0] != "down":
+            expect(time.monotonic() < until, "the breaker never opens")
+            p.dial(peer)
+        go = threading.Event()
+
+        def probed(conn, session):
+            go.wait(SOON_S)
+            if end == "answers":
+                socks_greeting(conn, session)
+        p.act["a"] = probed
+        p.clear()
+        while not p.proxies["a"].sessions:
+            expect(time.monotonic() < until, "no probe")
+            time.sleep(0.02)
+        p.spec(f"proxy b {p.url('b')}")
+        p.spec(f"proxy c {p.url('c')}")
+        if end != "stays":
+            go.set()
+        p.served_by(1)
+        for number in range(1, p.ids + 1):
+            p.d.tell(f"close {number}")
+        p.d.stats()
+        p.d.seen.clear()
+    go.set()
+
+
+@case
 def t36_reload_storm(p):
     """A, B and nonsense, a hundred times a second, while peers dial: each dial has an answer, nothing leaves directly."""
     stop = threading.Event()
