@@ -51,6 +51,8 @@ def pings(b):
     for kind in ((), ("--tsmp",), ("--icmp",)):
         b.user.cli("ping", *kind, "-c", "3", "exit")
         b.exit.cli("ping", *kind, "-c", "3", "user")
+    at = wait_until(lambda: b.user.peer("exit")["CurAddr"], "a direct path")
+    expect(any(a in at for a in (b.exit.ns.ip4, b.exit.ns.ip6)), f"direct at {at}")
 
 
 @case("the demo: a page and 16 MB through exit and proxy, IPv4, IPv6 and by name")
