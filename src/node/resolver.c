@@ -8,7 +8,9 @@ static const char *const *filtered(void *ctx, size_t *n) { return tn_peerapi_ser
 /* Where UDP of exit clients is refused HTTP/3 has no way. */
 static void set_reach(struct tn_node *n)
 {
-    tn_dns_set_reach(n->dns, tn_egress_mode(n->egress) == TN_EGRESS_HOST, n->config.exit_dns_aaaa);
+    enum tn_egress_mode mode = tn_egress_mode(n->egress);
+    bool udp = mode == TN_EGRESS_HOST || (mode == TN_EGRESS_PROXY && n->config.exit_proxy_udp);
+    tn_dns_set_reach(n->dns, udp, n->config.exit_dns_aaaa);
 }
 
 int tn_resolver_new(struct tn_node *n)
