@@ -603,7 +603,7 @@ def many_flows_leave_nothing_behind(bed):
     bed.policy(f"proxy {bed.proxies['socks5'].url()}")
     bed.act = lambda c, s: (asked(c, s), c.sendall(SUCCESS4), scripted.echo(c))
     bed.one(answer(SUCCESS4 + EARLY))
-    before = bed.d.stats()
+    before = at_rest(bed)
     bed.act = lambda c, s: (asked(c, s), c.sendall(SUCCESS4), scripted.echo(c))
     for i in range(1000, 1300):
         bed.d.tell(f"dial {i} {DST} hold")
@@ -619,6 +619,16 @@ def many_flows_leave_nothing_behind(bed):
     expect(after["flows"] == before["flows"] and after["fds"] == before["fds"], "descriptors and gauges return")
     expect(after["heap"] - before["heap"] < 16384, f"heap {before['heap']} > {after['heap']}")
     return f"{per_flow:.0f} bytes of heap per idle flow"
+
+
+def at_rest(bed):
+    """The figures once nothing of the case before is under way."""
+    for _ in range(100):
+        stats = bed.d.stats()
+        if stats["flows"] == 0 and stats["dials"] == 0:
+            break
+        time.sleep(0.05)
+    return stats
 
 
 def main():
