@@ -227,9 +227,17 @@ static void touched(struct tn_udp *u, uint64_t now_us)
     if (u->look_us == TN_NEVER) u->look_us = now_us + QUIET_US;
 }
 
+/* There is no memory to read them into: they are lost, or the socket would stay readable and the loop would not sleep. */
+static void discard(int fd, int budget)
+{
+    char byte;
+    while (budget-- > 0 && recv(fd, &byte, 1, 0) >= 0) {}
+}
+
 int tn_udp_receive(struct tn_udp *u, int fd, int budget, tn_udp_each *each, void *ctx, uint64_t now_us)
 {
     struct inbox *b = inbox_of(u);
+    if (!b) discard(fd, budget);
     int total = 0, slots = u->gro ? GRO_SLOTS : SLOTS;
     bool large = false;
     while (b && total < budget) {
