@@ -380,6 +380,13 @@ static int connected(const char *address)
     return connect(s, (struct sockaddr *)&sa, sizeof sa) == 0 ? s : -1;
 }
 
+/* Descriptors until there are no more; returns their number. */
+static int take_the_rest(int spare[1024], int n)
+{
+    while (n < 1024 && (spare[n] = dup(0)) >= 0) n++;
+    return n;
+}
+
 /* No descriptor is left: dials and accepts fail with a reason, the SOCKS server does not spin, and all goes on afterwards. */
 static void descriptors_run_out(void **state)
 {
@@ -398,12 +405,16 @@ static void descriptors_run_out(void **state)
     low = (struct rlimit){.rlim_cur = 300, .rlim_max = old.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
     int last = connected(socks), greet = -1;
-    while (n < 1024 && (spare[n] = dup(0)) >= 0) n++;
-    close(spare[--n]);
-    greet = connected(socks); /* takes the last descriptor: nothing is left to accept it with */
+    n = take_the_rest(spare, n);
+    while (greet < 0 && n > 0) { /* a node that looks at the network takes one for a moment, too */
+        close(spare[--n]);
+        greet = connected(socks); /* takes the last descriptor: nothing is left to accept it with */
+    }
+    n = take_the_rest(spare, n);
     int64_t began = cpu_us();
     usleep(SECOND_US);
     assert_true(cpu_us() - began < SECOND_US / 2);
+    n = take_the_rest(spare, n);
     assert_int_equal(tailnet_dial(a, "tcp", "scarce-b:7", 20000, &x), -EMFILE);
     while (n > 0) close(spare[--n]);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
