@@ -526,7 +526,8 @@ def metrics(b):
                          r'tailnet_exit_refused_total\{reason="refused"\} 1\n', r'tailnet_exit_proxy_dial_seconds_bucket\{proxy="proxy",le="\+Inf"\} [1-9]'):
                 expect(re.search(want, text), f"{path}: {want} is not in\n{text[:3000]}")
             lines = [x for x in text.splitlines() if not x.startswith("#")]
-            expect(all(re.fullmatch(r'[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? [0-9.]+', x) for x in lines), "the format")
+            bad = [x for x in lines if not re.fullmatch(r"[a-z_][a-z0-9_]*(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? [0-9.]+", x)]
+            expect(not bad, f"the format of {bad}")
         words = text + b.node.proc.text() + b.node.cli("egress", "status")
         expect(b.net.inet.web4 not in words, "a destination can be read")
     finally:
