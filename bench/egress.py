@@ -187,8 +187,8 @@ def idle(bed, proc, flows=9500):
     full = memory_mb(proc.pid)
     load.popen.stdin.close()
     load.popen.wait(60)
-    time.sleep(20)
-    return {"idle MB": at_rest, "flows": float(said[0]), "MB more": full - at_rest, "MB more 20 s after closing":
+    time.sleep(75)
+    return {"idle MB": at_rest, "flows": float(said[0]), "MB more": full - at_rest, "MB more 75 s after closing":
             memory_mb(proc.pid) - at_rest}
 
 
