@@ -228,7 +228,8 @@ struct tn_stack {
     struct tn_stack_stats stats;
     uint64_t trim_us; /* when the pool is looked at next; 0: nothing to trim */
     struct tn_train_out *train; /* NULL until the first */
-    /* Flows that were given segments in the batch at hand and have not answered yet. None is freed before it ends. */
+    /* Flows of the batch at hand that were given segments and have not answered yet, or hold back what is no full segment.
+     * None is freed before it ends. */
     struct tn_tcp *unanswered[TN_STACK_UNANSWERED_MAX];
     unsigned nunanswered;
     bool in_batch;
@@ -244,7 +245,9 @@ size_t tn_account_share(const struct tn_tcp *c); /* in place of tn_pool_share, f
 /* stack.c */
 void tn_stack_enter(struct tn_stack *st);
 void tn_stack_leave(struct tn_stack *st, bool deliver, uint64_t now_us);
-/* tn_tcp_output at the end of the batch, if there is one. */
+/* Asks for tn_tcp_output at the end of the batch; false: there is none, or its list is full. */
+bool tn_stack_output_later(struct tn_tcp *c);
+/* The same, or at once. */
 void tn_stack_answer_later(struct tn_tcp *c, uint64_t now_us);
 bool tn_stack_is_own(const struct tn_stack *st, const struct tn_ip *ip);
 /* One of our addresses of this family, or NULL. */

@@ -235,17 +235,20 @@ void tn_stack_batch_begin(struct tn_stack *st)
     if (st->depth == 1) st->in_batch = true;
 }
 
-void tn_stack_answer_later(struct tn_tcp *c, uint64_t now_us)
+bool tn_stack_output_later(struct tn_tcp *c)
 {
     struct tn_stack *st = c->st;
-    if (c->f.unanswered) return;
-    /* Who has no SACK counts duplicate ACKs: one for each segment. */
-    if (!st->in_batch || !c->has_sack || st->nunanswered == TN_STACK_UNANSWERED_MAX) {
-        tn_tcp_output(c, now_us);
-        return;
-    }
+    if (c->f.unanswered) return true;
+    if (!st->in_batch || st->nunanswered == TN_STACK_UNANSWERED_MAX) return false;
     c->f.unanswered = true;
     st->unanswered[st->nunanswered++] = c;
+    return true;
+}
+
+void tn_stack_answer_later(struct tn_tcp *c, uint64_t now_us)
+{
+    /* Who has no SACK counts duplicate ACKs: one for each segment. */
+    if (!c->has_sack || !tn_stack_output_later(c)) tn_tcp_output(c, now_us);
 }
 
 /* Owners first: what they read opens the window, and what they write takes the acknowledgment along. */

@@ -221,6 +221,8 @@ static uint32_t plan_run(struct tn_tcp *c, uint32_t quantum, bool *fin)
         *fin = false;
     }
     len = worth_sending(c, len, left, window, *fin);
+    /* Within a batch more may be written: what is no full segment would end the train, and be a message of its own. */
+    if (len == left && !*fin && len % c->cc.mss && tn_stack_output_later(c)) len -= len % c->cc.mss;
     if (by_cwnd && len < c->cc.mss && c->flight) c->flight->cwnd_limited_now = true;
     if (len < left) *fin = false;
     return len;

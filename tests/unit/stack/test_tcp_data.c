@@ -318,6 +318,47 @@ static void nagle(void **state)
     s_free(s);
 }
 
+static void a_batch_ends_with_what_is_not_full(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    tn_stack_batch_begin(s->st);
+    s_write(s, MSS + 10);
+    s_expect(s, A, 0, 0, MSS);
+    s_none(s); /* ten bytes wait for what may come */
+    s_write(s, MSS - 10);
+    s_expect(s, A, MSS, 0, MSS);
+    s_write(s, 7);
+    s_none(s);
+    tn_stack_batch_end(s->st, s->now);
+    s_expect(s, A, 2 * MSS, 0, 7);
+    s_none(s);
+    s_write(s, 9); /* and outside of one nothing waits */
+    s_expect(s, A, 2 * MSS + 7, 0, 9);
+    s_free(s);
+}
+
+/* Waiting for the batch's end is no answer: without SACK each duplicate is acknowledged on its own, and the end of the
+ * stream waits for nothing. */
+static void in_a_batch_acks_and_fin_do_not_wait(void **state)
+{
+    struct script *s = s_new();
+    s->sack = false;
+    s_connect(s);
+    tn_stack_batch_begin(s->st);
+    s_write(s, 10);
+    s_none(s);
+    s_in(s, A, 1000, 0, 512, 10); /* behind a hole */
+    s_expect(s, A, 0, 0, 0);
+    s_in(s, A, 1010, 0, 512, 10);
+    s_expect(s, A, 0, 0, 0);
+    tn_tcp_shutdown(s->c, s->now);
+    s_expect(s, F | A, 0, 0, 10);
+    tn_stack_batch_end(s->st, s->now);
+    s_none(s);
+    s_free(s);
+}
+
 /* ---- retransmission ---- */
 
 static void timeout_backs_off(void **state)
@@ -844,6 +885,8 @@ int main(void)
         TEST(silly_window_is_used_in_the_end),
         TEST(zero_window_without_answers_ends),
         TEST(nagle),
+        TEST(a_batch_ends_with_what_is_not_full),
+        TEST(in_a_batch_acks_and_fin_do_not_wait),
         TEST(timeout_backs_off),
         TEST(user_timeout),
         TEST(fast_retransmit_by_sack),
