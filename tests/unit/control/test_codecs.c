@@ -161,7 +161,7 @@ static void test_json_accessors(void **state)
 {
     static const char text[] = "{\"n\":null,\"s\":\"x\",\"nul\":\"a\\u0000b\",\"i\":9007199254740993,\"t\":true,"
         "\"f\":false,\"a\":[],\"o\":{}}";
-    json_t *j;
+    json_t *j = NULL;
     assert_int_equal(tn_cjson_parse(text, sizeof text - 1, 1 << 16, &j), 0);
     assert_null(tn_cjson_get(j, "n"));
     assert_null(tn_cjson_get(j, "absent"));

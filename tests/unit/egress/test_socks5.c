@@ -43,7 +43,7 @@ static int feed(struct tn_socks5 *s, const uint8_t *bytes, size_t len, size_t cu
     int r = TN_HANDSHAKE_MORE;
     for (size_t part = 0; part < 2 && r == TN_HANDSHAKE_MORE; part++) {
         size_t n = part == 0 ? cut : len - at;
-        uint8_t *exact = malloc(n ? n : 1);
+        uint8_t *exact = calloc(1, n ? n : 1);
         memcpy(exact, bytes + at, n);
         r = tn_socks5_input(s, exact, n, &used);
         free(exact);
