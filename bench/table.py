@@ -32,7 +32,7 @@ ROWS = {
 
 
 class Bed:
-    def __init__(self, work, build):
+    def __init__(self, work, build, dev_flags=()):
         self.work, self.build = work, build
         self.sup = Supervisor(work)
         self.ns = [Ns("left", work), Ns("right", work)]
@@ -42,7 +42,7 @@ class Bed:
             ns.ip("addr", "add", f"{ns.ip4}/24", "dev", f"v{i}")
             ns.ip("link", "set", f"v{i}", "up")
             ns.ip("route", "add", "default", "dev", f"v{i}")
-        self.dev = Dev(self.sup, self.ns[0], work)
+        self.dev = Dev(self.sup, self.ns[0], work, flags=dev_flags)
         self.servers = {}
 
     def command(self, kind, mode, name, flags):

@@ -1,5 +1,6 @@
 /* Joins the tailnet at URL, dials HOST:PORT, sends a byte and waits for the first one back; prints the milliseconds since the
- * start of main, as tests/peers/tsnetpeer -mode usable does. bench/figures.py runs both. */
+ * start of main, as tests/peers/tsnetpeer -mode usable does. bench/figures.py and
+ * bench/netmap.py run both. With VERBOSE in the environment: what happened when. */
 #include <tailnet.h>
 
 #include <stdio.h>
@@ -7,13 +8,16 @@
 #include <time.h>
 #include <unistd.h>
 
-static void show_log(void *ctx, int level, const char *module, const char *line) { fprintf(stderr, "%s: %s\n", module, line); }
-
 static double now_ms(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
+static void show_log(void *ctx, int level, const char *module, const char *line)
+{
+    fprintf(stderr, "%8.2f %s: %s\n", now_ms() - *(double *)ctx, module, line);
 }
 
 int main(int argc, char **argv)
@@ -28,7 +32,7 @@ int main(int argc, char **argv)
     }
     err = tailnet_new(&t);
     if (err) return 1;
-    if (getenv("VERBOSE")) tailnet_set_log(t, show_log, NULL);
+    if (getenv("VERBOSE")) tailnet_set_log(t, show_log, &start);
     (void)tailnet_set(t, "log_level", "debug");
     if (!err) err = tailnet_set(t, "login_server", argv[1]);
     if (!err) err = tailnet_set(t, "hostname", "usable");

@@ -1,5 +1,6 @@
 /* "tailnet dev" as a foreground program: arguments, signals, what it prints. */
 #include "dev/dev.h"
+#include "dev/phantom.h"
 #include "util/err.h"
 #include "util/file.h"
 #include "util/secret.h"
@@ -25,9 +26,11 @@ static const char usage[] =
     "  --approve-routes yes|no       and other advertised routes (default yes)\n"
     "  --insecure-derp        let clients skip the DERP certificate instead of pinning it\n"
     "  --ephemeral-timeout S  remove ephemeral nodes S seconds after they left (default 30)\n"
+    "  --phantoms N           N more nodes that nobody is behind, to see what a large tailnet costs (not saved)\n"
+    "  --churn MS             one phantom changes every MS milliseconds: a delta to every node\n"
     "  --verbose              log more\n";
 
-enum { AUTH_KEY_MAX = 512 };
+enum { AUTH_KEY_MAX = 512, EPHEMERAL_MAX_S = 7 * 24 * 3600, CHURN_MAX_MS = 24 * 3600 * 1000 };
 
 struct program {
     uv_loop_t loop;
@@ -97,7 +100,7 @@ int tn_dev_main(const struct tn_dev_options *options)
 
 enum option_id {
     OPT_LISTEN = 1, OPT_STATE, OPT_DERP, OPT_STUN, OPT_ADVERTISE, OPT_AUTH_KEY, OPT_DOMAIN, OPT_EXIT, OPT_ROUTES,
-    OPT_INSECURE, OPT_EPHEMERAL, OPT_VERBOSE, OPT_HELP,
+    OPT_INSECURE, OPT_EPHEMERAL, OPT_PHANTOMS, OPT_CHURN, OPT_VERBOSE, OPT_HELP,
 };
 
 static const struct option long_options[] = {
@@ -112,6 +115,8 @@ static const struct option long_options[] = {
     {"approve-routes", required_argument, NULL, OPT_ROUTES},
     {"insecure-derp", no_argument, NULL, OPT_INSECURE},
     {"ephemeral-timeout", required_argument, NULL, OPT_EPHEMERAL},
+    {"phantoms", required_argument, NULL, OPT_PHANTOMS},
+    {"churn", required_argument, NULL, OPT_CHURN},
     {"verbose", no_argument, NULL, OPT_VERBOSE},
     {"help", no_argument, NULL, OPT_HELP},
     {0},
@@ -123,12 +128,12 @@ static bool parse_refusal(const char *text, bool *refuse)
     return *refuse || strcmp(text, "yes") == 0;
 }
 
-static bool parse_seconds(const char *text, unsigned *out)
+static bool parse_number(const char *text, unsigned max, unsigned *out)
 {
     char *end;
     errno = 0;
     unsigned long v = strtoul(text, &end, 10);
-    if (errno || end == text || *end || *text == '-' || v < 1 || v > 7 * 24 * 3600) return false;
+    if (errno || end == text || *end || *text == '-' || v < 1 || v > max) return false;
     *out = (unsigned)v;
     return true;
 }
@@ -175,7 +180,9 @@ static int parse_arguments(int argc, char **argv, struct tn_dev_options *o, char
         case OPT_EXIT: ok = parse_refusal(optarg, &o->refuse_exit_nodes); break;
         case OPT_ROUTES: ok = parse_refusal(optarg, &o->refuse_routes); break;
         case OPT_INSECURE: o->insecure_derp = true; break;
-        case OPT_EPHEMERAL: ok = parse_seconds(optarg, &o->ephemeral_s); break;
+        case OPT_EPHEMERAL: ok = parse_number(optarg, EPHEMERAL_MAX_S, &o->ephemeral_s); break;
+        case OPT_PHANTOMS: ok = parse_number(optarg, TN_DEV_PHANTOMS_MAX, &o->phantoms); break;
+        case OPT_CHURN: ok = parse_number(optarg, CHURN_MAX_MS, &o->churn_ms); break;
         case OPT_VERBOSE: log->max = TN_LOG_DEBUG; break;
         case OPT_HELP:
         case 'h': fputs(usage, stdout); return 2;

@@ -58,6 +58,9 @@ uint64_t tn_dev_ctl_next_deadline(const struct tn_dev_ctl *c);
 /* Is something not on disk yet? Cleared by a successful save. */
 bool tn_dev_ctl_dirty(const struct tn_dev_ctl *c);
 
+/* Something in the registry that nodes hear of has changed: deltas go out soon. */
+void tn_dev_changed(struct tn_dev_ctl *c, struct tn_dev_now now);
+
 /* A request to a node through its map stream (PingRequest of type c2n): raw is a whole HTTP/1.1 request. The reply
  * gets 200 and the node's raw HTTP response, 404 when the node has no stream, 504 after 30 s. */
 void tn_dev_ctl_c2n(struct tn_dev_ctl *c, struct tn_dev_node *n, const void *raw, size_t len,

@@ -42,8 +42,6 @@ int64_t tn_dev_field_time(struct tn_dev_fields *f, const char *name); /* Unix se
 void tn_dev_answer_json(struct tn_dev_reply *reply, json_t *body); /* takes body; NULL gives 500 */
 void tn_dev_answer_text(struct tn_dev_reply *reply, int status, const char *text);
 
-/* Something that nodes hear of has changed: deltas go out soon. */
-void tn_dev_changed(struct tn_dev_ctl *c, struct tn_dev_now now);
 /* The registry differs from the file: saved within a second, or at once. */
 void tn_dev_dirty(struct tn_dev_ctl *c, struct tn_dev_now now);
 int tn_dev_save_now(struct tn_dev_ctl *c);

@@ -6,6 +6,7 @@
 #include "dev/dev.h"
 #include "dev/ctlconn.h"
 #include "dev/derpconn.h"
+#include "dev/phantom.h"
 #include "dev/state.h"
 #include "dev/stunport.h"
 #include "dev/tls.h"
@@ -25,6 +26,7 @@ struct tn_dev {
     struct tn_rng rng;
     struct tn_dev_state state;
     struct tn_dev_registry registry;
+    struct tn_dev_phantoms phantoms;
     struct tn_dev_tailnet tailnet;
     char *domain;
     char host[TN_IP_STRLEN], url[TN_ADDRPORT_STRLEN + 8], cert_name[TN_DEV_CERT_NAME_LEN];
@@ -93,6 +95,7 @@ static void free_engines(struct tn_dev *d)
 {
     tn_dev_ctl_free(d->ctl);
     tn_dev_derp_free(d->derp);
+    tn_dev_phantoms_fini(&d->phantoms);
     if (d->registry_ready) tn_dev_registry_fini(&d->registry);
     tn_heap_fini(&d->timers);
     SSL_CTX_free(d->tls);
@@ -326,6 +329,11 @@ static int prepare_state(struct tn_dev *d, const struct tn_dev_options *o, const
     d->registry_ready = true;
     err = tn_dev_state_load_nodes(&d->state, &d->registry, why, whylen);
     if (err) return err;
+    err = tn_dev_phantoms_init(&d->phantoms, &d->registry, o->phantoms, &d->rng, now.unix_s);
+    if (err) {
+        snprintf(why, whylen, "cannot make %u phantoms: %s", o->phantoms, tn_err_text(err));
+        return err;
+    }
     struct tn_node_public derp_key;
     tn_node_public_of(&d->state.derp, &derp_key);
     err = tn_dev_tls_new(d->state.pem, d->state.pem_len, &derp_key, now.unix_s, &d->tls, d->cert_name);
@@ -388,6 +396,7 @@ int tn_dev_start(uv_loop_t *loop, const struct tn_dev_options *o, struct tn_dev 
         return err;
     }
     wire_ports(d);
+    tn_dev_phantoms_start(&d->phantoms, d->ctl, &d->timers, (uint64_t)o->churn_ms * 1000, tn_dev_clock());
     uv_prepare_start(&d->prepare, on_prepare);
     *out = d;
     return 0;

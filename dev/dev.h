@@ -32,6 +32,8 @@ struct tn_dev_options {
     bool insecure_derp;      /* InsecureForTests in the DERP map instead of the certificate's pin */
     bool derp_admits_all;    /* serve DERP to keys outside the tailnet as well */
     unsigned ephemeral_s;    /* seconds after which a disconnected ephemeral node is removed; default 30 */
+    unsigned phantoms;       /* nodes that nobody is behind (phantom.h) */
+    unsigned churn_ms;       /* one of them changes each so many milliseconds; 0: never */
     const struct tn_log *log; /* borrowed; NULL: silence */
 };
 

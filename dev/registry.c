@@ -23,6 +23,16 @@ static bool machine_is(const struct tn_hnode *node, const void *key)
                   sizeof(struct tn_machine_public)) == 0;
 }
 
+static bool name_is(const struct tn_hnode *node, const void *name)
+{
+    return strcmp(TN_CONTAINER(node, struct tn_dev_node, by_name)->name, name) == 0;
+}
+
+static uint64_t name_hash(const struct tn_dev_registry *r, const char *name)
+{
+    return tn_siphash(&r->hash, name, strlen(name));
+}
+
 void tn_dev_registry_init(struct tn_dev_registry *r, const struct tn_rng *rng)
 {
     *r = (struct tn_dev_registry){.next_id = 1};
@@ -30,6 +40,7 @@ void tn_dev_registry_init(struct tn_dev_registry *r, const struct tn_rng *rng)
     tn_list_init(&r->nodes);
     tn_htable_init(&r->by_key);
     tn_htable_init(&r->by_machine);
+    tn_htable_init(&r->by_name);
 }
 
 static void node_free(struct tn_dev_node *n)
@@ -44,6 +55,8 @@ void tn_dev_registry_fini(struct tn_dev_registry *r)
     for (struct tn_list *l; (l = tn_list_pop_front(&r->nodes));) node_free(TN_CONTAINER(l, struct tn_dev_node, link));
     tn_htable_fini(&r->by_key);
     tn_htable_fini(&r->by_machine);
+    tn_htable_fini(&r->by_name);
+    memset(r->hosts, 0, sizeof r->hosts);
     r->count = 0;
 }
 
@@ -71,11 +84,8 @@ struct tn_dev_node *tn_dev_registry_by_id(const struct tn_dev_registry *r, int64
 
 struct tn_dev_node *tn_dev_registry_by_name(const struct tn_dev_registry *r, const char *name)
 {
-    TN_LIST_EACH (l, &r->nodes) {
-        struct tn_dev_node *n = TN_CONTAINER(l, struct tn_dev_node, link);
-        if (strcmp(n->name, name) == 0) return n;
-    }
-    return NULL;
+    struct tn_hnode *h = tn_htable_find(&r->by_name, name_hash(r, name), name_is, name);
+    return h ? TN_CONTAINER(h, struct tn_dev_node, by_name) : NULL;
 }
 
 void tn_dev_label(const char *hostname, char out[TN_DEV_LABEL_MAX + 1])
@@ -117,11 +127,23 @@ static void pick_name(const struct tn_dev_registry *r, const struct tn_dev_node 
     }
 }
 
-static bool host_taken(const struct tn_dev_registry *r, uint16_t host)
+bool tn_dev_registry_host_taken(const struct tn_dev_registry *r, uint16_t host)
 {
-    TN_LIST_EACH (l, &r->nodes)
-        if (TN_CONTAINER(l, struct tn_dev_node, link)->host == host) return true;
-    return false;
+    return r->hosts[host / 8] >> (host % 8) & 1;
+}
+
+static void mark_host(struct tn_dev_registry *r, uint16_t host, bool taken)
+{
+    uint8_t bit = (uint8_t)(1 << (host % 8));
+    if (taken) r->hosts[host / 8] |= bit;
+    else r->hosts[host / 8] &= (uint8_t)~bit;
+}
+
+void tn_dev_node_set_host(struct tn_dev_registry *r, struct tn_dev_node *n, uint16_t host)
+{
+    mark_host(r, n->host, false);
+    mark_host(r, host, true);
+    n->host = host;
 }
 
 /* 0: none free, which TN_DEV_NODES_MAX excludes. */
@@ -130,7 +152,7 @@ static uint16_t pick_host(const struct tn_dev_registry *r)
     uint16_t host = r->last_host;
     for (unsigned i = 0; i <= TN_DEV_NODES_MAX + 1; i++) {
         host = host < HOST_FIRST || host >= HOST_LAST ? HOST_FIRST : (uint16_t)(host + 1);
-        if (host != HOST_QUAD100 && !host_taken(r, host)) return host;
+        if (host != HOST_QUAD100 && !tn_dev_registry_host_taken(r, host)) return host;
     }
     return 0;
 }
@@ -140,14 +162,19 @@ static int enter(struct tn_dev_registry *r, struct tn_dev_node *n)
     int err = tn_htable_insert(&r->by_key, &n->by_key, tn_siphash(&r->hash, n->key.b, 32));
     if (err) return err;
     err = tn_htable_insert(&r->by_machine, &n->by_machine, tn_siphash(&r->hash, n->machine.b, 32));
-    if (err) {
-        tn_htable_remove(&r->by_key, &n->by_key);
-        return err;
-    }
+    if (err) goto no_machine;
+    err = tn_htable_insert(&r->by_name, &n->by_name, name_hash(r, n->name));
+    if (err) goto no_name;
+    mark_host(r, n->host, true);
     tn_list_push_back(&r->nodes, &n->link);
     r->count++;
     n->born = n->whole = n->self = ++r->gen;
     return 0;
+no_name:
+    tn_htable_remove(&r->by_machine, &n->by_machine);
+no_machine:
+    tn_htable_remove(&r->by_key, &n->by_key);
+    return err;
 }
 
 int tn_dev_registry_add(struct tn_dev_registry *r, const struct tn_machine_public *machine,
@@ -188,6 +215,8 @@ void tn_dev_registry_remove(struct tn_dev_registry *r, struct tn_dev_node *n)
     r->nremoved++;
     tn_htable_remove(&r->by_key, &n->by_key);
     tn_htable_remove(&r->by_machine, &n->by_machine);
+    tn_htable_remove(&r->by_name, &n->by_name);
+    mark_host(r, n->host, false);
     tn_list_remove(&n->link);
     r->count--;
     node_free(n);
@@ -232,7 +261,9 @@ bool tn_dev_node_set_hostinfo(struct tn_dev_registry *r, struct tn_dev_node *n, 
     tn_dev_label(hostname ? hostname : "", label);
     if (hostname && !derived_from(n->name, label)) {
         pick_name(r, n, label, name);
+        tn_htable_remove(&r->by_name, &n->by_name);
         memcpy(n->name, name, sizeof n->name);
+        (void)tn_htable_insert(&r->by_name, &n->by_name, name_hash(r, name)); /* the table exists: it can't fail */
     }
     n->whole = n->self = ++r->gen;
     return true;

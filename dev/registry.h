@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 enum {
-    TN_DEV_NODES_MAX = 4096,           /* a box, not a fleet; well below the 65,000 addresses */
+    TN_DEV_NODES_MAX = 20 * 1000,      /* a box; more are for phantoms (phantom.h). Well below the 65,000 addresses */
     TN_DEV_ENDPOINTS_MAX = 64,         /* a host with more addresses than this has them cut */
     TN_DEV_ROUTES_MAX = 256,           /* advertised routes taken from one Hostinfo */
     TN_DEV_HOSTINFO_MAX = 16 * 1024,   /* bytes of JSON kept per node; official ones have some 2 KB */
@@ -40,6 +40,7 @@ struct tn_dev_node {
     int home_derp, cap;
     int64_t created, last_seen, expiry; /* Unix seconds; 0: unknown, never */
     bool ephemeral, online;
+    bool phantom; /* nobody is behind it, and it is not saved */
 
     /* Generations of the last change; 0: never since start. */
     uint64_t born;  /* became a node */
@@ -52,7 +53,7 @@ struct tn_dev_node {
     uint64_t absent_us;
 
     struct tn_list link; /* in order of ids */
-    struct tn_hnode by_key, by_machine;
+    struct tn_hnode by_key, by_machine, by_name;
 };
 
 struct tn_dev_removed {
@@ -64,7 +65,8 @@ struct tn_dev_registry {
     struct tn_hashkey hash;
     struct tn_list nodes;
     size_t count;
-    struct tn_htable by_key, by_machine;
+    struct tn_htable by_key, by_machine, by_name;
+    uint8_t hosts[(UINT16_MAX + 1) / 8]; /* a bit for each number that is taken */
     int64_t next_id;
     uint16_t last_host; /* the search for a free address goes on behind it, so that fresh ones come first */
     uint64_t gen;
@@ -88,6 +90,9 @@ int tn_dev_registry_add(struct tn_dev_registry *r, const struct tn_machine_publi
                         const struct tn_node_public *key, const char *hostname, int64_t unix_s,
                         struct tn_dev_node **out);
 void tn_dev_registry_remove(struct tn_dev_registry *r, struct tn_dev_node *n);
+bool tn_dev_registry_host_taken(const struct tn_dev_registry *r, uint16_t host);
+/* For loading: another number of the address, which is not taken. */
+void tn_dev_node_set_host(struct tn_dev_registry *r, struct tn_dev_node *n, uint16_t host);
 
 /* Setters: true when something changed. */
 /* TN_E_EXIST when another node has the key. */
@@ -114,7 +119,7 @@ struct tn_ip tn_dev_node_ip6(const struct tn_dev_node *n);
 void tn_dev_label(const char *hostname, char out[TN_DEV_LABEL_MAX + 1]);
 
 /* The persistent form: keys, names, addresses, Hostinfo. Online state and generations are of the running process. */
-json_t *tn_dev_registry_dump(const struct tn_dev_registry *r); /* NULL: out of memory */
+json_t *tn_dev_registry_dump(const struct tn_dev_registry *r); /* without phantoms. NULL: out of memory */
 /* Into an empty registry, all or nothing. TN_E_STATE when any part is missing, ill-typed or contradicts another. */
 int tn_dev_registry_load(struct tn_dev_registry *r, const json_t *dump);
 

@@ -26,7 +26,8 @@ json_t *tn_dev_registry_dump(const struct tn_dev_registry *r)
     json_t *nodes = json_array();
     if (!nodes) return NULL;
     TN_LIST_EACH (l, &r->nodes) {
-        if (json_array_append_new(nodes, dump_node(TN_CONTAINER(l, struct tn_dev_node, link))) != 0) {
+        const struct tn_dev_node *n = TN_CONTAINER(l, struct tn_dev_node, link);
+        if (!n->phantom && json_array_append_new(nodes, dump_node(n)) != 0) {
             json_decref(nodes);
             return NULL;
         }
@@ -56,14 +57,13 @@ static int load_node(struct tn_dev_registry *r, json_t *v)
     tn_dev_label(name, label);
     if (strcmp(label, name) != 0 || tn_dev_registry_by_name(r, name) || !json_is_object(hostinfo)) return TN_E_STATE;
     if (id < r->next_id || id >= ID_MAX || host < 1 || host > UINT16_MAX) return TN_E_STATE; /* ids ascend */
-    TN_LIST_EACH (l, &r->nodes)
-        if (TN_CONTAINER(l, struct tn_dev_node, link)->host == host) return TN_E_STATE;
+    if (tn_dev_registry_host_taken(r, (uint16_t)host)) return TN_E_STATE;
 
     r->next_id = id;
     struct tn_dev_node *n;
     int err = tn_dev_registry_add(r, &m, &k, name, created, &n);
     if (err) return err == TN_E_NOMEM ? err : TN_E_STATE;
-    n->host = (uint16_t)host;
+    tn_dev_node_set_host(r, n, (uint16_t)host);
     n->disco = d;
     n->home_derp = home;
     n->cap = cap;
@@ -103,6 +103,7 @@ int tn_dev_registry_load(struct tn_dev_registry *r, const json_t *dump)
         tn_list_init(&r->nodes);
         tn_htable_init(&r->by_key);
         tn_htable_init(&r->by_machine);
+        tn_htable_init(&r->by_name);
         r->next_id = 1;
         r->last_host = 0;
     }
