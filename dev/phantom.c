@@ -77,7 +77,7 @@ static int make(struct tn_dev_phantoms *p, int64_t unix_s, struct tn_dev_node **
     n->phantom = true;
     tn_dev_node_set_home_derp(p->registry, n, TN_DEV_REGION);
     tn_dev_node_set_cap(p->registry, n, CAP);
-    tn_dev_node_set_expiry(p->registry, n, unix_s + KEY_LIFE);
+    tn_dev_node_set_expiry(p->registry, n, unix_s + KEY_LIFE - (int64_t)tn_rng_below(&p->rng, KEY_LIFE / 2));
     tn_dev_node_set_online(p->registry, n, online, online ? unix_s : unix_s - SEEN_BEFORE);
     renew_disco(p, n);
     renew_endpoints(p, n);

@@ -10,8 +10,8 @@ struct state {
 static int on_message(void *arg, const uint8_t *payload, size_t len)
 {
     struct state *s = arg;
-    json_t *value = NULL;
-    if (tn_mapframe_decode(payload, len, s->compressed, &value) == 0) json_decref(value);
+    struct tn_netmap_message m;
+    if (tn_mapframe_decode(payload, len, s->compressed, &m) == 0) tn_netmap_message_fini(&m);
     return ++s->messages > 16 ? -1 : 0;
 }
 

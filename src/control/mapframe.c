@@ -1,8 +1,11 @@
 #include "control/mapframe.h"
-#include "control/cjson.h"
+#include "control/mapsplit.h"
+#include "control/netnode.h"
 #include "util/cursor.h"
 #include "util/err.h"
 
+#include <stdlib.h>
+#include <string.h>
 #include <zstd.h>
 
 enum { SIZE_LEN = 4 };
@@ -69,13 +72,57 @@ static size_t read_inflated(void *arg, void *out, size_t cap)
     return i->too_big ? (size_t)-1 : to.pos;
 }
 
-int tn_mapframe_decode(const uint8_t *payload, size_t len, bool compressed, json_t **out)
+static size_t read_plain(void *arg, void *out, size_t cap)
 {
-    if (!compressed) return tn_cjson_parse(payload, len, TN_MAPFRAME_COST_MAX, out);
-    struct inflate i = {.z = ZSTD_createDCtx(), .in = {payload, len, 0}};
-    if (!i.z) return TN_E_NOMEM;
-    ZSTD_DCtx_setParameter(i.z, ZSTD_d_windowLogMax, TN_MAPFRAME_WINDOW_LOG);
-    int err = tn_cjson_load(read_inflated, &i, TN_MAPFRAME_COST_MAX, out);
-    ZSTD_freeDCtx(i.z);
-    return i.too_big ? TN_E_TOOBIG : err;
+    ZSTD_inBuffer *in = arg;
+    size_t n = in->size - in->pos < cap ? in->size - in->pos : cap;
+    if (n) memcpy(out, (const uint8_t *)in->src + in->pos, n);
+    in->pos += n;
+    return n;
+}
+
+/* One peer of the message. */
+static int take_node(void *ctx, enum tn_mapsplit_list list, const char *text, size_t len)
+{
+    struct tn_netmap_message *m = ctx;
+    struct tn_netnode_entry *e;
+    json_t *json;
+    int err = tn_cjson_parse(text, len, TN_MAPFRAME_NODE_COST_MAX, &json);
+    if (err) return err;
+    err = tn_netnode_parse(json, &e);
+    json_decref(json);
+    return err ? err : tn_netmap_nodes_add(list == TN_MAPSPLIT_PEERS ? &m->peers : &m->changed, e);
+}
+
+static int decode(tn_cjson_read *read, void *arg, struct tn_netmap_message *out)
+{
+    struct tn_mapsplit *s = malloc(sizeof *s);
+    *out = (struct tn_netmap_message){0};
+    if (!s) return TN_E_NOMEM;
+    tn_mapsplit_init(s, read, arg);
+    s->node = take_node;
+    s->ctx = out;
+    int err = tn_cjson_load(tn_mapsplit_read, s, TN_MAPFRAME_COST_MAX, &out->rest);
+    if (s->err) err = s->err;
+    tn_mapsplit_fini(s);
+    free(s);
+    return err;
+}
+
+int tn_mapframe_decode(const uint8_t *payload, size_t len, bool compressed, struct tn_netmap_message *out)
+{
+    struct inflate i = {.in = {payload, len, 0}};
+    int err;
+    if (compressed) {
+        i.z = ZSTD_createDCtx();
+        if (!i.z) return TN_E_NOMEM;
+        ZSTD_DCtx_setParameter(i.z, ZSTD_d_windowLogMax, TN_MAPFRAME_WINDOW_LOG);
+        err = decode(read_inflated, &i, out);
+        ZSTD_freeDCtx(i.z);
+    } else {
+        err = decode(read_plain, &i.in, out);
+    }
+    if (i.too_big) err = TN_E_TOOBIG;
+    if (err) tn_netmap_message_fini(out);
+    return err;
 }

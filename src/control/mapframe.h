@@ -4,8 +4,8 @@
 #ifndef TN_CONTROL_MAPFRAME_H
 #define TN_CONTROL_MAPFRAME_H
 
+#include "control/netmap_merge.h"
 #include "util/buf.h"
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -13,7 +13,8 @@
 enum {
     TN_MAPFRAME_WIRE_MAX = 64 << 20,
     TN_MAPFRAME_JSON_MAX = 256 << 20,
-    TN_MAPFRAME_COST_MAX = 512 << 20, /* the parsed message, as cjson.h estimates it; freed after its merge */
+    TN_MAPFRAME_COST_MAX = 128 << 20, /* the parsed message without its peers, as cjson.h estimates it */
+    TN_MAPFRAME_NODE_COST_MAX = 16 << 20, /* one peer, parsed; freed before the next */
     TN_MAPFRAME_WINDOW_LOG = 25,      /* zstd back reference window: Go encoders use up to 2^25 */
 };
 
@@ -29,7 +30,8 @@ void tn_mapframe_fini(struct tn_mapframe *f);
 /* 0, TN_E_TOOBIG for a message over the cap (told from its size, before it is buffered), TN_E_NOMEM, or fn's. */
 int tn_mapframe_input(struct tn_mapframe *f, const uint8_t *bytes, size_t len, tn_mapframe_message *fn, void *arg);
 
-/* Decompresses while it parses, so that the text never exists as a whole. TN_E_MALFORMED, TN_E_TOOBIG, TN_E_NOMEM. */
-int tn_mapframe_decode(const uint8_t *payload, size_t len, bool compressed, json_t **out);
+/* Decompresses while it parses, so that the text never exists as a whole, and parses each peer alone (mapsplit.h).
+ * *out is owned by the caller, on success. TN_E_MALFORMED, TN_E_TOOBIG, TN_E_LIMIT (peers), TN_E_NOMEM. */
+int tn_mapframe_decode(const uint8_t *payload, size_t len, bool compressed, struct tn_netmap_message *out);
 
 #endif

@@ -6,6 +6,7 @@
  * nothing, and whoever is told sees the state after the whole message. */
 #include "control/netmap_private.h"
 #include "control/cjson.h"
+#include "control/when.h"
 #include "util/err.h"
 #include "util/list.h"
 
@@ -15,8 +16,7 @@
 /* A message's parsed nodes, owned until they are moved into the map. */
 struct incoming {
     struct tn_netnode_entry *self;
-    struct tn_netnode_entry **nodes;
-    size_t nnodes;
+    struct tn_netmap_nodes *nodes; /* one of the message's lists */
     struct tn_netnode_patch *patches;
     size_t npatches;
     bool full; /* nodes are the whole list */
@@ -47,6 +47,7 @@ struct tn_netmap *tn_netmap_new(const struct tn_hashkey *hash)
     m->fresh = true;
     tn_htable_init(&m->peers_by_id);
     tn_htable_init(&m->users);
+    tn_list_init(&m->changed);
     m->filters = json_object();
     m->rules = json_array();
     m->messages = json_object();
@@ -87,12 +88,22 @@ static int make_room(struct tn_netmap *m, size_t more)
     return 0;
 }
 
+static void note_change(struct tn_netmap *m, struct tn_netnode_entry *e)
+{
+    if (tn_list_empty(&e->changed)) tn_list_push_back(&m->changed, &e->changed);
+}
+
+/* What ends at this time changes: when the next of all ends is to be found anew. */
+static void forget_expiry(struct tn_netmap *m, int64_t key_expiry)
+{
+    if (key_expiry == m->next_expiry) m->judged = false;
+}
+
 /* Moves a parsed node into the map. Room for it was made. */
 static int put_peer(struct tn_netmap *m, struct tn_netnode_entry *e)
 {
     struct tn_netnode_entry *old = find_peer(m, e->node.id);
     e->seen = m->full_lists;
-    e->changed = true;
     if (old && tn_netnode_same(old, e)) {
         old->seen = m->full_lists;
         tn_netnode_free(e);
@@ -100,6 +111,7 @@ static int put_peer(struct tn_netmap *m, struct tn_netnode_entry *e)
     }
     if (old) {
         e->index = old->index;
+        forget_expiry(m, old->node.key_expiry);
         tn_htable_remove(&m->peers_by_id, &old->node.by_id);
         tn_netnode_free(old);
     } else {
@@ -107,6 +119,7 @@ static int put_peer(struct tn_netmap *m, struct tn_netnode_entry *e)
     }
     m->peers[e->index] = e;
     int err = tn_htable_insert(&m->peers_by_id, &e->node.by_id, tn_netmap_hash_id(m, e->node.id));
+    if (!err) note_change(m, e);
     if (!err) return 0;
     m->peers[e->index] = m->peers[--m->npeers]; /* without its index entry it is unreachable */
     m->peers[e->index]->index = e->index;
@@ -116,6 +129,7 @@ static int put_peer(struct tn_netmap *m, struct tn_netnode_entry *e)
 
 static void remove_peer(struct tn_netmap *m, struct tn_netnode_entry *e, const struct tn_netmap_sink *sink)
 {
+    forget_expiry(m, e->node.key_expiry);
     tn_htable_remove(&m->peers_by_id, &e->node.by_id);
     m->peers[e->index] = m->peers[--m->npeers];
     m->peers[e->index]->index = e->index;
@@ -151,7 +165,7 @@ static void each_flag(struct tn_netmap *m, const json_t *flags, int64_t wall_now
         char *end;
         long long id = strtoll(key, &end, 10);
         struct tn_netnode_entry *e = *end == '\0' && json_is_boolean(value) ? find_peer(m, id) : NULL;
-        if (e && fn(&e->node, json_is_true(value), wall_now)) e->changed = true;
+        if (e && fn(&e->node, json_is_true(value), wall_now)) note_change(m, e);
     }
 }
 
@@ -176,10 +190,10 @@ static int merge_peers(struct tn_netmap *m, const json_t *response, struct incom
 {
     if (in->full) m->full_lists++;
     else if (remove_listed(m, tn_cjson_array(response, "PeersRemoved"), sink)) *changes |= TN_NETMAP_PEERS;
-    int err = make_room(m, in->nnodes);
-    for (size_t i = 0; i < in->nnodes && !err; i++) {
-        err = put_peer(m, in->nodes[i]);
-        in->nodes[i] = NULL;
+    int err = make_room(m, in->nodes->n);
+    for (size_t i = 0; i < in->nodes->n && !err; i++) {
+        err = put_peer(m, in->nodes->list[i]);
+        in->nodes->list[i] = NULL;
     }
     if (err) return err;
     if (in->full) {
@@ -190,22 +204,52 @@ static int merge_peers(struct tn_netmap *m, const json_t *response, struct incom
     each_flag(m, tn_cjson_object(response, "OnlineChange"), wall_now, set_online);
     for (size_t i = 0; i < in->npatches; i++) {
         struct tn_netnode_entry *e = find_peer(m, in->patches[i].id);
-        if (e && tn_netnode_patch_apply(e, &in->patches[i])) e->changed = true;
+        if (!e) continue;
+        int64_t expiry = e->node.key_expiry;
+        if (tn_netnode_patch_apply(e, &in->patches[i])) note_change(m, e);
+        if (expiry != e->node.key_expiry) forget_expiry(m, expiry);
     }
     return 0;
 }
 
+static void count_expiry(struct tn_netmap *m, const struct tn_netnode_entry *e, int64_t control_now)
+{
+    int64_t at = e->node.key_expiry;
+    if (!e->node.expired && at > control_now && at < m->next_expiry) m->next_expiry = at;
+}
+
+static void judge(struct tn_netmap *m, struct tn_netnode_entry *e, int64_t control_now)
+{
+    if (tn_netnode_judge_expiry(e, control_now)) note_change(m, e);
+    count_expiry(m, e, control_now);
+}
+
+/* Time has passed and nobody's key ran out: what changed is all there is to judge. A large netmap is not walked for each of
+ * its deltas. */
+static bool judged_still(const struct tn_netmap *m, int64_t control_now)
+{
+    bool sane = m->judged_at >= TN_WHEN_SANE || control_now < TN_WHEN_SANE;
+    return m->judged && sane && control_now >= m->judged_at && control_now < m->next_expiry;
+}
+
+static void judge_peers(struct tn_netmap *m, int64_t control_now)
+{
+    if (judged_still(m, control_now)) {
+        TN_LIST_EACH(l, &m->changed) judge(m, TN_CONTAINER(l, struct tn_netnode_entry, changed), control_now);
+    } else {
+        m->next_expiry = INT64_MAX;
+        for (size_t i = 0; i < m->npeers; i++) judge(m, m->peers[i], control_now);
+        m->judged = true;
+    }
+    m->judged_at = control_now;
+}
+
 static bool judge_and_tell(struct tn_netmap *m, int64_t control_now, const struct tn_netmap_sink *sink)
 {
-    bool any = false;
-    for (size_t i = 0; i < m->npeers; i++) {
-        struct tn_netnode_entry *e = m->peers[i];
-        bool turned = tn_netnode_judge_expiry(e, control_now);
-        if (!e->changed && !turned) continue;
-        e->changed = false;
-        any = true;
-        sink->peer(sink->ctx, &e->node);
-    }
+    judge_peers(m, control_now);
+    bool any = !tn_list_empty(&m->changed);
+    for (struct tn_list *l; (l = tn_list_pop_front(&m->changed));)
+        sink->peer(sink->ctx, &TN_CONTAINER(l, struct tn_netnode_entry, changed)->node);
     return any;
 }
 
@@ -228,20 +272,49 @@ static void merge_self(struct tn_netmap *m, struct incoming *in, int64_t control
 static void incoming_fini(struct incoming *in)
 {
     tn_netnode_free(in->self);
-    for (size_t i = 0; i < in->nnodes; i++) tn_netnode_free(in->nodes[i]);
-    free(in->nodes);
     free(in->patches);
 }
 
-static int parse_nodes(const json_t *list, struct incoming *in)
+int tn_netmap_nodes_add(struct tn_netmap_nodes *nodes, struct tn_netnode_entry *e)
 {
-    size_t n = json_array_size(list);
-    if (n > TN_NETMAP_PEERS_MAX) return TN_E_LIMIT;
-    if (n == 0) return 0;
-    in->nodes = calloc(n, sizeof *in->nodes);
-    if (!in->nodes) return TN_E_NOMEM;
-    for (; in->nnodes < n; in->nnodes++) {
-        int err = tn_netnode_parse(json_array_get(list, in->nnodes), &in->nodes[in->nnodes]);
+    int err = nodes->n >= TN_NETMAP_PEERS_MAX ? TN_E_LIMIT : 0;
+    if (!err && nodes->n == nodes->cap) {
+        size_t cap = nodes->cap ? 2 * nodes->cap : 8;
+        void *grown = realloc(nodes->list, cap * sizeof *nodes->list);
+        if (grown) {
+            nodes->list = grown;
+            nodes->cap = cap;
+        } else {
+            err = TN_E_NOMEM;
+        }
+    }
+    if (err) tn_netnode_free(e);
+    else nodes->list[nodes->n++] = e;
+    return err;
+}
+
+static void nodes_fini(struct tn_netmap_nodes *nodes)
+{
+    for (size_t i = 0; i < nodes->n; i++) tn_netnode_free(nodes->list[i]);
+    free(nodes->list);
+    *nodes = (struct tn_netmap_nodes){0};
+}
+
+void tn_netmap_message_fini(struct tn_netmap_message *message)
+{
+    nodes_fini(&message->peers);
+    nodes_fini(&message->changed);
+    json_decref(message->rest);
+    message->rest = NULL;
+}
+
+/* Those that were left in the tree. */
+static int parse_nodes(const json_t *list, struct tn_netmap_nodes *nodes)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        struct tn_netnode_entry *e;
+        int err = tn_netnode_parse(json_array_get(list, i), &e);
+        if (!err) err = tn_netmap_nodes_add(nodes, e);
         if (err) return err;
     }
     return 0;
@@ -260,24 +333,27 @@ static int parse_patches(const json_t *list, struct incoming *in)
     return 0;
 }
 
-static int parse_incoming(const struct tn_netmap *m, const json_t *response, struct incoming *in)
+static int parse_incoming(const struct tn_netmap *m, struct tn_netmap_message *message, struct incoming *in)
 {
-    const json_t *node = tn_cjson_get(response, "Node"), *peers = tn_cjson_array(response, "Peers");
+    const json_t *response = message->rest, *node = tn_cjson_get(response, "Node");
     if (!json_is_object(response)) return TN_E_MALFORMED;
     if (m->fresh && !node) return TN_E_PROTO;
-    in->full = m->fresh || json_array_size(peers) > 0; /* later on an empty list means "no change" */
     int err = node ? tn_netnode_parse(node, &in->self) : 0;
-    if (!err) err = parse_nodes(json_array_size(peers) > 0 ? peers : tn_cjson_array(response, "PeersChanged"), in);
+    if (!err) err = parse_nodes(tn_cjson_array(response, "Peers"), &message->peers);
+    if (!err) err = parse_nodes(tn_cjson_array(response, "PeersChanged"), &message->changed);
+    in->full = m->fresh || message->peers.n > 0; /* later on an empty list means "no change" */
+    in->nodes = message->peers.n > 0 ? &message->peers : &message->changed;
     if (!err && !in->full) err = parse_patches(tn_cjson_array(response, "PeersChangedPatch"), in);
     return err;
 }
 
-int tn_netmap_merge(struct tn_netmap *m, const json_t *response, int64_t wall_now, int64_t control_now,
+int tn_netmap_merge(struct tn_netmap *m, struct tn_netmap_message *message, int64_t wall_now, int64_t control_now,
                     const struct tn_netmap_sink *sink, unsigned *changes)
 {
     struct incoming in = {0};
+    const json_t *response = message->rest;
     *changes = 0;
-    int err = parse_incoming(m, response, &in);
+    int err = parse_incoming(m, message, &in);
     if (!err) {
         if (m->fresh) tn_netmap_begin_session(m, response, changes);
         err = merge_peers(m, response, &in, wall_now, sink, changes);
@@ -297,17 +373,13 @@ unsigned tn_netmap_expire(struct tn_netmap *m, int64_t control_now, const struct
     return changes;
 }
 
-static int64_t next_of(const struct tn_netnode_entry *e, int64_t control_now, int64_t best)
-{
-    int64_t at = e->node.key_expiry;
-    return !e->node.expired && at > control_now && at < best ? at : best;
-}
-
 int64_t tn_netmap_next_expiry(const struct tn_netmap *m, int64_t control_now)
 {
-    int64_t best = m->self ? next_of(m->self, control_now, INT64_MAX) : INT64_MAX;
-    for (size_t i = 0; i < m->npeers; i++) best = next_of(m->peers[i], control_now, best);
-    return best;
+    const struct tn_netnode *self = tn_netmap_self(m);
+    int64_t next = m->npeers > 0 ? m->next_expiry : INT64_MAX;
+    if (m->npeers > 0 && !judged_still(m, control_now)) next = control_now;
+    if (self && !self->expired && self->key_expiry > control_now && self->key_expiry < next) next = self->key_expiry;
+    return next;
 }
 
 void tn_netmap_clear(struct tn_netmap *m, const struct tn_netmap_sink *sink)

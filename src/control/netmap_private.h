@@ -17,6 +17,9 @@ struct tn_netmap {
     struct tn_netnode_entry **peers;
     size_t npeers, cap_peers;
     struct tn_htable peers_by_id, users;
+    struct tn_list changed;  /* peers to be told (tn_netnode_entry.changed) */
+    bool judged;             /* all peers' expiries, as of judged_at; the earliest to come is at next_expiry */
+    int64_t judged_at, next_expiry;
     uint64_t full_lists; /* counts full peer lists, to find those a new one leaves out */
     json_t *derp_map, *filters, *rules, *dns_config, *health, *messages, *shown_health;
     char *domain;

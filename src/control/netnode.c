@@ -172,6 +172,7 @@ int tn_netnode_parse(const json_t *json, struct tn_netnode_entry **out)
     struct tn_netnode_entry *e = calloc(1, sizeof *e);
     if (!e) return TN_E_NOMEM;
     struct tn_netnode *n = &e->node;
+    tn_list_init(&e->changed);
     n->id = id;
     parse_flags(json, e);
     int err = parse_keys(json, n);
@@ -194,6 +195,7 @@ void tn_netnode_free(struct tn_netnode_entry *e)
 {
     if (!e) return;
     struct tn_netnode *n = &e->node;
+    tn_list_remove(&e->changed);
     free(n->stable_id);
     free(n->name);
     free(n->hostname);

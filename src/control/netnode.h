@@ -4,6 +4,7 @@
 #define TN_CONTROL_NETNODE_H
 
 #include "control/netmap.h"
+#include "util/list.h"
 
 /* What the netmap keeps beside the public view. node comes first: a tn_netnode of the netmap is an entry. */
 struct tn_netnode_entry {
@@ -13,7 +14,7 @@ struct tn_netnode_entry {
     size_t nendpoints;       /* as sent; node.nendpoints is 0 while expired */
     size_t index;            /* in the netmap's array */
     uint64_t seen;           /* the full list that last named it */
-    bool changed;            /* to be told at the end of the merge */
+    struct tn_list changed;  /* in the netmap's list while it is to be told at the end of a merge */
 };
 
 /* tailcfg.PeerChange: a zero or NULL field is unchanged. */

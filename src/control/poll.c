@@ -103,12 +103,12 @@ static void check_self(struct tn_control *c)
     l->at_us = c->now_us + TN_CLIENT_SECONDS(wait_s);
 }
 
-static int merge(struct tn_control *c, const json_t *response)
+static int merge(struct tn_control *c, struct tn_netmap_message *message)
 {
     struct tn_netmap_sink sink = tn_client_sink(c);
     int64_t wall = tn_client_wallclock(c), control = tn_client_control_time(c);
     unsigned changes;
-    int err = tn_netmap_merge(c->netmap, response, wall, control, &sink, &changes);
+    int err = tn_netmap_merge(c->netmap, message, wall, control, &sink, &changes);
     c->netmap_changes |= changes;
     if (err) return err;
     if ((changes & TN_NETMAP_OTHER) && tn_netmap_tailnet_lock(c->netmap))
@@ -123,15 +123,16 @@ static int merge(struct tn_control *c, const json_t *response)
 }
 
 /* PingRequest, PopBrowserURL and ControlTime count in keepalives too. */
-static int take_response(struct tn_control *c, const json_t *response)
+static int take_response(struct tn_control *c, struct tn_netmap_message *message)
 {
+    const json_t *response = message->rest;
     if (!json_is_object(response)) return TN_E_MALFORMED;
     take_control_time(c, response);
     take_browser_url(c, response);
     const json_t *ping = tn_cjson_object(response, "PingRequest");
     if (ping) tn_ping_handle(c, ping);
     if (tn_cjson_bool(response, "KeepAlive")) return 0;
-    int err = merge(c, response);
+    int err = merge(c, message);
     if (!err) take_debug(c, response);
     return err;
 }
@@ -148,14 +149,14 @@ static int on_message(void *arg, const uint8_t *payload, size_t len)
 {
     struct tn_control *c = arg;
     struct tn_poll *p = &c->poll;
-    json_t *response;
+    struct tn_netmap_message message;
     if (!p->req) return TN_E_CANCELED; /* a callback of an earlier message ended the poll */
     p->watchdog_us = c->now_us + WATCHDOG_US;
     if (p->sleep_us) return hold(p, payload, len);
-    int err = tn_mapframe_decode(payload, len, true, &response);
+    int err = tn_mapframe_decode(payload, len, true, &message);
     if (err) return err;
-    err = take_response(c, response);
-    json_decref(response);
+    err = take_response(c, &message);
+    tn_netmap_message_fini(&message);
     return err;
 }
 

@@ -235,11 +235,13 @@ static void test_frame_caps(void **state)
     tn_mapframe_fini(&f);
 }
 
-static int decode(const void *bytes, size_t len, json_t **out)
+static int decode_compressed(const void *bytes, size_t len, json_t **out)
 {
-    *out = NULL;
-    int err = tn_mapframe_decode(bytes, len, true, out);
+    struct tn_netmap_message m;
+    int err = tn_mapframe_decode(bytes, len, true, &m);
+    *out = m.rest;
     if (err) assert_null(*out);
+    else assert_true(m.peers.n == 0 && m.changed.n == 0);
     return err;
 }
 
@@ -252,25 +254,26 @@ static void test_decode(void **state)
     for (; n < 90000; n++) text[n] = (char)('a' + n % 997 * (n % 997) % 23);
     memcpy(text + n, "\"}", 3);
     size_t len = strlen(text), zlen = ZSTD_compress(z, sizeof z, text, len, 3);
-    assert_int_equal(decode(z, zlen, &j), 0);
+    assert_int_equal(decode_compressed(z, zlen, &j), 0);
     assert_int_equal(json_string_length(json_object_get(j, "a")), len - 8);
     json_decref(j);
-    for (size_t cut = 0; cut < zlen; cut += cut < 300 ? 1 : 97) assert_true(decode(z, cut, &j) < 0);
+    for (size_t cut = 0; cut < zlen; cut += cut < 300 ? 1 : 97) assert_true(decode_compressed(z, cut, &j) < 0);
     for (size_t i = 0; i < 18 && i < zlen; i++) { /* a changed byte is an error or other text, never a crash */
         z[i] ^= 0x40;
-        if (decode(z, zlen, &j) == 0) json_decref(j);
+        if (decode_compressed(z, zlen, &j) == 0) json_decref(j);
         z[i] ^= 0x40;
     }
     /* Two frames are one text. */
     size_t one = ZSTD_compress(z, sizeof z, "{\"a\":", 5, 1), two = ZSTD_compress(z + one, sizeof z - one, "1}", 2,
         1);
-    assert_int_equal(decode(z, one + two, &j), 0);
+    assert_int_equal(decode_compressed(z, one + two, &j), 0);
     assert_int_equal(json_integer_value(json_object_get(j, "a")), 1);
     json_decref(j);
-    assert_int_equal(decode(z, one, &j), TN_E_MALFORMED);
-    assert_int_equal(decode("", 0, &j), TN_E_MALFORMED);
-    assert_int_equal(tn_mapframe_decode((const uint8_t *)"[7]", 3, false, &j), 0);
-    json_decref(j);
+    assert_int_equal(decode_compressed(z, one, &j), TN_E_MALFORMED);
+    assert_int_equal(decode_compressed("", 0, &j), TN_E_MALFORMED);
+    struct tn_netmap_message m;
+    assert_int_equal(tn_mapframe_decode((const uint8_t *)"[7]", 3, false, &m), 0);
+    tn_netmap_message_fini(&m);
 }
 
 static void test_window_is_bounded(void **state)
@@ -278,9 +281,9 @@ static void test_window_is_bounded(void **state)
     /* A frame header that asks for a window of 2 GiB: refused before anything is allocated. */
     static const uint8_t huge[] = {0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x11, 0, 0, '{', '}'};
     json_t *j;
-    assert_int_equal(decode(huge, sizeof huge, &j), TN_E_MALFORMED);
+    assert_int_equal(decode_compressed(huge, sizeof huge, &j), TN_E_MALFORMED);
     static const uint8_t fine[] = {0x28, 0xb5, 0x2f, 0xfd, 0x00, 10 << 3, 0x11, 0, 0, '{', '}'};
-    assert_int_equal(decode(fine, sizeof fine, &j), 0); /* the same with 1 MiB: it was the window */
+    assert_int_equal(decode_compressed(fine, sizeof fine, &j), 0); /* the same with 1 MiB: it was the window */
     json_decref(j);
 }
 

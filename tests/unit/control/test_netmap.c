@@ -1,5 +1,7 @@
 /* The merge rules of map responses, row by row, with absent, null and empty kept apart. */
 #include "control/netmap.c"
+#include "control/mapframe.h"
+#include "control/when.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -28,12 +30,20 @@ static const struct tn_netmap_sink sink = {on_peer, on_gone, NULL};
 
 static int merge_at(const char *text, int64_t control_now)
 {
-    json_error_t error;
-    json_t *json = json_loads(text, JSON_DECODE_ANY, &error);
-    if (!json) fail_msg("%s: %s", error.text, text);
+    struct tn_netmap_message message;
+    int err = tn_mapframe_decode((const uint8_t *)text, strlen(text), false, &message);
     told[0] = '\0';
-    int err = tn_netmap_merge(map, json, WALL, control_now, &sink, &bits);
-    json_decref(json); /* nothing of the message may be needed later but what the map took a reference of */
+    if (err) return err;
+    err = tn_netmap_merge(map, &message, WALL, control_now, &sink, &bits);
+    tn_netmap_message_fini(&message); /* nothing of it may be needed later but what the map took a reference of */
+    return err;
+}
+/* A message that was parsed as a whole. Takes json. */
+static int merge_tree(json_t *json)
+{
+    struct tn_netmap_message message = {.rest = json};
+    int err = tn_netmap_merge(map, &message, WALL, WALL, &sink, &bits);
+    tn_netmap_message_fini(&message);
     return err;
 }
 static int merge(const char *text) { return merge_at(text, WALL); }
@@ -446,16 +456,13 @@ static void test_limits(void **state)
         if (i <= TN_NETMAP_MESSAGES_MAX) json_object_set(messages, key, message);
     }
     json_t *response = json_pack("{s:o}", "PacketFilters", filters);
-    assert_int_equal(tn_netmap_merge(map, response, WALL, WALL, &sink, &bits), TN_E_LIMIT);
-    json_decref(response);
+    assert_int_equal(merge_tree(response), TN_E_LIMIT);
     response = json_pack("{s:o}", "DisplayMessages", messages);
-    assert_int_equal(tn_netmap_merge(map, response, WALL, WALL, &sink, &bits), TN_E_LIMIT);
-    json_decref(response);
+    assert_int_equal(merge_tree(response), TN_E_LIMIT);
     for (int i = 0; i < TN_NETMAP_RULES_MAX + 1; i++) json_array_append(rule, message);
     response = json_pack("{s:O}", "PacketFilter", rule);
     ok("{\"PacketFilters\":{\"*\":null}}");
-    assert_int_equal(tn_netmap_merge(map, response, WALL, WALL, &sink, &bits), TN_E_LIMIT);
-    json_decref(response);
+    assert_int_equal(merge_tree(response), TN_E_LIMIT);
     json_decref(rule);
     json_decref(message);
 }
@@ -522,6 +529,41 @@ static void test_against_a_model(void **state)
     }
 }
 
+/* Random keys' ends, deltas and jumps of the clock: who is expired, and when the next one will be, as if all were looked at
+ * each time. */
+static void test_expiry_against_all(void **state)
+{
+    enum { IDS = 30 };
+    uint64_t seed = 11;
+    int64_t now = WALL;
+    for (int round = 0; round < 4000; round++) {
+        char text[400], when[TN_WHEN_STRLEN];
+        uint64_t r = seed = seed * 6364136223846793005u + 1442695040888963407u;
+        int id = 4 + (int)(r >> 40) % IDS, kind = (int)(r >> 33) % 8;
+        int64_t at = r >> 60 ? now - 20 + (int64_t)(r >> 20) % 400 : WALL + 5000; /* some have the same */
+        now += r >> 57 == 0 ? -300 : (int64_t)(r >> 10) % 5;
+        tn_when_format(at, when);
+        if (kind == 0) snprintf(text, sizeof text, "{\"PeersRemoved\":[%d]}", id);
+        else if (kind <= 3)
+            snprintf(text, sizeof text, "{\"PeersChangedPatch\":[{\"NodeID\":%d,\"KeyExpiry\":\"%s\"}]}", id, when);
+        else if (kind <= 5)
+            snprintf(text, sizeof text, "{\"PeersChanged\":[{\"ID\":%d,\"Key\":\"nodekey:%02x" HEX62 "\",\"KeyExpiry\":\"%s\"}]}",
+                     id, id, when);
+        else snprintf(text, sizeof text, "{}");
+        if (kind == 7) tn_netmap_expire(map, now, &sink);
+        else assert_int_equal(merge_at(text, now), 0);
+        int64_t next = INT64_MAX;
+        for (size_t i = 0; i < tn_netmap_npeers(map); i++) {
+            const struct tn_netnode *p = tn_netmap_peer_at(map, i);
+            assert_int_equal(p->expired, p->key_expiry != 0 && p->key_expiry <= now);
+            if (p->key_expiry > now && p->key_expiry < next) next = p->key_expiry;
+        }
+        /* What ended it may have gone: then it is looked at soon, and known. */
+        if (tn_netmap_next_expiry(map, now) == now) tn_netmap_expire(map, now, &sink);
+        assert_int_equal(tn_netmap_next_expiry(map, now), next);
+    }
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -544,6 +586,7 @@ int main(void)
         T(test_all_fields),
         T(test_malformed_changes_nothing),
         T(test_expiry),
+        T(test_expiry_against_all),
         T(test_new_session),
         T(test_limits),
         T(test_clear),
