@@ -136,6 +136,7 @@ struct tn_tcp {
     struct tn_queue sendq, recvq;
     struct tn_account *account; /* of the remote address; NULL: none any more */
     uint32_t accounted;         /* chunks that it knows of */
+    uint32_t ts_floor;          /* a timestamp older than this is from another lap; see tcp_input.c */
     uint64_t rexmit_at, delack_at, keep_at; /* TN_NEVER: off */
     uint64_t heard_us;                      /* last acceptable segment */
     uint64_t sent_us;                       /* the SYN, later the last new data */
@@ -145,6 +146,7 @@ struct tn_tcp {
     uint32_t fin_seq;                       /* of the peer's FIN, if fin_seen */
     uint32_t rcv_buf;                       /* what the window is sized for; grows (tcp_window.c) */
     uint32_t rcv_rtt_us, meter_bytes;       /* receive-side round trip; bytes consumed in this one */
+    uint32_t ts_floor_next;
     uint64_t meter_us;
     struct tn_tcp_sack dsack;               /* to report in the next ACK; empty: none */
     uint32_t ts_recent, ts_offset;
@@ -331,6 +333,8 @@ void tn_stack_tcp_input(struct tn_stack *st, const struct tn_ippkt *ip, uint64_t
 bool tn_stack_tcp_input_run(struct tn_stack *st, const struct tn_ippkt *ip, const struct iovec *packets, size_t n,
                             uint64_t now_us);
 void tn_tcp_flow_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us);
+/* bytes more are about to be counted as received. */
+void tn_tcp_paws_floor(struct tn_tcp *c, uint32_t bytes);
 
 /* tcp_receive.c: payload and FIN of an acceptable segment, trimmed to the window */
 void tn_tcp_receive(struct tn_tcp *c, uint32_t seq, const uint8_t *bytes, uint32_t len, bool fin, uint64_t now_us);

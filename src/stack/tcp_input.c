@@ -6,7 +6,7 @@
 #include "stack/internal.h"
 
 /* A timestamp not refreshed for 24 days says nothing any more: the clock may have wrapped (RFC 7323 section 5.5). */
-enum { PAWS_STALE_S = 24 * 24 * 3600 };
+enum { PAWS_STALE_S = 24 * 24 * 3600, FLOOR_SHIFT = 30 /* bytes, and ticks */ };
 
 enum { PAUSE_US = 1000000 };
 
@@ -113,13 +113,36 @@ static void challenge(struct tn_tcp *c, uint64_t now_us)
     if (tn_tcp_may_challenge(c, now_us)) tn_tcp_send_ack(c, now_us);
 }
 
+/* Protection against wrapped sequence numbers. RFC 7323 compares with ts_recent, and so drops what was only overtaken by a
+ * retransmission: that has filled a hole, and its timestamp became ts_recent. Where packets overtake each other by half a
+ * round trip, one retransmission for nothing then made losses which made the next. But what could be taken for something
+ * else was sent four gigabytes earlier, so we compare with a timestamp that is one to two gigabytes old (at first: the
+ * SYN's): nothing of the window can be older, which is far smaller, and nothing that has wrapped can be younger. */
+void tn_tcp_paws_floor(struct tn_tcp *c, uint32_t bytes)
+{
+    if (!((c->bytes_received ^ (c->bytes_received + bytes)) >> FLOOR_SHIFT)) return;
+    c->ts_floor = c->ts_floor_next;
+    c->ts_floor_next = c->ts_recent;
+}
+
+/* The floor of a flow that says little must not get so old that the clock wraps beyond it. */
+static void follow_clock(struct tn_tcp *c)
+{
+    if (c->ts_recent - c->ts_floor > 1u << FLOOR_SHIFT) c->ts_floor = c->ts_recent - (1u << FLOOR_SHIFT) / 2;
+}
+
+static bool is_ts_stale(const struct tn_tcp *c, uint64_t now_us)
+{
+    return (uint32_t)(now_us / 1000000) - c->ts_recent_s > PAWS_STALE_S;
+}
+
 /* False: an old duplicate, to be dropped. */
 static bool paws_ok(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
 {
     if (!c->has_ts || seg->flags & TN_TCP_RST) return true;
     if (!seg->has_ts) return false; /* RFC 7323 section 3.2 */
-    if (!seq_lt(seg->tsval, c->ts_recent) || (uint32_t)(now_us / 1000000) - c->ts_recent_s > PAWS_STALE_S)
-        return true;
+    bool is_old = seq_lt(seg->tsval, c->ts_recent) && seq_lt(seg->tsval, c->ts_floor);
+    if (!is_old || is_ts_stale(c, now_us)) return true;
     if (seg->len || seg->flags & TN_TCP_FIN) tn_tcp_send_ack(c, now_us);
     else challenge(c, now_us);
     return false;
@@ -164,9 +187,11 @@ static void rst_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t n
 
 static void note_timestamp(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
 {
-    if (!seg->has_ts || !c->has_ts || seq_gt(seg->seq, c->acked_nxt) || seq_lt(seg->tsval, c->ts_recent)) return;
+    if (!seg->has_ts || !c->has_ts || seq_gt(seg->seq, c->acked_nxt)) return;
+    if (seq_lt(seg->tsval, c->ts_recent) && !is_ts_stale(c, now_us)) return;
     c->ts_recent = seg->tsval;
     c->ts_recent_s = (uint32_t)(now_us / 1000000);
+    follow_clock(c);
 }
 
 /* SYN_RCVD becomes ESTABLISHED by the ACK of our SYN. False: dropped. */

@@ -26,6 +26,7 @@ static void advance(struct tn_tcp *c, uint32_t nxt, uint64_t now_us)
 {
     bool fin = c->fin_seen && nxt == c->fin_seq + 1;
     uint32_t bytes = nxt - c->rcv_nxt - fin;
+    tn_tcp_paws_floor(c, bytes);
     c->rcv_nxt = nxt;
     c->recvq.len += bytes;
     c->unacked_bytes += bytes;

@@ -92,7 +92,7 @@ void tn_tcp_options_from_syn(struct tn_tcp *c, const struct tn_tcp_seg *seg, uin
     c->f.snd_wscale = seg->has_wscale ? seg->wscale : 0;
     if (!seg->has_wscale) c->f.rcv_wscale = 0;
     if (seg->has_ts) {
-        c->ts_recent = seg->tsval;
+        c->ts_recent = c->ts_floor = c->ts_floor_next = seg->tsval;
         c->ts_recent_s = (uint32_t)(now_us / 1000000);
     }
     c->rcv_nxt = c->acked_nxt = seg->seq + 1;

@@ -13,7 +13,7 @@ static void old_timestamps_are_rejected(void **state)
     s->tsval = 5000;
     s_in(s, A, 0, 0, 512, 10);
     s_discard(s);
-    s->tsval = 4999;
+    s->tsval = 999; /* before the SYN */
     s_in(s, A, 10, 0, 512, 10);
     s_expect(s, A, 0, 10, 0);
     assert_int_equal(tn_tcp_readable(s->c), 10);
@@ -22,9 +22,76 @@ static void old_timestamps_are_rejected(void **state)
     s_none(s);
     assert_int_equal(tn_tcp_readable(s->c), 10);
     s->ts = true;
-    s->tsval = 4999;
+    s->tsval = 999;
     s_in(s, R, 10, 0, 0, 0); /* resets are not subject to it */
     assert_int_equal(s->closed, 1);
+    s_free(s);
+}
+
+/* The peer sent 0 (lost), 10, 20 (late), 30, and 0 again, which arrives before 20 does. */
+static void what_a_retransmission_overtook_is_taken(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    s->tsval = 5001;
+    s_in(s, A, 10, 0, 512, 10);
+    s->tsval = 5003;
+    s_in(s, A, 30, 0, 512, 10);
+    s->tsval = 5040;
+    s_in(s, A, 0, 0, 512, 10);
+    assert_int_equal(tn_tcp_readable(s->c), 20);
+    s->tsval = 5002;
+    s_in(s, A, 20, 0, 512, 10);
+    assert_int_equal(tn_tcp_readable(s->c), 40);
+    assert_int_equal(s->c->ts_recent, 5040); /* what is echoed stays the newest */
+    s_free(s);
+}
+
+/* The floor follows a gigabyte or two behind, so that it is always younger than what has wrapped. */
+static void timestamps_protect_against_wrapped_numbers(void **state)
+{
+    struct script *s = s_new();
+    const uint64_t gib = 1 << 30;
+    s_connect(s);
+    s->c->bytes_received = gib - 5;
+    s->tsval = 5000;
+    s_in(s, A, 0, 0, 512, 10);
+    s->tsval = 4000; /* before that gigabyte was over, and yet not too old */
+    s_in(s, A, 10, 0, 512, 10);
+    assert_int_equal(tn_tcp_readable(s->c), 20);
+    s->c->bytes_received = 2 * gib - 5;
+    s->tsval = 6000;
+    s_in(s, A, 20, 0, 512, 10);
+    s->tsval = 5000;
+    s_in(s, A, 30, 0, 512, 10);
+    assert_int_equal(tn_tcp_readable(s->c), 40);
+    s_discard(s);
+    s->tsval = 4999;
+    s_in(s, A, 40, 0, 512, 10);
+    s_expect(s, A, 0, 40, 0);
+    assert_int_equal(tn_tcp_readable(s->c), 40);
+    s_free(s);
+}
+
+/* A flow that says little for weeks: the clock must not wrap beyond a floor that no gigabyte has moved. */
+static void timestamps_of_a_quiet_flow(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    for (int i = 0; i < 10; i++) {
+        unsigned days = i % 2 ? 23 : 10;
+        s->tsval += days * 24u * 3600 * 1000;
+        s->now += days * 24ull * 3600 * 1000000;
+        s_in(s, A, 20 * i, 0, 512, 10);
+        s->tsval -= 3;
+        s_in(s, A, 20 * i + 10, 0, 512, 10);
+        s->tsval += 3;
+        assert_int_equal(tn_tcp_readable(s->c), 20 * i + 20);
+    }
+    s_discard(s);
+    s->tsval -= 20u * 24 * 3600 * 1000;
+    s_in(s, A, 200, 0, 512, 10);
+    assert_int_equal(tn_tcp_readable(s->c), 200);
     s_free(s);
 }
 
@@ -38,6 +105,9 @@ static void timestamps_after_a_month(void **state)
     s->now += 25ull * 24 * 3600 * 1000000;
     s->tsval = 77; /* the peer's clock has wrapped beyond comparison */
     s_in(s, A, 10, 0, 512, 10);
+    assert_int_equal(tn_tcp_readable(s->c), 20);
+    s->tsval -= 7u * 24 * 3600 * 1000; /* and from now on it is compared with what was said then */
+    s_in(s, A, 20, 0, 512, 10);
     assert_int_equal(tn_tcp_readable(s->c), 20);
     s_free(s);
 }
@@ -872,6 +942,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(old_timestamps_are_rejected),
+        TEST(what_a_retransmission_overtook_is_taken),
+        TEST(timestamps_protect_against_wrapped_numbers),
+        TEST(timestamps_of_a_quiet_flow),
         TEST(timestamps_after_a_month),
         TEST(quick_then_delayed_acks),
         TEST(out_of_order_is_acknowledged_at_once),
