@@ -1,6 +1,7 @@
 #include "node/portmap.h"
 
 #include "node/portmap_try.h"
+#include "node/tunmode.h"
 #include "util/err.h"
 
 #include <netinet/in.h>
@@ -50,14 +51,14 @@ static bool find_gateway(struct tn_ip *out)
 }
 
 /* Our address on the way to it; nothing is sent. */
-static bool local_address(const struct tn_ip *gateway, struct tn_ip *out)
+static bool local_address(const struct tn_node *n, const struct tn_ip *gateway, struct tn_ip *out)
 {
     struct sockaddr_storage ss;
     struct tn_addrport ap = {*gateway, TN_PCP_PORT};
     socklen_t len = tn_addrport_to_sockaddr(&ap, &ss);
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return false;
-    bool ok = connect(fd, (struct sockaddr *)&ss, len) == 0;
+    bool ok = tn_tunmode_mark_socket(n, fd) == 0 && connect(fd, (struct sockaddr *)&ss, len) == 0;
     len = sizeof ss;
     ok = ok && getsockname(fd, (struct sockaddr *)&ss, &len) == 0;
     close(fd);
@@ -144,6 +145,8 @@ int tn_portmap_new(struct tn_node *n)
     struct tn_portmap *m = n->portmap = calloc(1, sizeof *m);
     if (!m) return TN_E_NOMEM;
     m->q.port = tn_udp_port4(n->udp);
+    m->q.mark = tn_tunmode_mark(n);
+    m->q.tunneled = n->config.exit_node && !n->config.exit_node_allow_lan;
     tn_rng_fill(&n->rng, m->q.nonce, sizeof m->q.nonce);
     m->due_us = tn_node_now() + SETTLE_US;
     return 0;
@@ -174,7 +177,7 @@ void tn_portmap_timeout(struct tn_node *n, uint64_t now_us)
     if (!m || m->attempt || now_us < m->due_us) return;
     m->due_us = now_us + RETRY_US;
     /* With a public address of our own there is nothing to map. */
-    bool natted = find_gateway(&gateway) && local_address(&gateway, &local) && tn_ip_is_private(&local);
+    bool natted = find_gateway(&gateway) && local_address(n, &gateway, &local) && tn_ip_is_private(&local);
     bool moved = !tn_ip_eq(&gateway, &m->q.gateway) || !tn_ip_eq(&local, &m->q.local);
     if (moved && m->have.kind) { /* another network: what the old gateway gave is gone */
         m->have = (struct tn_portmap_answer){0};

@@ -6,6 +6,7 @@
 
 #include "util/cursor.h"
 #include "util/err.h"
+#include "util/thread.h"
 
 #include <arpa/inet.h>
 #include <miniupnpc/miniupnpc.h>
@@ -13,8 +14,6 @@
 #include <miniupnpc/upnperrors.h>
 #include <natpmp.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,13 +49,19 @@ static void unref(struct tn_portmap_try *t)
 
 /* ---- PCP ---- */
 
+/* In TUN mode with an exit node the gateway's own address would lead into the tunnel. */
+static int mark(int fd, const struct tn_portmap_question *q)
+{
+    return q->mark ? setsockopt(fd, SOL_SOCKET, SO_MARK, &q->mark, sizeof q->mark) : 0;
+}
+
 static int gateway_socket(const struct tn_portmap_question *q)
 {
     struct sockaddr_storage ss;
     struct tn_addrport to = {q->gateway, TN_PCP_PORT};
     socklen_t len = tn_addrport_to_sockaddr(&to, &ss);
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&ss, len) == 0) return fd;
+    if (fd >= 0 && mark(fd, q) == 0 && connect(fd, (struct sockaddr *)&ss, len) == 0) return fd;
     if (fd >= 0) close(fd);
     return -1;
 }
@@ -110,6 +115,17 @@ static bool wait_pmp(natpmp_t *n, uint16_t type, natpmpresp_t *resp)
     return false;
 }
 
+/* The library's socket is connected already, by a way that was chosen without the mark. */
+static bool mark_pmp(const natpmp_t *n, const struct tn_portmap_question *q)
+{
+    const struct sockaddr none = {.sa_family = AF_UNSPEC};
+    struct sockaddr_storage ss;
+    struct tn_addrport to = {q->gateway, TN_PCP_PORT};
+    socklen_t len = tn_addrport_to_sockaddr(&to, &ss);
+    if (!q->mark) return true;
+    return mark(n->s, q) == 0 && connect(n->s, &none, sizeof none) == 0 && connect(n->s, (struct sockaddr *)&ss, len) == 0;
+}
+
 static bool try_pmp(const struct tn_portmap_question *q, struct tn_portmap_answer *a)
 {
     natpmp_t n;
@@ -117,7 +133,7 @@ static bool try_pmp(const struct tn_portmap_question *q, struct tn_portmap_answe
     in_addr_t gateway;
     memcpy(&gateway, q->gateway.b, sizeof gateway);
     if (initnatpmp(&n, 1, gateway) < 0) return false;
-    bool ok = sendpublicaddressrequest(&n) == 2 && wait_pmp(&n, NATPMP_RESPTYPE_PUBLICADDRESS, &ip);
+    bool ok = mark_pmp(&n, q) && sendpublicaddressrequest(&n) == 2 && wait_pmp(&n, NATPMP_RESPTYPE_PUBLICADDRESS, &ip);
     ok = ok && sendnewportmappingrequest(&n, NATPMP_PROTOCOL_UDP, q->port, q->wanted ? q->wanted : q->port, LIFETIME_S) == 12 &&
          wait_pmp(&n, NATPMP_RESPTYPE_UDPPORTMAPPING, &map);
     closenatpmp(&n);
@@ -197,6 +213,7 @@ static bool try_upnp(const struct tn_portmap_question *q, struct tn_portmap_answ
     struct UPNPUrls urls;
     struct IGDdatas data;
     int err = 0;
+    if (q->mark && q->tunneled) return false; /* the library's sockets can't be marked */
     tn_ip_format(&q->gateway, gateway);
     tn_ip_format(&q->local, lan);
     struct UPNPDev *list = keep_gateway(upnpDiscover(UPNP_SEARCH_MS, lan, NULL, 0, 0, 2, &err), gateway);
@@ -225,22 +242,6 @@ static void *attempt(void *arg)
     return NULL;
 }
 
-static int spawn(struct tn_portmap_try *t)
-{
-    pthread_attr_t attr;
-    pthread_t thread;
-    sigset_t all, old;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&thread, &attr, attempt, t);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return err ? -err : 0;
-}
-
 int tn_portmap_try_start(const struct tn_portmap_question *q, struct tn_portmap_try **out)
 {
     struct tn_portmap_try *t = calloc(1, sizeof *t);
@@ -248,7 +249,7 @@ int tn_portmap_try_start(const struct tn_portmap_question *q, struct tn_portmap_
     t->q = *q;
     t->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     atomic_init(&t->refs, 2);
-    int err = t->fd < 0 ? -errno : spawn(t);
+    int err = t->fd < 0 ? -errno : tn_thread_detached(attempt, t, STACK);
     if (err) {
         if (t->fd >= 0) close(t->fd);
         free(t);

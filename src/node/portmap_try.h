@@ -12,6 +12,8 @@ struct tn_portmap_question {
     struct tn_ip gateway, local;             /* IPv4 */
     uint16_t port, wanted;                   /* ours; the outside one we had, 0: any */
     uint8_t nonce[TN_PCP_NONCE_LEN];
+    uint32_t mark;                           /* of the node's own sockets; 0: none */
+    bool tunneled;                           /* without it, even the gateway is reached through the tunnel */
     enum tn_portmap_kind first;              /* what worked the last time: asked alone, the others after it */
 };
 struct tn_portmap_answer {

@@ -1,15 +1,16 @@
 #include "util/resolve.h"
 #include "util/err.h"
+#include "util/thread.h"
 
 #include <netdb.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+enum { STACK = 256 * 1024 }; /* glibc's resolver with nss modules stays well under this */
 
 /* Shared by the owner and the thread; whoever lets go last frees. The thread writes err, addrs and count before it sets
  * done; the owner reads them only after. */
@@ -51,24 +52,6 @@ static void *lookup(void *arg)
     return NULL;
 }
 
-/* A detached thread with a small stack and every signal blocked: the application's handlers are not ours to run. */
-static int spawn(struct tn_resolve *r)
-{
-    enum { STACK = 256 * 1024 }; /* glibc's resolver with nss modules stays well under this */
-    pthread_attr_t attr;
-    pthread_t thread;
-    sigset_t all, old;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&thread, &attr, lookup, r);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return err ? -err : 0;
-}
-
 int tn_resolve_start(const char *host, uint16_t port, struct tn_resolve **out)
 {
     size_t len = strlen(host);
@@ -87,7 +70,7 @@ int tn_resolve_start(const char *host, uint16_t port, struct tn_resolve **out)
         return err;
     }
     atomic_init(&r->refs, 2);
-    int err = spawn(r);
+    int err = tn_thread_detached(lookup, r, STACK);
     if (err) {
         close(r->fd);
         free(r);
