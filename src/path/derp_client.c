@@ -10,27 +10,16 @@
  * next attempt is slow: something in between may answer HTTP itself. A 101 in spite of fast start is skipped.
  *
  * Datagrams may flow as soon as ClientInfo is sent; the connection counts as up at ServerInfo, since only then has
- * the server accepted our key. All of a connect, over all nodes tried, has 10 s.
- *
- * Memory: a frame is buffered up to the largest datagram (64 KiB and a key). Larger ones, which only unknown types
- * can be, are skipped as they stream in; above 1 MiB the connection is dropped, as in Go. */
-#include "path/derp_client.h"
-#include "crypto/box.h"
-#include "util/buf.h"
-#include "util/err.h"
-#include "util/heap.h"
-#include "util/list.h"
+ * the server accepted our key. All of a connect, over all nodes tried, has 10 s. */
+#include "path/derp_internal.h"
 #include "util/secret.h"
-#include "wire/derp.h"
-#include "wire/http1.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum state { WAIT, DIAL, HTTP, GREETING, INFO, UP, NSTATES };
 static const char *const state_names[] = {"wait", "dial", "http", "greeting", "info", "up"};
-static_assert(sizeof state_names / sizeof *state_names == NSTATES, "a name per state");
+static_assert(sizeof state_names / sizeof *state_names == TN_DERP_STATES, "a name per state");
 
 enum {
     CONNECT_US = 10 * 1000000,       /* Go's limit for DNS, TCP, TLS, HTTP and DERP together */
@@ -38,11 +27,7 @@ enum {
     READ_US = 120 * 1000000,         /* twice the server's keepalive interval */
     PING_US = 3 * 1000000,
     BACKOFF_MIN_US = 100 * 1000,
-    BACKOFF_MAX_US = 5 * 1000000,
     STABLE_US = 10 * 1000000,        /* a connection that lived this long forgives earlier failures */
-    HEAD_MAX = 8 * 1024,             /* the 101 has four short headers; a proxy's error page is cut off anyway */
-    BUFFERED_MAX = TN_DERP_KEY_LEN + TN_DERP_PACKET_MAX,
-    SLICE_MAX = 16 * 1024,           /* input is taken in such pieces, so that the buffer's cap is firm */
     SMALL_FRAME = 2048,              /* frames up to here are built on the stack */
 };
 
@@ -52,30 +37,7 @@ struct out_frame {
     uint8_t bytes[];
 };
 
-struct tn_derp_client {
-    struct tn_derp_client_config config;
-    const struct tn_derp_region *region;
-    enum state state;
-    struct tn_stream *stream;
-    size_t node;                   /* index of the node dialed */
-    uint64_t deadline_us;          /* WAIT: retry; DIAL..INFO: of this node */
-    uint64_t connect_deadline_us;  /* of all nodes together */
-    uint64_t epoch;                /* counts streams: tells a connection from its successor inside callbacks */
-    uint64_t up_since_us, heard_us, generation, ping_deadline_us, restart_delay_us;
-    unsigned failures, slow_attempts; /* slow_attempts: how many more attempts do without fast start */
-    bool home, prefer6, fast, backlog, greeted;
-    struct tn_node_public server;
-    struct tn_box_shared shared;
-    struct tn_buf in;
-    size_t skip;                   /* bytes of an oversized frame still to come */
-    struct tn_list queue;
-    unsigned queued;
-    double rate, burst, tokens;    /* bytes; rate 0: unlimited */
-    uint64_t tokens_us;
-    uint8_t ping[TN_DERP_PING_LEN];
-};
-
-static void set_state(struct tn_derp_client *c, enum state next)
+void tn_derp_set_state(struct tn_derp_client *c, enum tn_derp_state next)
 {
     if (c->state == next) return;
     tn_logf(c->config.log, TN_LOG_DEBUG, "derp", "derp-%d: %s -> %s", c->region->id, state_names[c->state],
@@ -107,27 +69,27 @@ static void reset_connection(struct tn_derp_client *c)
 static uint64_t backoff_us(const struct tn_derp_client *c)
 {
     uint64_t base = BACKOFF_MIN_US;
-    for (unsigned i = 1; i < c->failures && base < BACKOFF_MAX_US; i++) base *= 2;
-    if (base > BACKOFF_MAX_US) base = BACKOFF_MAX_US;
+    for (unsigned i = 1; i < c->failures && base < TN_DERP_BACKOFF_MAX_US; i++) base *= 2;
+    if (base > TN_DERP_BACKOFF_MAX_US) base = TN_DERP_BACKOFF_MAX_US;
     return base / 2 + tn_rng_below(c->config.rng, base / 2 + 1);
 }
 
 static void enter_wait(struct tn_derp_client *c, uint64_t at_us)
 {
     reset_connection(c);
-    set_state(c, WAIT);
+    tn_derp_set_state(c, TN_DERP_WAIT);
     c->deadline_us = at_us;
 }
 
 /* The connect or connection is over; the next try comes after a backoff. */
 static void fail(struct tn_derp_client *c, int err, const char *text, uint64_t now_us)
 {
-    if (c->state == UP && now_us - c->up_since_us >= STABLE_US) c->failures = 0;
-    if (c->fast && c->state < UP && !c->greeted) c->slow_attempts = 1;
+    if (c->state == TN_DERP_UP && now_us - c->up_since_us >= STABLE_US) c->failures = 0;
+    if (c->fast && c->state < TN_DERP_UP && !c->greeted) c->slow_attempts = 1;
     if (c->failures < 1000) c->failures++;
     uint64_t delay_us = c->restart_delay_us ? c->restart_delay_us : backoff_us(c);
     c->restart_delay_us = 0;
-    if (c->state != UP) drop_queue(c); /* what waited 10 s for a connection is stale */
+    if (c->state != TN_DERP_UP) drop_queue(c); /* what waited 10 s for a connection is stale */
     enter_wait(c, now_us + delay_us);
     tn_logf(c->config.log, TN_LOG_INFO, "derp", "derp-%d (%s): %s%s%s, next try in %u ms", c->region->id,
             c->region->code, tn_err_text(err), *text ? ": " : "", text, (unsigned)(delay_us / 1000));
@@ -163,7 +125,7 @@ static void dial_from(struct tn_derp_client *c, size_t index, int err, const cha
         if (!last && c->deadline_us - now_us > NODE_US) c->deadline_us = now_us + NODE_US;
         spec.timeout_us = c->deadline_us - now_us;
         c->node = index;
-        set_state(c, DIAL);
+        tn_derp_set_state(c, TN_DERP_DIAL);
         err = tn_dialer_dial(c->config.dialer, &spec, &stream_events, c, &c->stream);
         if (err == 0) return;
         c->stream = NULL;
@@ -179,9 +141,9 @@ static void fail_node(struct tn_derp_client *c, int err, const char *text, uint6
     dial_from(c, c->node + 1, err, text, now_us);
 }
 
-static void lost(struct tn_derp_client *c, int err, const char *text, uint64_t now_us)
+void tn_derp_lost(struct tn_derp_client *c, int err, const char *text, uint64_t now_us)
 {
-    if (c->state == UP) fail(c, err, text, now_us);
+    if (c->state == TN_DERP_UP) fail(c, err, text, now_us);
     else fail_node(c, err, text, now_us);
 }
 
@@ -193,20 +155,20 @@ static void connect_now(struct tn_derp_client *c, uint64_t now_us)
 
 /* ---- writing ---- */
 
-static void write_stream(struct tn_derp_client *c, const void *bytes, size_t len)
+void tn_derp_write(struct tn_derp_client *c, const void *bytes, size_t len)
 {
     int r = tn_stream_write(c->stream, bytes, len);
     if (r == 1) c->backlog = true; /* a negative r: on_close comes from the loop */
 }
 
-static bool may_send(const struct tn_derp_client *c) { return c->state == INFO || c->state == UP; }
+static bool may_send(const struct tn_derp_client *c) { return c->state == TN_DERP_INFO || c->state == TN_DERP_UP; }
 
 static void write_preferred(struct tn_derp_client *c, bool preferred)
 {
     uint8_t frame[TN_DERP_HEADER_LEN + 1];
     struct tn_wr w = tn_wr_init(frame, sizeof frame);
     tn_derp_note_preferred_put(&w, preferred);
-    write_stream(c, frame, tn_wr_len(&w));
+    tn_derp_write(c, frame, tn_wr_len(&w));
 }
 
 static void flush_queue(struct tn_derp_client *c)
@@ -214,7 +176,7 @@ static void flush_queue(struct tn_derp_client *c)
     while (may_send(c) && !c->backlog && c->queued) {
         struct out_frame *f = TN_CONTAINER(tn_list_pop_front(&c->queue), struct out_frame, link);
         c->queued--;
-        write_stream(c, f->bytes, f->len);
+        tn_derp_write(c, f->bytes, f->len);
         free(f);
     }
 }
@@ -268,249 +230,23 @@ static void on_open(void *arg, struct tn_stream *s, uint64_t now_us)
         assert(tn_wr_ok(&w));
         len += tn_wr_len(&w);
     }
-    set_state(c, c->fast ? INFO : HTTP);
-    write_stream(c, bytes, len);
+    tn_derp_set_state(c, c->fast ? TN_DERP_INFO : TN_DERP_HTTP);
+    tn_derp_write(c, bytes, len);
     flush_queue(c);
 }
 
-static void on_server_key(struct tn_derp_client *c, uint64_t now_us)
+void tn_derp_on_server_key(struct tn_derp_client *c, uint64_t now_us)
 {
     uint8_t bytes[INFO_MAX];
     struct tn_wr w = tn_wr_init(bytes, sizeof bytes);
     int err = put_client_info(c, &w);
     if (err) {
-        lost(c, err, "server key is unusable", now_us);
+        tn_derp_lost(c, err, "server key is unusable", now_us);
         return;
     }
-    set_state(c, INFO);
-    write_stream(c, bytes, tn_wr_len(&w));
+    tn_derp_set_state(c, TN_DERP_INFO);
+    tn_derp_write(c, bytes, tn_wr_len(&w));
     flush_queue(c);
-}
-
-/* ---- the send limit ---- */
-
-static double positive(const json_t *obj, const char *name)
-{
-    const json_t *v = json_object_get(obj, name);
-    return json_is_number(v) && json_number_value(v) > 0 ? json_number_value(v) : 0;
-}
-
-static bool within_rate(struct tn_derp_client *c, size_t len, uint64_t now_us)
-{
-    if (c->rate == 0) return true;
-    c->tokens += (double)(now_us - c->tokens_us) * c->rate / 1e6;
-    if (c->tokens > c->burst) c->tokens = c->burst;
-    c->tokens_us = now_us;
-    if (c->tokens < (double)len) return false;
-    c->tokens -= (double)len;
-    return true;
-}
-
-static int take_server_info(struct tn_derp_client *c, const struct tn_derp_frame *f, uint64_t now_us)
-{
-    if (f->data_len < TN_BOX_OVERHEAD) return TN_E_MALFORMED;
-    size_t len = f->data_len - TN_BOX_OVERHEAD;
-    uint8_t *text = malloc(len + 1);
-    if (!text) return TN_E_NOMEM;
-    int err = tn_box_open(&c->shared, f->data, f->data_len, text);
-    json_t *json = err ? NULL : json_loadb((const char *)text, len, 0, NULL);
-    free(text);
-    if (err) return err;
-    if (!json_is_object(json)) {
-        json_decref(json);
-        return TN_E_MALFORMED;
-    }
-    c->rate = positive(json, "TokenBucketBytesPerSecond");
-    c->burst = positive(json, "TokenBucketBytesBurst");
-    if (c->burst == 0) c->burst = c->rate; /* unspecified: a second's worth */
-    c->tokens = c->burst;
-    c->tokens_us = now_us;
-    json_decref(json);
-    return 0;
-}
-
-/* ---- frames ---- */
-
-static void on_server_info(struct tn_derp_client *c, const struct tn_derp_frame *f, uint64_t now_us)
-{
-    int err = take_server_info(c, f, now_us);
-    if (err) {
-        lost(c, err, "ServerInfo", now_us);
-        return;
-    }
-    if (c->state == UP) return;
-    set_state(c, UP);
-    c->up_since_us = now_us;
-    c->generation++;
-    tn_logf(c->config.log, TN_LOG_INFO, "derp", "derp-%d (%s): connected%s", c->region->id, c->region->code,
-            c->fast ? ", fast start" : "");
-    c->config.cb->state(c->config.ctx, c, 0, "", now_us);
-}
-
-static void on_ping(struct tn_derp_client *c, const uint8_t payload[TN_DERP_PING_LEN])
-{
-    uint8_t frame[TN_DERP_HEADER_LEN + TN_DERP_PING_LEN];
-    struct tn_wr w = tn_wr_init(frame, sizeof frame);
-    if (c->backlog) return; /* a server that does not read must not make us pile up pongs */
-    tn_derp_ping_put(&w, TN_DERP_PONG, payload);
-    write_stream(c, frame, tn_wr_len(&w));
-}
-
-static void on_health(struct tn_derp_client *c, const struct tn_derp_frame *f)
-{
-    char text[256]; /* shown to people; more is noise */
-    size_t n = f->data_len < sizeof text - 1 ? f->data_len : sizeof text - 1;
-    memcpy(text, f->data, n);
-    text[n] = '\0';
-    if (n) tn_logf(c->config.log, TN_LOG_WARN, "derp", "derp-%d: %s", c->region->id, text);
-    c->config.cb->health(c->config.ctx, c, text);
-}
-
-static void on_packet(struct tn_derp_client *c, const struct tn_derp_frame *f, uint64_t now_us)
-{
-    struct tn_node_public from;
-    memcpy(from.b, f->key, sizeof from.b);
-    /* The frame lies in our own input buffer, hence writable. */
-    c->config.cb->packet(c->config.ctx, c, &from, (uint8_t *)f->data, f->data_len, now_us);
-}
-
-static void on_gone(struct tn_derp_client *c, const struct tn_derp_frame *f)
-{
-    struct tn_node_public peer;
-    memcpy(peer.b, f->key, sizeof peer.b);
-    c->config.cb->gone(c->config.ctx, c, &peer, f->reason);
-}
-
-/* Frames that count before the connection is up: the greeting and ServerInfo. True when it was one. */
-static bool on_handshake_frame(struct tn_derp_client *c, struct tn_derp_frame *f, int err, uint64_t now_us)
-{
-    if (c->state == GREETING) {
-        if (err || f->type != TN_DERP_SERVER_KEY || f->len > TN_DERP_SERVER_KEY_MAX) {
-            lost(c, err ? err : TN_E_PROTO, "no DERP greeting", now_us);
-            return true;
-        }
-        memcpy(c->server.b, f->key, sizeof c->server.b);
-        c->greeted = true;
-        on_server_key(c, now_us);
-        return true;
-    }
-    if (f->type == TN_DERP_SERVER_KEY) {
-        c->greeted = true; /* after fast start */
-        return true;
-    }
-    if (f->type == TN_DERP_SERVER_INFO) {
-        on_server_info(c, f, now_us);
-        return true;
-    }
-    return false;
-}
-
-static void on_frame(struct tn_derp_client *c, struct tn_derp_frame *f, uint64_t now_us)
-{
-    int err = tn_derp_frame_parse(f);
-    c->heard_us = now_us;
-    /* Short and unknown ones are skipped. */
-    if (on_handshake_frame(c, f, err, now_us) || err || c->state != UP) return;
-    switch (f->type) {
-    case TN_DERP_RECV_PACKET: on_packet(c, f, now_us); break;
-    case TN_DERP_PEER_GONE: on_gone(c, f); break;
-    case TN_DERP_PING: on_ping(c, f->data); break;
-    case TN_DERP_PONG:
-        if (memcmp(f->data, c->ping, sizeof c->ping) == 0) c->ping_deadline_us = TN_NEVER;
-        break;
-    case TN_DERP_HEALTH: on_health(c, f); break;
-    case TN_DERP_RESTARTING:
-        c->restart_delay_us = (uint64_t)f->reconnect_in_ms * 1000 + 1;
-        if (c->restart_delay_us > BACKOFF_MAX_US) c->restart_delay_us = BACKOFF_MAX_US;
-        break;
-    default: break;
-    }
-}
-
-/* A frame that is too large to be a datagram: its header is taken, its body will be skipped. */
-static void skip_frame(struct tn_derp_client *c, uint64_t now_us)
-{
-    const uint8_t *header = tn_buf_data(&c->in);
-    size_t len = tn_get_be32(header + 1);
-    bool needed = header[0] == TN_DERP_SERVER_INFO || c->state == GREETING;
-    if (len > TN_DERP_FRAME_MAX || needed) {
-        lost(c, TN_E_TOOBIG, "frame over the limit", now_us);
-        return;
-    }
-    c->skip = len;
-    tn_buf_consume(&c->in, TN_DERP_HEADER_LEN);
-}
-
-/* Works off the buffer while this connection lives. */
-static void take_frames(struct tn_derp_client *c, uint64_t now_us)
-{
-    uint64_t mine = c->epoch;
-    while (c->epoch == mine) {
-        if (c->skip) {
-            size_t n = c->skip < tn_buf_len(&c->in) ? c->skip : tn_buf_len(&c->in);
-            tn_buf_consume(&c->in, n);
-            c->skip -= n;
-            if (c->skip) return;
-        }
-        struct tn_derp_frame f;
-        long used = tn_derp_frame_split(tn_buf_data(&c->in), tn_buf_len(&c->in), BUFFERED_MAX, &f);
-        if (used == 0) return;
-        if (used < 0) {
-            skip_frame(c, now_us);
-            continue;
-        }
-        on_frame(c, &f, now_us);
-        if (c->epoch == mine) tn_buf_consume(&c->in, (size_t)used);
-    }
-}
-
-/* The answer to the upgrade. False: more bytes are needed, or the connection is gone. */
-static bool take_head(struct tn_derp_client *c, uint64_t now_us)
-{
-    struct tn_http1_head *head = malloc(sizeof *head); /* 64 headers: too much for a stack that others share */
-    if (!head) {
-        lost(c, TN_E_NOMEM, "", now_us);
-        return false;
-    }
-    long used = tn_http1_parse_response(tn_buf_data(&c->in), tn_buf_len(&c->in), HEAD_MAX, head);
-    int status = used > 0 ? head->status : 0;
-    free(head);
-    if (used == 0) return false;
-    if (status != 101) {
-        char text[40] = "answer to the upgrade";
-        if (used > 0) snprintf(text, sizeof text, "HTTP status %d", status);
-        lost(c, used < 0 ? (int)used : TN_E_HTTP, text, now_us);
-        return false;
-    }
-    tn_buf_consume(&c->in, (size_t)used);
-    if (c->state == HTTP) set_state(c, GREETING);
-    else c->greeted = true;
-    return true;
-}
-
-/* After fast start an HTTP answer may come all the same: 'H' starts no frame a server greets with. */
-static bool answers_http(const struct tn_derp_client *c)
-{
-    return c->state == HTTP ||
-           (c->state == INFO && c->fast && !c->greeted && tn_buf_len(&c->in) && tn_buf_data(&c->in)[0] == 'H');
-}
-
-static void on_data(void *arg, struct tn_stream *s, const uint8_t *bytes, size_t len, uint64_t now_us)
-{
-    struct tn_derp_client *c = arg;
-    uint64_t mine = c->epoch;
-    while (len && c->epoch == mine) {
-        size_t n = len < SLICE_MAX ? len : SLICE_MAX;
-        int err = tn_buf_append(&c->in, bytes, n);
-        if (err) {
-            lost(c, err, "input buffer", now_us);
-            return;
-        }
-        bytes += n;
-        len -= n;
-        if (answers_http(c) && !take_head(c, now_us)) continue;
-        take_frames(c, now_us);
-    }
 }
 
 static void on_drain(void *arg, struct tn_stream *s, uint64_t now_us)
@@ -524,11 +260,11 @@ static void on_close(void *arg, int err, uint64_t now_us)
 {
     struct tn_derp_client *c = arg;
     c->stream = NULL;
-    lost(c, err ? err : TN_E_EOF, "", now_us);
+    tn_derp_lost(c, err ? err : TN_E_EOF, "", now_us);
 }
 
 static const struct tn_stream_events stream_events = {
-    .on_open = on_open, .on_data = on_data, .on_drain = on_drain, .on_close = on_close};
+    .on_open = on_open, .on_data = tn_derp_on_data, .on_drain = on_drain, .on_close = on_close};
 
 /* ---- the owner's side ---- */
 
@@ -539,11 +275,11 @@ int tn_derp_client_new(const struct tn_derp_client_config *config, const struct 
     if (!c) return TN_E_NOMEM;
     c->config = *config;
     c->region = region;
-    c->state = WAIT;
+    c->state = TN_DERP_WAIT;
     c->generation = tn_rng_u64(config->rng); /* no overlap with an earlier client of the region */
     c->ping_deadline_us = TN_NEVER;
     tn_list_init(&c->queue);
-    tn_buf_init(&c->in, TN_DERP_HEADER_LEN + BUFFERED_MAX + SLICE_MAX);
+    tn_buf_init(&c->in, TN_DERP_HEADER_LEN + TN_DERP_BUFFERED_MAX + TN_DERP_SLICE_MAX);
     *out = c;
     return 0;
 }
@@ -561,7 +297,7 @@ const struct tn_derp_region *tn_derp_client_region(const struct tn_derp_client *
 
 uint64_t tn_derp_client_next_deadline(const struct tn_derp_client *c)
 {
-    if (c->state != UP) return c->deadline_us;
+    if (c->state != TN_DERP_UP) return c->deadline_us;
     uint64_t read_us = c->heard_us + READ_US;
     return read_us < c->ping_deadline_us ? read_us : c->ping_deadline_us;
 }
@@ -569,13 +305,13 @@ uint64_t tn_derp_client_next_deadline(const struct tn_derp_client *c)
 void tn_derp_client_timeout(struct tn_derp_client *c, uint64_t now_us)
 {
     if (now_us < tn_derp_client_next_deadline(c)) return;
-    if (c->state == WAIT) connect_now(c, now_us);
-    else lost(c, TN_E_TIMEDOUT, c->state == UP ? "server is silent" : "connecting", now_us);
+    if (c->state == TN_DERP_WAIT) connect_now(c, now_us);
+    else tn_derp_lost(c, TN_E_TIMEDOUT, c->state == TN_DERP_UP ? "server is silent" : "connecting", now_us);
 }
 
 void tn_derp_client_reconnect(struct tn_derp_client *c, uint64_t now_us)
 {
-    bool was_up = c->state == UP;
+    bool was_up = c->state == TN_DERP_UP;
     enter_wait(c, now_us);
     c->failures = 0;
     if (was_up) c->config.cb->state(c->config.ctx, c, TN_E_CANCELED, "reconnecting", now_us);
@@ -585,8 +321,8 @@ void tn_derp_client_check(struct tn_derp_client *c, const struct tn_ip *addrs, s
 {
     struct tn_addrport local;
     bool known = false;
-    if (c->state != UP) {
-        if (c->state == WAIT) c->deadline_us = now_us; /* the new link may work where the old one did not */
+    if (c->state != TN_DERP_UP) {
+        if (c->state == TN_DERP_WAIT) c->deadline_us = now_us; /* the new link may work where the old one did not */
         return;
     }
     if (c->stream->ops->local && c->stream->ops->local(c->stream, &local) == 0) {
@@ -602,7 +338,7 @@ void tn_derp_client_check(struct tn_derp_client *c, const struct tn_ip *addrs, s
     tn_rng_fill(c->config.rng, c->ping, sizeof c->ping);
     tn_derp_ping_put(&w, TN_DERP_PING, c->ping);
     c->ping_deadline_us = now_us + PING_US;
-    write_stream(c, frame, tn_wr_len(&w));
+    tn_derp_write(c, frame, tn_wr_len(&w));
 }
 
 void tn_derp_client_set_home(struct tn_derp_client *c, bool home)
@@ -630,7 +366,7 @@ void tn_derp_client_send(struct tn_derp_client *c, const struct tn_node_public *
                          uint64_t now_us)
 {
     uint8_t frame[SMALL_FRAME];
-    if (len > TN_DERP_PACKET_MAX || !within_rate(c, TN_DERP_PACKET_HEADER_LEN + len, now_us)) return;
+    if (len > TN_DERP_PACKET_MAX || !tn_derp_within_rate(c, TN_DERP_PACKET_HEADER_LEN + len, now_us)) return;
     if (!may_send(c) || c->backlog || c->queued || len > sizeof frame - TN_DERP_PACKET_HEADER_LEN) {
         enqueue(c, to, packet, len);
         flush_queue(c);
@@ -638,17 +374,17 @@ void tn_derp_client_send(struct tn_derp_client *c, const struct tn_node_public *
     }
     struct tn_wr w = tn_wr_init(frame, sizeof frame);
     tn_derp_packet_put(&w, TN_DERP_SEND_PACKET, to->b, packet, len);
-    write_stream(c, frame, tn_wr_len(&w));
+    tn_derp_write(c, frame, tn_wr_len(&w));
 }
 
-bool tn_derp_client_up(const struct tn_derp_client *c) { return c->state == UP; }
+bool tn_derp_client_up(const struct tn_derp_client *c) { return c->state == TN_DERP_UP; }
 uint64_t tn_derp_client_generation(const struct tn_derp_client *c) { return c->generation; }
 uint64_t tn_derp_client_heard_us(const struct tn_derp_client *c) { return c->heard_us; }
-unsigned tn_derp_client_failures(const struct tn_derp_client *c) { return c->state == UP ? 0 : c->failures; }
+unsigned tn_derp_client_failures(const struct tn_derp_client *c) { return c->state == TN_DERP_UP ? 0 : c->failures; }
 
 bool tn_derp_client_remote(struct tn_derp_client *c, const struct tn_derp_node **node, struct tn_addrport *addr)
 {
-    if (c->state != UP || !c->stream->ops->remote || c->stream->ops->remote(c->stream, addr) != 0) return false;
+    if (c->state != TN_DERP_UP || !c->stream->ops->remote || c->stream->ops->remote(c->stream, addr) != 0) return false;
     *node = &c->region->nodes[c->node];
     return true;
 }
