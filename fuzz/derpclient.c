@@ -1,6 +1,7 @@
 /* The DERP client engine behind a stream that says what the input says, cut as its first byte tells; the server's key is
- * fixed, so that a good greeting in the input gets past the handshake's first step. Frames and times alternate. */
-#include "path/derp_client.h"
+ * fixed, so that a good greeting in the input gets past the handshake's first step. Frames and times alternate. With the
+ * first byte's highest bit the connection is taken for up at once, since no input can seal a ServerInfo. */
+#include "path/derp_internal.h"
 #include "util/heap.h"
 #include <assert.h>
 #include <stdlib.h>
@@ -37,23 +38,26 @@ static int do_dial(void *ctx, const struct tn_dial_spec *spec, const struct tn_s
     return 0;
 }
 
-static void on_packet(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet,
-                      size_t len, uint64_t now_us)
+static void on_packets(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *run, size_t len,
+                       size_t segment, uint64_t now_us)
 {
-    if (len) packet[len - 1] ^= 1;
-    tn_derp_client_send(c, from, packet, len, now_us);
+    assert(len && segment && segment <= len);
+    memset(run, 0xee, len);
+    for (size_t at = 0; at < len; at += segment)
+        tn_derp_client_send(c, from, run + at, len - at < segment ? len - at : segment, now_us);
 }
 static void on_gone(void *ctx, struct tn_derp_client *c, const struct tn_node_public *peer, uint8_t reason) {}
 static void on_state(void *ctx, struct tn_derp_client *c, int err, const char *text, uint64_t now_us) {}
 static void on_health(void *ctx, struct tn_derp_client *c, const char *text) {}
-static const struct tn_derp_client_callbacks callbacks = {on_packet, on_gone, on_state, on_health};
+static const struct tn_derp_client_callbacks callbacks = {on_packets, on_gone, on_state, on_health};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2) return 0;
     uint64_t seed = 1, now_us = 1000000;
     struct bed b = {.meta = data[0] & 1};
-    size_t cut = 1 + (data[0] >> 1);
+    size_t cut = 1 + (data[0] >> 1) % 64 * 16;
+    bool up = data[0] & 0x80;
     struct tn_rng rng = tn_rng_seeded(&seed);
     struct tn_dialer dialer = {do_dial, &b};
     struct tn_node_private key = {{8, [31] = 64}};
@@ -74,6 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             now_us = at_us > now_us ? at_us : now_us;
             tn_derp_client_timeout(c, now_us);
             if (b.live) b.events->on_open(b.arg, &b.stream, now_us);
+            if (b.live && up) tn_derp_set_state(c, TN_DERP_UP);
             continue;
         }
         size_t n = size < cut ? size : cut;

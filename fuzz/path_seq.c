@@ -45,6 +45,12 @@ static void on_receive(void *ctx, struct tn_path_peer *peer, const struct tn_pat
 {
     if (len) datagram[0] ^= datagram[len - 1]; /* all of it is ours to write */
 }
+static void on_receive_run(void *ctx, const struct tn_path_source *from, uint8_t *run, size_t len, size_t segment,
+                           uint64_t now_us)
+{
+    assert(len > segment && segment > 0);
+    for (size_t at = 0; at < len; at += segment) assert(run[at] == 4);
+}
 static void on_netinfo(void *ctx, const struct tn_path_netinfo *ni, uint64_t now_us) {}
 static void on_endpoints(void *ctx, const struct tn_path_endpoint *eps, size_t n, uint64_t now_us)
 {
@@ -98,7 +104,8 @@ static void by_derp(struct bench *b, const struct peer *from, const uint8_t *byt
     uint8_t *exact = malloc(len ? len : 1);
     assert(exact);
     memcpy(exact, bytes, len);
-    on_derp_packet(b->path, (struct tn_derp_route){1, 1}, &from->pub, exact, len, b->now_us);
+    size_t segment = len > 64 && exact[0] == 4 ? 32 : len; /* several datagrams of what is long */
+    on_derp_packets(b->path, (struct tn_derp_route){1, 1}, &from->pub, exact, len, segment, b->now_us);
     free(exact);
 }
 
@@ -129,7 +136,8 @@ static void start(struct bench *b)
     static const char map[] = "{\"Regions\":{\"1\":{\"Nodes\":[{\"Name\":\"a\",\"HostName\":\"d\",\"IPv4\":\"198.51.100.1\"}]}}}";
     struct tn_path_config config = {
         .dialer = &dialer, .ctx = b,
-        .cb = {.receive = on_receive, .netinfo = on_netinfo, .endpoints = on_endpoints, .udp_send = on_send}};
+        .cb = {.receive = on_receive, .receive_run = on_receive_run, .netinfo = on_netinfo, .endpoints = on_endpoints,
+               .udp_send = on_send}};
     *b = (struct bench){.seed = 1, .now_us = 1000000000};
     b->rng = config.rng = tn_rng_seeded(&b->seed);
     tn_node_private_generate(&config.node_key, &b->rng);

@@ -23,6 +23,7 @@ enum {
     LAST_GOOD_MAX = 8,                   /* names: the control server and relays that are known by name alone */
     LAST_GOOD_AFTER_MS = 3000,           /* a resolver that has not answered by then may be gone */
     ATTEMPT_DELAY_MS = 250,              /* RFC 8305 section 5 */
+    TLS_RECORD = 16 * 1024,              /* the largest; one read never brings more */
     READ_BUFFER = 64 * 1024,             /* one for all streams of a node: reads are consumed before the next one */
     WRITE_BACKLOG_MAX = 8 * 1024 * 1024, /* a peer that stops reading while we must write: give up on it */
     GATHER = 16 * 1024,                  /* a full TLS record: gathered plaintext is sealed at this size at the latest */
@@ -336,7 +337,7 @@ static void drive_tls(struct conn *c)
         c->events->on_open(c->arg, &c->stream, clock_us());
     }
     while (c->state == OPEN && !c->paused && !c->failing) {
-        uint8_t plain[8192];
+        uint8_t plain[TLS_RECORD];
         long n = tn_tls_read(c->tls, plain, sizeof plain);
         if (n > 0) {
             got_plain(c, plain, (size_t)n);

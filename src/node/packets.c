@@ -78,7 +78,9 @@ static void path_receive_run(void *ctx, const struct tn_path_source *from, uint8
 {
     struct tn_node *n = ctx;
     struct tn_wg_from w = wg_from(from);
+    tn_stack_batch_begin(n->stack); /* of a DERP connection; what comes by UDP is in one already */
     tn_wg_input_run(n->wg, run, len, segment, &w, now_us);
+    tn_stack_batch_end(n->stack, now_us);
 }
 
 static bool is_own(const struct tn_node *n, const struct tn_ip *ip)

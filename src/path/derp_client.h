@@ -14,9 +14,10 @@ enum { TN_DERP_QUEUE_MAX = 32 };
 struct tn_derp_client;
 
 struct tn_derp_client_callbacks {
-    /* May send on any client, but not free or reconnect this one. packet is writable and dead on return. */
-    void (*packet)(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet,
-                   size_t len, uint64_t now_us);
+    /* One or more datagrams in a row from one peer, of segment bytes each, the last maybe shorter. May send on any client,
+     * but not free or reconnect this one. The bytes are writable and dead on return. */
+    void (*packets)(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *run, size_t len,
+                    size_t segment, uint64_t now_us);
     void (*gone)(void *ctx, struct tn_derp_client *c, const struct tn_node_public *peer, uint8_t reason);
     /* Came up (err 0), or was lost or could not be made (err). text: the server's or our word on it, "" if none. */
     void (*state)(void *ctx, struct tn_derp_client *c, int err, const char *text, uint64_t now_us);

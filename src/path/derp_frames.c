@@ -1,7 +1,11 @@
 /* What comes in on a DERP connection (derp_client.c): the answer to the upgrade, then frames.
  *
  * Memory: a frame is buffered up to the largest datagram (64 KiB and a key). Larger ones, which only unknown types
- * can be, are skipped as they stream in; above 1 MiB the connection is dropped, as in Go. */
+ * can be, are skipped as they stream in; above 1 MiB the connection is dropped, as in Go.
+ *
+ * Datagrams of one peer that follow each other go on as a run (udp.h), for one pass of the cipher and one lookup: between
+ * them lie only frame headers, so each is moved up to the one before. They stay in the input buffer, whose bytes are
+ * consumed when the run has gone. */
 #include "path/derp_internal.h"
 #include "wire/http1.h"
 
@@ -89,12 +93,35 @@ static void on_health(struct tn_derp_client *c, const struct tn_derp_frame *f)
     c->config.cb->health(c->config.ctx, c, text);
 }
 
-static void on_packet(struct tn_derp_client *c, const struct tn_derp_frame *f, uint64_t now_us)
-{
+/* Datagrams that wait to be handed on together, side by side in the input buffer. */
+struct run {
     struct tn_node_public from;
-    memcpy(from.b, f->key, sizeof from.b);
-    /* The frame lies in our own input buffer, hence writable. */
-    c->config.cb->packet(c->config.ctx, c, &from, (uint8_t *)f->data, f->data_len, now_us);
+    uint8_t *first;
+    size_t len, segment; /* len 0: none; segment: of each but the last, which may be shorter */
+};
+
+static void let_go(struct tn_derp_client *c, struct run *r, uint64_t now_us)
+{
+    size_t len = r->len;
+    r->len = 0;
+    if (len) c->config.cb->packets(c->config.ctx, c, &r->from, r->first, len, r->segment, now_us);
+}
+
+/* The frame lies in our own input buffer, hence writable. */
+static void on_packet(struct tn_derp_client *c, struct run *r, const struct tn_derp_frame *f, uint64_t now_us)
+{
+    bool last_is_short = r->len && r->len % r->segment;
+    if (f->data_len == 0) return;
+    if (r->len && (last_is_short || f->data_len > r->segment || memcmp(r->from.b, f->key, sizeof r->from.b) != 0))
+        let_go(c, r, now_us);
+    if (r->len == 0) {
+        memcpy(r->from.b, f->key, sizeof r->from.b);
+        r->first = (uint8_t *)f->data;
+        r->segment = f->data_len;
+    } else {
+        memmove(r->first + r->len, f->data, f->data_len);
+    }
+    r->len += f->data_len;
 }
 
 static void on_gone(struct tn_derp_client *c, const struct tn_derp_frame *f)
@@ -128,14 +155,20 @@ static bool on_handshake_frame(struct tn_derp_client *c, struct tn_derp_frame *f
     return false;
 }
 
-static void on_frame(struct tn_derp_client *c, struct tn_derp_frame *f, uint64_t now_us)
+static void on_frame(struct tn_derp_client *c, struct run *r, struct tn_derp_frame *f, uint64_t now_us)
 {
     int err = tn_derp_frame_parse(f);
+    uint64_t mine = c->epoch;
     c->heard_us = now_us;
+    if (!err && f->type == TN_DERP_RECV_PACKET && c->state == TN_DERP_UP) {
+        on_packet(c, r, f, now_us);
+        return;
+    }
+    let_go(c, r, now_us);
+    if (c->epoch != mine) return;
     /* Short and unknown ones are skipped. */
     if (on_handshake_frame(c, f, err, now_us) || err || c->state != TN_DERP_UP) return;
     switch (f->type) {
-    case TN_DERP_RECV_PACKET: on_packet(c, f, now_us); break;
     case TN_DERP_PEER_GONE: on_gone(c, f); break;
     case TN_DERP_PING: on_ping(c, f->data); break;
     case TN_DERP_PONG:
@@ -164,26 +197,40 @@ static void skip_frame(struct tn_derp_client *c, uint64_t now_us)
     tn_buf_consume(&c->in, TN_DERP_HEADER_LEN);
 }
 
+/* The whole frames at the start of the buffer. Returns what tn_derp_frame_split said of what is behind them: 0, more
+ * bytes are needed, or negative. */
+static long take_whole(struct tn_derp_client *c, uint64_t now_us)
+{
+    uint64_t mine = c->epoch;
+    struct run r = {.len = 0};
+    size_t at = 0;
+    long used = 0;
+    while (c->epoch == mine) {
+        struct tn_derp_frame f;
+        used = tn_derp_frame_split(tn_buf_data(&c->in) + at, tn_buf_len(&c->in) - at, TN_DERP_BUFFERED_MAX, &f);
+        if (used <= 0) break;
+        on_frame(c, &r, &f, now_us);
+        at += (size_t)used;
+    }
+    if (c->epoch == mine) let_go(c, &r, now_us);
+    if (c->epoch == mine) tn_buf_consume(&c->in, at);
+    return used;
+}
+
 /* Works off the buffer while this connection lives. */
 static void take_frames(struct tn_derp_client *c, uint64_t now_us)
 {
     uint64_t mine = c->epoch;
-    while (c->epoch == mine) {
+    while (c->epoch == mine && tn_buf_len(&c->in)) {
         if (c->skip) {
             size_t n = c->skip < tn_buf_len(&c->in) ? c->skip : tn_buf_len(&c->in);
             tn_buf_consume(&c->in, n);
             c->skip -= n;
-            if (c->skip) return;
-        }
-        struct tn_derp_frame f;
-        long used = tn_derp_frame_split(tn_buf_data(&c->in), tn_buf_len(&c->in), TN_DERP_BUFFERED_MAX, &f);
-        if (used == 0) return;
-        if (used < 0) {
+        } else if (take_whole(c, now_us) >= 0) {
+            return;
+        } else if (c->epoch == mine) {
             skip_frame(c, now_us);
-            continue;
         }
-        on_frame(c, &f, now_us);
-        if (c->epoch == mine) tn_buf_consume(&c->in, (size_t)used);
     }
 }
 

@@ -26,12 +26,12 @@ struct tn_derp_set {
 
 static int region_of(const struct tn_derp_client *c) { return tn_derp_client_region(c)->id; }
 
-static void on_packet(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet,
-                      size_t len, uint64_t now_us)
+static void on_packets(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *run, size_t len,
+                       size_t segment, uint64_t now_us)
 {
     struct tn_derp_set *s = ctx;
     struct tn_derp_route route = {region_of(c), tn_derp_client_generation(c)};
-    s->config.cb->packet(s->config.ctx, route, from, packet, len, now_us);
+    s->config.cb->packets(s->config.ctx, route, from, run, len, segment, now_us);
 }
 
 static void on_gone(void *ctx, struct tn_derp_client *c, const struct tn_node_public *peer, uint8_t reason)
@@ -53,7 +53,7 @@ static void on_health(void *ctx, struct tn_derp_client *c, const char *text)
 }
 
 static const struct tn_derp_client_callbacks client_callbacks = {
-    .packet = on_packet, .gone = on_gone, .state = on_state, .health = on_health};
+    .packets = on_packets, .gone = on_gone, .state = on_state, .health = on_health};
 
 int tn_derp_set_new(const struct tn_derp_set_config *config, struct tn_derp_set **out)
 {

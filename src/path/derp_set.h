@@ -15,8 +15,9 @@ struct tn_derp_route {
 };
 
 struct tn_derp_set_callbacks {
-    void (*packet)(void *ctx, struct tn_derp_route route, const struct tn_node_public *from, uint8_t *packet,
-                   size_t len, uint64_t now_us); /* may send, nothing else */
+    /* A run, as of derp_client.h. May send, nothing else. */
+    void (*packets)(void *ctx, struct tn_derp_route route, const struct tn_node_public *from, uint8_t *run, size_t len,
+                    size_t segment, uint64_t now_us);
     void (*gone)(void *ctx, int region, const struct tn_node_public *peer);
     void (*state)(void *ctx, int region, int err, const char *text, uint64_t now_us); /* err 0: up */
     void (*health)(void *ctx, int region, const char *text);

@@ -222,6 +222,10 @@ uint64_t tn_path_pings_deadline(const struct tn_path *p);
 void tn_path_pings_cancel(struct tn_path *p, const struct tn_path_peer *peer, int err);
 void tn_path_pings_forget(struct tn_path *p, struct tn_path_peer *peer); /* what was sent to it */
 
+/* run.c: how many bytes at the start of a run (len > 0) go on together: several WireGuard transport packets, or one datagram
+ * of any kind. */
+size_t tn_path_run_part(const struct tn_path *p, const uint8_t *run, size_t len, size_t segment, bool *several);
+
 /* disco.c */
 void tn_path_disco_input(struct tn_path *p, const struct tn_path_source *from, const uint8_t *packet, size_t len,
                          uint64_t now_us);

@@ -28,30 +28,34 @@ static bool looks_like_geneve(const uint8_t *d, size_t len)
 
 /* ---- DERP ---- */
 
-static void on_derp_packet(void *ctx, struct tn_derp_route route, const struct tn_node_public *from, uint8_t *packet,
-                           size_t len, uint64_t now_us)
+static void on_derp_packets(void *ctx, struct tn_derp_route route, const struct tn_node_public *from, uint8_t *run,
+                            size_t len, size_t segment, uint64_t now_us)
 {
     struct tn_path *p = ctx;
     struct tn_path_source source = {.derp_region = route.region, .derp_key = *from};
     struct tn_path_peer *peer = tn_path_peer_by_key(p, from);
-    if (!peer) { /* strangers have no business here: peers are in the netmap, or about to be */
-        tn_early_keep(&p->early, from, route, packet, len, now_us);
-        return;
+    if (peer) peer->route = route;
+    for (size_t at = 0, n; at < len; at += n) {
+        bool several;
+        n = tn_path_run_part(p, run + at, len - at, segment, &several);
+        if (!peer) { /* strangers have no business here: peers are in the netmap, or about to be */
+            n = len - at < segment ? len - at : segment;
+            tn_early_keep(&p->early, from, route, run + at, n, now_us);
+        } else if (tn_disco_looks_like(run + at, n)) {
+            tn_path_disco_input(p, &source, run + at, n, now_us);
+        } else {
+            tn_path_check_active(p, now_us);
+            if (several) p->config.cb.receive_run(p->config.ctx, &source, run + at, n, segment, now_us);
+            else p->config.cb.receive(p->config.ctx, peer, &source, run + at, n, now_us);
+        }
     }
-    peer->route = route;
-    if (tn_disco_looks_like(packet, len)) {
-        tn_path_disco_input(p, &source, packet, len, now_us);
-        return;
-    }
-    tn_path_check_active(p, now_us);
-    p->config.cb.receive(p->config.ctx, peer, &source, packet, len, now_us);
 }
 
 /* From the loop, not from tn_path_peer_add: its caller has more to say about the peer first. */
 static void deliver_early(struct tn_path *p, uint64_t now_us)
 {
     struct tn_early_packet e;
-    while (tn_early_take(p->early, &e, now_us)) on_derp_packet(p, e.route, &e.from, e.bytes, e.len, now_us);
+    while (tn_early_take(p->early, &e, now_us)) on_derp_packets(p, e.route, &e.from, e.bytes, e.len, e.len, now_us);
 }
 
 static void on_derp_gone(void *ctx, int region, const struct tn_node_public *key)
@@ -74,7 +78,7 @@ static void on_derp_health(void *ctx, int region, const char *text)
 }
 
 static const struct tn_derp_set_callbacks derp_callbacks = {
-    .packet = on_derp_packet, .gone = on_derp_gone, .state = on_derp_state, .health = on_derp_health};
+    .packets = on_derp_packets, .gone = on_derp_gone, .state = on_derp_state, .health = on_derp_health};
 
 /* ---- life ---- */
 

@@ -58,7 +58,7 @@ struct tn_path_callbacks {
     void (*rerouted)(void *ctx, struct tn_path_peer *peer, uint64_t now_us);
     /* For health and status; may be NULL. */
     void (*derp_state)(void *ctx, int region, bool connected, const char *text);
-    /* WireGuard transport packets of segment bytes each, the last maybe shorter (udp.h), from one UDP address. NULL:
+    /* WireGuard transport packets of segment bytes each, the last maybe shorter (udp.h), from one place. NULL:
      * receive gets them one by one. */
     void (*receive_run)(void *ctx, const struct tn_path_source *from, uint8_t *run, size_t len, size_t segment,
                         uint64_t now_us);

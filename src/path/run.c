@@ -11,22 +11,28 @@ static bool is_data(const uint8_t *d, size_t len)
     return len >= DATA_MIN && d[0] == 4 && d[1] == 0 && d[2] == 0 && d[3] == 0;
 }
 
+size_t tn_path_run_part(const struct tn_path *p, const uint8_t *run, size_t len, size_t segment, bool *several)
+{
+    size_t end = 0, first = len < segment ? len : segment;
+    for (size_t n; p->config.cb.receive_run && end < len; end += n) {
+        n = len - end < segment ? len - end : segment;
+        if (!is_data(run + end, n)) break;
+    }
+    *several = end > first;
+    return *several ? end : first;
+}
+
 void tn_path_udp_input_run(struct tn_path *p, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment,
                            uint64_t now_us)
 {
     struct tn_path_source source = {.addr = *from};
+    bool several;
     for (size_t at = 0, n; at < len; at += n) {
-        size_t end = at;
-        for (; p->config.cb.receive_run && end < len; end += n) {
-            n = len - end < segment ? len - end : segment;
-            if (!is_data(run + end, n)) break;
-        }
-        if (end - at > segment) { /* at least two */
-            n = end - at;
+        n = tn_path_run_part(p, run + at, len - at, segment, &several);
+        if (several) {
             tn_path_check_active(p, now_us);
             p->config.cb.receive_run(p->config.ctx, &source, run + at, n, segment, now_us);
         } else {
-            n = len - at < segment ? len - at : segment;
             tn_path_udp_input(p, from, run + at, n, now_us);
         }
     }

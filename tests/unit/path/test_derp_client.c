@@ -1,5 +1,6 @@
 /* The DERP client against a scripted server. Bytes of the boxes are checked against Go in test_go_server_info. */
 #include "../../../src/path/derp_client.c"
+#include "../../../src/path/derp_frames.c"
 #include "fake.h"
 #include "util/text.h"
 
@@ -12,25 +13,28 @@ struct bed {
     struct tn_derp_client *c;
     uint64_t now_us;
     /* what the callbacks saw */
-    unsigned packets, ups, downs, gones, healths;
+    unsigned packets, runs, ups, downs, gones, healths;
     int last_err;
     uint8_t reason;
     char text[256];
     uint8_t packet[TN_DERP_PACKET_MAX];
-    size_t packet_len;
+    size_t packet_len, segment; /* of the last run */
     struct tn_node_public from, gone;
 };
 
-static void on_pkt(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet,
-                   size_t len, uint64_t now_us)
+static void on_pkts(void *ctx, struct tn_derp_client *c, const struct tn_node_public *from, uint8_t *packet, size_t len,
+                    size_t segment, uint64_t now_us)
 {
     struct bed *b = ctx;
-    b->packets++;
+    assert_true(len > 0 && segment > 0 && segment <= len);
+    b->packets += (unsigned)((len + segment - 1) / segment);
+    b->runs++;
+    b->segment = segment;
     b->from = *from;
     b->packet_len = len;
     assert_true(len <= sizeof b->packet);
     memcpy(b->packet, packet, len);
-    if (len) packet[0] ^= 0xff; /* it is ours to write to */
+    packet[0] ^= 0xff; /* it is ours to write to */
 }
 static void on_peer_gone(void *ctx, struct tn_derp_client *c, const struct tn_node_public *peer, uint8_t reason)
 {
@@ -53,7 +57,7 @@ static void on_health_text(void *ctx, struct tn_derp_client *c, const char *text
     b->healths++;
     snprintf(b->text, sizeof b->text, "%s", text);
 }
-static const struct tn_derp_client_callbacks bed_callbacks = {on_pkt, on_peer_gone, on_state_change, on_health_text};
+static const struct tn_derp_client_callbacks bed_callbacks = {on_pkts, on_peer_gone, on_state_change, on_health_text};
 
 static const char one_node[] = "{\"Regions\":{\"5\":{\"RegionCode\":\"fra\",\"Nodes\":["
                                "{\"Name\":\"5a\",\"HostName\":\"a.example\",\"IPv4\":\"192.0.2.1\",\"IPv6\":\"none\"}]}}}";
@@ -339,9 +343,65 @@ static void test_frames_while_up(void **state)
     send_frame(b, f, "1400000000");
     assert_string_equal(b->text, "");
     assert_int_equal(b->healths, 2);
-    send_frame(b, f, "0500000020" KEY1);                    /* an empty datagram */
-    assert_int_equal(b->packets, 1);
+    send_frame(b, f, "0500000020" KEY1);                    /* an empty datagram is none */
+    assert_int_equal(b->packets, 0);
     assert_int_equal(b->downs, 0);
+    bed_free(b);
+}
+
+/* Frames of datagrams, each of so many bytes of the value. */
+static void put_packets(struct tn_wr *w, uint8_t key, uint8_t value, size_t len, unsigned count)
+{
+    uint8_t from[32] = {key}, bytes[64];
+    assert_true(len <= sizeof bytes);
+    memset(bytes, value, len);
+    for (unsigned i = 0; i < count; i++) tn_derp_packet_put(w, TN_DERP_RECV_PACKET, from, bytes, len);
+}
+
+static void expect_run(struct bed *b, unsigned runs, uint8_t key, uint8_t first, size_t len, size_t segment, uint8_t last)
+{
+    assert_int_equal(b->runs, runs);
+    assert_int_equal(b->from.b[0], key);
+    assert_int_equal(b->packet_len, len);
+    assert_int_equal(b->segment, segment);
+    assert_int_equal(b->packet[0], first);
+    assert_int_equal(b->packet[len - 1], last);
+}
+
+static void test_datagrams_in_runs(void **state)
+{
+    struct bed *b = bed_new(one_node);
+    struct fake_stream *f = bed_up(b);
+    uint8_t bytes[2048];
+    struct tn_wr w = tn_wr_init(bytes, sizeof bytes);
+    put_packets(&w, 7, 1, 40, 3);
+    put_packets(&w, 7, 2, 20, 1); /* shorter: the run's last */
+    fake_data(f, bytes, tn_wr_len(&w), b->now_us);
+    expect_run(b, 1, 7, 1, 140, 40, 2);
+
+    w = tn_wr_init(bytes, sizeof bytes);
+    put_packets(&w, 7, 3, 20, 1);
+    put_packets(&w, 7, 4, 40, 1); /* longer than what came before */
+    fake_data(f, bytes, tn_wr_len(&w), b->now_us);
+    expect_run(b, 3, 7, 4, 40, 40, 4);
+
+    w = tn_wr_init(bytes, sizeof bytes);
+    put_packets(&w, 7, 5, 40, 2);
+    put_packets(&w, 8, 6, 40, 2); /* another peer's */
+    fake_data(f, bytes, tn_wr_len(&w), b->now_us);
+    expect_run(b, 5, 8, 6, 80, 40, 6);
+
+    w = tn_wr_init(bytes, sizeof bytes);
+    put_packets(&w, 7, 7, 40, 2);
+    tn_derp_peer_gone_put(&w, b->from.b, TN_DERP_GONE_DISCONNECTED); /* not before what was sent before it */
+    put_packets(&w, 7, 8, 40, 1);
+    size_t cut = tn_wr_len(&w) - 1;
+    fake_data(f, bytes, cut, b->now_us);
+    expect_run(b, 6, 7, 7, 80, 40, 7);
+    assert_int_equal(b->gones, 1);
+    fake_data(f, bytes + cut, 1, b->now_us);
+    expect_run(b, 7, 7, 8, 40, 40, 8);
+    assert_int_equal(b->packets, 4 + 2 + 4 + 3);
     bed_free(b);
 }
 
@@ -362,7 +422,7 @@ static void test_large_frames(void **state)
         size_t n = TN_DERP_FRAME_MAX + 5 - at < 9000 ? TN_DERP_FRAME_MAX + 5 - at : 9000;
         fake_data(f, big + at, n, b->now_us);
         at += n;
-        assert_true(b->c->in.cap <= TN_DERP_HEADER_LEN + BUFFERED_MAX + SLICE_MAX);
+        assert_true(b->c->in.cap <= TN_DERP_HEADER_LEN + TN_DERP_BUFFERED_MAX + TN_DERP_SLICE_MAX);
     }
     send_frame(b, f, "0500000021" KEY1 "aa");
     assert_int_equal(b->packets, 2);
@@ -621,6 +681,7 @@ int main(void)
         cmocka_unit_test(test_server_info_not_json),
         cmocka_unit_test(test_go_server_info),
         cmocka_unit_test(test_frames_while_up),
+        cmocka_unit_test(test_datagrams_in_runs),
         cmocka_unit_test(test_large_frames),
         cmocka_unit_test(test_silence_is_an_end),
         cmocka_unit_test(test_reconnect_repeats_note_preferred),
