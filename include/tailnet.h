@@ -103,6 +103,9 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   tun                 name of a TUN device: the host's own programs are in the tailnet too. Needs root or CAP_NET_ADMIN. The
  *                       calls below go on in-process: what tailnet_listen has taken is not the host's, and a dial to one of
  *                       the node's own addresses reaches tailnet_listen's listeners, not the host's servers
+ *   tun_dns             true | false: with tun, /etc/resolv.conf is set to the tailnet's resolver (names of nodes, split DNS; the
+ *                       rest is asked where control says, at the exit node in use, or at the servers that were there), and
+ *                       put back at the end, or at the next start after a crash
  *   exit_node_allow_lan_access true | false: with tun and exit_node, the host's own networks stay reachable
  *   exit_breaker        true (default) | false: leave a proxy alone for some seconds after it did not answer three times
  *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic

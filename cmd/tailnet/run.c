@@ -66,6 +66,8 @@ static const char usage[] =
     "using the tailnet:\n"
     "  --exit-node NAME|IP|ID   send internet traffic through this peer\n"
     "  --tun NAME               the whole host, through a TUN device of that name; needs root or CAP_NET_ADMIN\n"
+    "  --tun-dns                with --tun: the host's names are resolved by the tailnet (/etc/resolv.conf is set, and put\n"
+    "                           back at the end, or at the next start)\n"
     "  --exit-node-allow-lan-access\n"
     "                           with --tun: the host's own networks stay reachable beside the exit node\n"
     "  --socks5-server IP:PORT  SOCKS5 into the tailnet\n"
@@ -109,6 +111,7 @@ static const struct flag flags[] = {
     {"exit-node", "exit_node", false, false},
     {"exit-node-allow-lan-access", "exit_node_allow_lan_access", true, false},
     {"tun", "tun", false, false},
+    {"tun-dns", "tun_dns", true, false},
     {"socks5-server", "socks5_server", false, false},
     {"tcp-buffer-size", "tcp_buffer_size", false, false},
     {"tcp-congestion", "tcp_congestion", false, false},

@@ -208,6 +208,7 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
     } bools[] = {{"ephemeral", &c->ephemeral, 0},
                  {"relay_only", &c->relay_only, 0},
                  {"port_mapping", &c->port_mapping, 0},
+                 {"tun_dns", &c->tun_dns, 0},
                  {"accept_routes", &c->accept_routes, TN_SAID_ACCEPT_ROUTES},
                  {"advertise_exit_node", &c->advertise_exit_node, 0},
                  {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0},

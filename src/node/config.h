@@ -19,7 +19,7 @@ struct tn_config {
     unsigned said;
     char *state_dir, *login_server, *hostname, *exit_node, *exit_dns, *socket, *socks5_server, *tun; /* NULL: default */
     struct tn_secret *auth_key;
-    bool relay_only, port_mapping;
+    bool relay_only, port_mapping, tun_dns;
     bool ephemeral, accept_routes, advertise_exit_node, exit_node_allow_lan, exit_proxy_udp;
     bool exit_dns_aaaa; /* false: exit clients are told of no IPv6 addresses */
     bool exit_breaker; /* a proxy that does not answer is left alone for a while */

@@ -18,7 +18,7 @@ enum {
     REPLY_MAX = 16 * 1024,         /* head and a DNS message of any honest size */
     HEAD_MAX = 4096,
     TRY_US = 5 * 1000 * 1000,      /* per request: PeerAPI's own limit (ipn/ipnlocal/peerapi.go) */
-    QUERY_MAX = 12 + 255 + 4,
+    QUERY_MAX = 1024,              /* with whatever EDNS has */
     TYPE_A = 1,
     TYPE_AAAA = 28,
     RECORDS_MAX = 256,             /* read at most; more is an attempt to make us walk */
@@ -33,8 +33,10 @@ struct tn_exitdns_lookup {
     uint16_t type;
     struct tn_buf reply;
     uint64_t deadline_us;
-    char *host;
+    char *host;    /* NULL: somebody else's question, whose ID is asked_id */
+    uint16_t asked_id;
     void (*done)(void *arg, int err, const struct tn_ip *ip);
+    void (*answered)(void *arg, int err, const uint8_t *bytes, size_t len);
     void *arg;
 };
 
@@ -56,9 +58,11 @@ static void forget(struct tn_exitdns_lookup *l)
 static void finish(struct tn_exitdns_lookup *l, int err, const struct tn_ip *ip)
 {
     void (*done)(void *, int, const struct tn_ip *) = l->done;
+    void (*answered)(void *, int, const uint8_t *, size_t) = l->answered;
     void *arg = l->arg;
     forget(l);
-    done(arg, err, ip);
+    if (done) done(arg, err, ip);
+    else answered(arg, err, NULL, 0);
 }
 
 /* ---- DNS messages ---- */
@@ -129,9 +133,31 @@ static int find_address(const struct tn_exitdns_lookup *l, const uint8_t *msg, s
 
 static int start_try(struct tn_exitdns_lookup *l, uint16_t type);
 
-static void judge(struct tn_exitdns_lookup *l, const uint8_t *body, size_t len)
+static void pass_on(struct tn_exitdns_lookup *l, uint8_t *body, size_t len)
+{
+    struct tn_dnsmsg answer, query;
+    void (*answered)(void *, int, const uint8_t *, size_t) = l->answered;
+    void *arg = l->arg;
+    if (tn_dnsmsg_parse(body, len, &answer) != 0 || tn_dnsmsg_parse(l->query, l->query_len, &query) != 0 ||
+        !tn_dnsmsg_answers(&answer, &query)) {
+        finish(l, TN_E_DNS, NULL);
+        return;
+    }
+    tn_put_be16(body, l->asked_id);
+    struct tn_buf reply = l->reply; /* outlives the lookup */
+    tn_buf_init(&l->reply, REPLY_MAX);
+    forget(l);
+    answered(arg, 0, body, len);
+    tn_buf_fini(&reply);
+}
+
+static void judge(struct tn_exitdns_lookup *l, uint8_t *body, size_t len)
 {
     struct tn_ip ip;
+    if (l->answered) {
+        pass_on(l, body, len);
+        return;
+    }
     int err = find_address(l, body, len, &ip);
     if (!err) {
         finish(l, 0, &ip);
@@ -223,7 +249,7 @@ static int start_try(struct tn_exitdns_lookup *l, uint16_t type)
     l->tcp = NULL;
     l->type = type;
     tn_buf_fini(&l->reply);
-    int err = make_query(l);
+    int err = l->host ? make_query(l) : 0;
     if (!err) err = service_of(l->node, &to);
     if (!err) err = tn_node_connect(l->node, &to, &flow_events, l, &l->tcp);
     l->deadline_us = tn_node_now() + TRY_US;
@@ -241,6 +267,25 @@ int tn_exitdns_resolve(struct tn_node *n, const char *host, void (*done)(void *a
     tn_list_push_back(&n->exitdns->lookups, &l->link);
     n->exitdns->count++;
     int err = l->host ? start_try(l, TYPE_A) : TN_E_NOMEM;
+    if (err) forget(l);
+    else *out = l;
+    return err;
+}
+
+int tn_exitdns_ask(struct tn_node *n, const uint8_t *query, size_t len,
+                   void (*done)(void *arg, int err, const uint8_t *bytes, size_t len), void *arg, struct tn_exitdns_lookup **out)
+{
+    if (n->exitdns->count >= LOOKUPS_MAX) return TN_E_LIMIT;
+    if (len > QUERY_MAX || len < TN_DNSMSG_HEADER) return TN_E_TOOBIG;
+    struct tn_exitdns_lookup *l = calloc(1, sizeof *l);
+    if (!l) return TN_E_NOMEM;
+    *l = (struct tn_exitdns_lookup){.node = n, .answered = done, .arg = arg, .query_len = len, .asked_id = tn_get_be16(query)};
+    memcpy(l->query, query, len);
+    tn_put_be16(l->query, 0); /* for caches, as above */
+    tn_buf_init(&l->reply, REPLY_MAX);
+    tn_list_push_back(&n->exitdns->lookups, &l->link);
+    n->exitdns->count++;
+    int err = start_try(l, 0);
     if (err) forget(l);
     else *out = l;
     return err;

@@ -4,6 +4,7 @@
  * filter) is applied once per response in node_netmap. */
 #include "node/node.h"
 
+#include "node/magicdns.h"
 #include "node/peerapi_server.h"
 #include "node/resolver.h"
 #include "node/ping.h"
@@ -329,6 +330,14 @@ static size_t offered_routes(const struct tn_node *n, bool exit_too, struct tn_p
     return count;
 }
 
+/* Our own come first: the stack speaks as them. */
+static int set_stack_addresses(struct tn_node *n, uint64_t now_us)
+{
+    struct tn_ip addrs[sizeof n->own / sizeof *n->own + TN_MAGICDNS_ADDRS];
+    memcpy(addrs, n->own, n->nown * sizeof *addrs);
+    return tn_stack_set_addrs(n->stack, addrs, n->nown + tn_magicdns_addrs(n, addrs + n->nown), now_us);
+}
+
 static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, uint64_t now_us)
 {
     enum { MAX_ATTACHED = 512 }; /* a host with more addresses does not learn from us what is local: no default route then */
@@ -339,7 +348,7 @@ static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, ui
     int nattached = attached_prefixes(n, attached, MAX_ATTACHED);
     if (nattached < 0) tn_logf(&n->log, TN_LOG_ERROR, "node", "own interfaces: %s; no exit traffic", tn_err_text(nattached));
     bool offer = n->config.advertise_exit_node && nattached >= 0;
-    int err = tn_stack_set_addrs(n->stack, n->own, n->nown, now_us);
+    int err = set_stack_addresses(n, now_us);
     if (!err)
         err = tn_filter_set_local(n->filter, n->own, n->nown, offered, offered_routes(n, offer, offered), attached,
                                   nattached > 0 ? (size_t)nattached : 0);
@@ -368,6 +377,7 @@ static void node_netmap(void *ctx, const struct tn_netmap *m, unsigned changes, 
         n->path_started |= !err;
     }
     if (changes & (TN_NETMAP_PEERS | TN_NETMAP_SELF)) tn_node_choose_exit(n, now_us);
+    if (changes & (TN_NETMAP_DNS | TN_NETMAP_SELF)) tn_magicdns_update(n);
     if (changes & TN_NETMAP_DNS) tn_peerapi_server_set_dns(n, tn_netmap_dns_config(m));
     tn_node_check_usable(n);
 }

@@ -14,6 +14,7 @@
 #include "node/exitdns.h"
 #include "node/netwatch.h"
 #include "node/localapi.h"
+#include "node/magicdns.h"
 #include "node/peerapi_server.h"
 #include "node/resolver.h"
 #include "node/ping.h"
@@ -127,7 +128,7 @@ static uint64_t earliest(const struct tn_node *n)
                       tn_pings_next_deadline(n),            tn_peerapi_server_next_deadline(n),
                       tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n),
                       tn_netwatch_next_deadline(n),         tn_portmap_next_deadline(n),
-                      n->udp ? tn_udp_next_deadline(n->udp) : TN_NEVER};
+                      tn_magicdns_next_deadline(n),         n->udp ? tn_udp_next_deadline(n->udp) : TN_NEVER};
     uint64_t next = TN_NEVER;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] < next) next = all[i];
@@ -147,6 +148,7 @@ static void run_timeouts(struct tn_node *n)
     if (tn_peerapi_server_next_deadline(n) <= now) tn_peerapi_server_timeout(n, now);
     if (tn_localapi_next_deadline(n) <= now) tn_localapi_timeout(n, now);
     if (tn_exitdns_next_deadline(n) <= now) tn_exitdns_timeout(n, now);
+    if (tn_magicdns_next_deadline(n) <= now) tn_magicdns_timeout(n, now);
     tn_netwatch_timeout(n, now);
     tn_portmap_timeout(n, now);
     if (n->udp) tn_udp_timeout(n->udp, now);
@@ -336,6 +338,7 @@ static int make_all(struct tn_node *n)
     if (!err) err = tn_pings_new(n);
     if (!err) err = tn_peerapi_server_new(n);
     if (!err) err = tn_exitdns_new(n);
+    if (!err) err = tn_magicdns_new(n);
     if (!err) err = make_control(n);
     if (!err) err = tn_exitwatch_new(n);
     if (!err && !n->config.relay_only) err = open_udp(n);
@@ -379,6 +382,7 @@ static void tear_down(struct tn_node *n)
     tn_node_logouts_end(n, TN_E_CLOSED);
     tn_socks5d_free(n);
     tn_localapi_free(n);
+    tn_magicdns_free(n);
     tn_exitdns_free(n);
     tn_exitcheck_free(n);
     tn_exitwatch_free(n);

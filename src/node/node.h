@@ -39,6 +39,7 @@ struct tn_exitcheck;
 struct tn_tunmode;
 struct tn_netwatch;
 struct tn_portmap;
+struct tn_magicdns;
 
 /* STARTING: another thread is at it; the node's fields are its own until it is done. */
 enum tn_node_life { TN_NODE_STOPPED, TN_NODE_STARTING, TN_NODE_STARTED };
@@ -93,6 +94,7 @@ struct tn_node {
     struct tn_ip mapped[8]; /* our own public addresses, as STUN servers and the host know them */
     size_t nmapped;
     struct tn_tunmode *tun; /* NULL: all in-process */
+    struct tn_magicdns *magicdns; /* NULL: not the host's resolver */
     struct tn_netwatch *netwatch;
     struct tn_portmap *portmap;
 

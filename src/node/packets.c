@@ -237,6 +237,7 @@ int tn_node_send_ip(struct tn_node *n, const uint8_t *packet, size_t len, uint64
     if (len < 20) return TN_E_INVAL;
     bool v4 = packet[0] >> 4 == 4;
     struct tn_ip dst = tn_ip_from_bytes(packet + (v4 ? 16 : 24), v4 ? 4 : 6);
+    if (n->magicdns && tn_tunmode_from_service(n, packet, len)) return 0;
     if (is_own(n, &dst)) {
         struct tn_train one = {.first = (uint8_t *)(uintptr_t)packet, .count = 1, .len = len, .last_len = len, .stride = len};
         keep_loopback(n, &one);
@@ -254,12 +255,24 @@ static void stack_output(void *ctx, uint8_t *packet, size_t len)
     (void)tn_node_send_ip(n, packet, len, tn_node_now()); /* no route: a loss, as on any network */
 }
 
+static bool from_service(struct tn_node *n, const struct tn_train *t)
+{
+    size_t taken = 0;
+    while (taken < t->count) {
+        size_t len = taken + 1 < t->count ? t->len : t->last_len;
+        if (!tn_tunmode_from_service(n, t->first + taken * t->stride, len)) break;
+        taken++;
+    }
+    return taken > 0;
+}
+
 /* Packets of one flow: one destination, one peer. */
 static void stack_output_train(void *ctx, struct tn_train *t)
 {
     struct tn_node *n = ctx;
     bool v4 = t->first[0] >> 4 == 4;
     struct tn_ip dst = tn_ip_from_bytes(t->first + (v4 ? 16 : 24), v4 ? 4 : 6);
+    if (n->magicdns && from_service(n, t)) return;
     if (is_own(n, &dst)) {
         keep_loopback(n, t);
         return;

@@ -1,5 +1,6 @@
 #include "node/tunmode.h"
 
+#include "node/magicdns.h"
 #include "tun/host.h"
 #include "tun/merge.h"
 #include "tun/split.h"
@@ -98,6 +99,22 @@ static void send_pieces(struct tn_node *n, struct tn_wg_peer *peer, struct tn_tu
     }
 }
 
+static void to_service(struct tn_node *n, struct tn_tun_split *s, uint64_t now_us)
+{
+    uint8_t *packet = n->tun->train + TN_WG_HEADROOM;
+    for (size_t len; (len = tn_tun_split_next(s, packet)) > 0;) tn_stack_input(n->stack, packet, len, now_us);
+}
+
+bool tn_tunmode_from_service(struct tn_node *n, const uint8_t *packet, size_t len)
+{
+    if (!n->magicdns || !n->tun || len < 20) return false;
+    bool v4 = packet[0] >> 4 == 4;
+    struct tn_ip src = tn_ip_from_bytes(packet + (v4 ? 12 : 8), v4 ? 4 : 6);
+    if (!tn_magicdns_is_service(n, &src)) return false;
+    tn_tun_merge_add(n->tun->merge, packet, len);
+    return true;
+}
+
 /* A packet of the host's, whole or a super-packet. Its source must be ours: peers would drop anything else, and what the kernel
  * forwards for others has no business here unless it was translated. */
 static void from_host(struct tn_node *n, size_t bytes, uint64_t now_us)
@@ -114,6 +131,10 @@ static void from_host(struct tn_node *n, size_t bytes, uint64_t now_us)
     bool tsmp = s.packet[s.v4 ? 9 : 6] == TN_IPPROTO_TSMP; /* between nodes alone: no program speaks it for us */
     if (!is_own(n, &src) || is_own(n, &dst) || tn_ip_is_multicast(&dst) || tn_ip_is_link_local(&dst) || tsmp) {
         t->foreign_source++;
+        return;
+    }
+    if (tn_magicdns_is_service(n, &dst)) {
+        to_service(n, &s, now_us);
         return;
     }
     struct tn_wg_peer *peer = tn_wg_route(n->wg, &dst);

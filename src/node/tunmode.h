@@ -3,7 +3,8 @@
  * Who gets a packet that came from a peer is decided here, after the filter. To an address that is not ours: always the
  * in-process stack, that is the forwarder and its egress, never the kernel. To ours: the in-process stack if it has a
  * flow, a listener or a socket there (PeerAPI, the C API's listeners and dials, the SOCKS server's), else the kernel.
- * Echo replies and ICMP errors go to both, since either may have asked. TSMP is answered before all that.
+ * Echo replies and ICMP errors go to both, since either may have asked. TSMP is answered before all that. What the kernel
+ * sends to the tailnet's service address is the in-process stack's too, while it is this host's resolver (magicdns.h).
  *
  * Dials of the in-process stack use ports above the range from which Linux takes its own, so that the two don't meet. */
 #ifndef TN_NODE_TUNMODE_H
@@ -32,6 +33,9 @@ void tn_tunmode_peer_routes(struct tn_node *n, struct tn_npeer *p, const struct 
 bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k);
 /* What followed a packet that was taken, in the same run (wire/tcprun.h): each of exactly its IP length. */
 void tn_tunmode_deliver_rest(struct tn_node *n, const struct iovec *packets, size_t count);
+/* A packet of the in-process stack. True: its source is the resolver that serves this host (magicdns.h), and the kernel gets
+ * it. */
+bool tn_tunmode_from_service(struct tn_node *n, const uint8_t *packet, size_t len);
 /* At the end of a turn: writes what was collected, sets what changed. */
 void tn_tunmode_turn_ends(struct tn_node *n);
 

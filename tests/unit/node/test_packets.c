@@ -9,6 +9,7 @@
 /* ---- the rooms around ---- */
 
 static struct fake {
+    size_t to_kernel;
     bool names;
     unsigned stack_in, tsmp, refused, wg_sent;
     void (*on_input)(struct tn_node *n);
@@ -31,6 +32,11 @@ void tn_stack_batch_begin(struct tn_stack *st) {}
 void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us) {}
 void tn_pings_tsmp(struct tn_node *n, struct tn_npeer *peer, const struct tn_ippkt *k, uint64_t now_us) { fake.tsmp++; }
 bool tn_tunmode_deliver(struct tn_node *n, const uint8_t *packet, const struct tn_ippkt *k) { return false; }
+bool tn_tunmode_from_service(struct tn_node *n, const uint8_t *packet, size_t len)
+{
+    fake.to_kernel++;
+    return packet[12] == 100 && packet[13] == 100;
+}
 void tn_tunmode_deliver_rest(struct tn_node *n, const struct iovec *packets, size_t count) {}
 void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us) { fake.refused++; }
 int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *p, uint8_t const *packet, size_t len, uint64_t now_us)
@@ -260,6 +266,29 @@ static void test_trains(void **state)
     assert_int_equal(b.node.loopback_count, 0);
 }
 
+/* What the resolver for this host says goes to the kernel, though it is to an address of our own; nothing else is looked at
+ * for it, and nothing while it does not serve. */
+static void test_the_service_speaks_to_the_kernel(void **state)
+{
+    uint8_t p[40] = {0x45, 0, 0, 40, [12] = 100, 100, 100, 100, 100, 64, 0, 1}, mine[80];
+    (void)tn_node_send_ip(&b.node, p, sizeof p, 1);
+    assert_true(fake.to_kernel == 0 && b.node.loopback_count == 1);
+    b.node.magicdns = (struct tn_magicdns *)&fake;
+    (void)tn_node_send_ip(&b.node, p, sizeof p, 1);
+    assert_true(fake.to_kernel == 1 && b.node.loopback_count == 1);
+    memcpy(mine, p, 40);
+    memcpy(mine + 40, p, 40);
+    struct tn_train t = {.first = mine, .count = 2, .len = 40, .last_len = 40, .stride = 40};
+    stack_output_train(&b.node, &t);
+    assert_true(fake.to_kernel == 3 && b.node.loopback_count == 1);
+    p[13] = mine[13] = mine[53] = 64;
+    (void)tn_node_send_ip(&b.node, p, sizeof p, 1);
+    stack_output_train(&b.node, &t);
+    assert_int_equal(b.node.loopback_count, 4);
+    tn_node_drop_loopback(&b.node);
+    b.node.magicdns = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +297,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_unreachable_through_the_exit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names_of_private_networks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loopback_is_bounded, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_service_speaks_to_the_kernel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_trains, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
