@@ -19,9 +19,10 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 sys.path.insert(0, os.path.join(ROOT, "bench"))
+from bed import cpu_s  # noqa: E402
 from lib import official, sandbox  # noqa: E402
 from lib.proc import Failure, wait_until  # noqa: E402
-from table import Bed, cpu_s  # noqa: E402
+from table import Bed  # noqa: E402
 
 SETTLE_S = 4  # the netmap is in, and what its arrival needed is given back where a program does that
 COLUMNS = [("first", "first ms", "{:.0f}"), ("first_cpu", "its CPU ms", "{:.0f}"), ("rss", "RSS MB", "{:.1f}"),

@@ -14,12 +14,12 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+sys.path.insert(0, os.path.join(ROOT, "bench"))
+from bed import cpu_s, prefer, two_hosts  # noqa: E402
 from lib import sandbox  # noqa: E402
-from lib.net import Ns, run  # noqa: E402
 from lib.node import Dev  # noqa: E402
 from lib.proc import Failure, Supervisor, wait_until  # noqa: E402
 
-TICK = os.sysconf("SC_CLK_TCK")
 # word: (what it says, the dialer's flags)
 ROWS = {
     "one": ("one stream", []),
@@ -35,12 +35,8 @@ class Bed:
     def __init__(self, work, build, dev_flags=()):
         self.work, self.build = work, build
         self.sup = Supervisor(work)
-        self.ns = [Ns("left", work), Ns("right", work)]
-        run("ip", "link", "add", "v0", "netns", "left", "type", "veth", "peer", "name", "v1", "netns", "right")
+        self.ns = two_hosts(work, ("left", "right"), "10.99.0.")
         for i, ns in enumerate(self.ns):
-            ns.ip4 = f"10.99.0.{i + 1}"
-            ns.ip("addr", "add", f"{ns.ip4}/24", "dev", f"v{i}")
-            ns.ip("link", "set", f"v{i}", "up")
             ns.ip("route", "add", "default", "dev", f"v{i}")
         self.dev = Dev(self.sup, self.ns[0], work, flags=dev_flags)
         self.servers = {}
@@ -67,21 +63,6 @@ class Bed:
     def stop(self, kind):
         p, _ = self.servers.pop(kind)
         p.kill()
-
-
-def prefer(pid):
-    """A machine with other work disturbs less. Each program is a session, and sessions are weighed against each other."""
-    try:
-        with open(f"/proc/{pid}/autogroup", "w", encoding="ascii") as f:
-            f.write("-19")
-    except OSError:
-        pass
-
-
-def cpu_s(pid):
-    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
-        fields = f.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def measure(bed, kind, word, secs, tag):

@@ -19,11 +19,11 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 sys.path.insert(0, os.path.join(ROOT, "bench"))
+from bed import cpu_s, prefer, two_hosts  # noqa: E402
 from lib import official, sandbox, tunhost  # noqa: E402
 from lib.net import Ns, run  # noqa: E402
 from lib.node import Dev, Node  # noqa: E402
 from lib.proc import Failure, Supervisor, wait_until  # noqa: E402
-from table import cpu_s, prefer  # noqa: E402
 
 ROWS = {"one": ("one stream", []), "four": ("four streams", ["-P", "4"]), "reverse": ("one stream, reverse", ["-R"]),
         "six": ("one stream, IPv6", ["-6"]), "udp": ("UDP, 1200 bytes, 1 Gbit/s offered", ["-u", "-b", "1G", "-l", "1200"])}
@@ -37,13 +37,8 @@ class Pair:
 
     def __init__(self, bed, kind):
         k = NUMBER[kind]
-        self.ns = [Ns(f"{kind}{i}", bed.work) for i in (0, 1)]
-        run("ip", "link", "add", "v0", "netns", self.ns[0].name, "type", "veth", "peer", "name", "v1", "netns", self.ns[1].name)
+        self.ns = two_hosts(bed.work, [f"{kind}{i}" for i in (0, 1)], f"10.9{k}.0.", f"fd9{k}::")
         for i, ns in enumerate(self.ns):
-            ns.ip4, ns.ip6 = f"10.9{k}.0.{i + 1}", f"fd9{k}::{i + 1}"
-            ns.ip("addr", "add", f"{ns.ip4}/24", "dev", f"v{i}")
-            ns.ip("addr", "add", f"{ns.ip6}/64", "dev", f"v{i}", "nodad")
-            ns.ip("link", "set", f"v{i}", "up")
             bed.uplink(ns, k * 2 + i)
         self.nodes = [] if kind == "bare" else [self.node(bed, kind, i) for i in (0, 1)]
         ips = self.nodes[1].ips() if self.nodes else [self.ns[1].ip4, self.ns[1].ip6]

@@ -12,7 +12,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import inet, official, proxies, scripted  # noqa: E402
 from lib.case import Bed, Skip, case, main  # noqa: E402
-from lib.exitbed import tun_possible  # noqa: E402
+from lib.tunhost import tun_possible  # noqa: E402
 from lib.inet import WEB, Internet, Unbound, blob_sha256  # noqa: E402
 from lib.oracle import Oracle  # noqa: E402
 from lib.proc import Failure, expect, wait_until  # noqa: E402

@@ -9,7 +9,7 @@ import threading
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import official  # noqa: E402
 from lib.case import Bed, Skip, case, main  # noqa: E402
-from lib.exitbed import tun_possible  # noqa: E402
+from lib.tunhost import tun_possible  # noqa: E402
 from lib.node import SAN_ENV, clean_log, tailnet_binary  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
 

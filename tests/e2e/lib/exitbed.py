@@ -1,7 +1,6 @@
 """The bed of the exit node's scenarios: the internet, DNS over HTTPS, a control server, our node as exit node that can be
 restarted with other settings, and official clients: one with SOCKS5 in front, one with a TUN device where possible."""
 import errno
-import os
 import socket
 import time
 
@@ -11,16 +10,9 @@ from .inet import Internet, Unbound
 from .node import Node, clean_log
 from .oracle import Oracle
 from .proc import Failure, expect, wait_until
+from .tunhost import tun_possible
 
 REFUSED_SOON_S = 5.0  # "at once", with room for a loaded machine: far from every timeout of ours (10 s and 20 s)
-
-
-def tun_possible():
-    try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR))
-        return True
-    except OSError:
-        return False
 
 
 class ExitBed(Bed):
