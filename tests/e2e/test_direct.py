@@ -85,6 +85,26 @@ def hard_ones(b):
     return line.split(" via ")[1]
 
 
+def path_dies(b, node, e):
+    """All UDP is dropped under a connection whose path is direct, and let through again: how long it was silent, both times."""
+    try:
+        e.gap()
+        b.net.kill_udp(True)
+        time.sleep(9)
+        down = e.gap()
+        expect(down < 7, f"{down:.1f} s of silence after the path was killed")
+        expect(direct_at(node, "tsnet") == "", "direct without UDP")
+        b.net.kill_udp(False)
+        wait_until(lambda: direct_at(node, "tsnet"), "the way back", timeout=15)
+        time.sleep(2)
+        back = e.gap()
+        e.close()
+        expect(back < 2, f"{back:.1f} s of silence on the way back")
+        return f"{down:.1f} s and {back:.1f} s"
+    finally:
+        b.net.kill_udp(False)
+
+
 @case("a TCP connection survives the upgrade from the relay, a killed path and the way back")
 def killed_path(b):
     b.net.kill_udp(True)
@@ -93,26 +113,30 @@ def killed_path(b):
         e = Echo(b.easy, b.ts4)
         e.moves(20)
         expect(direct_at(b.easy, "tsnet") == "", "direct without UDP")
-        b.net.kill_udp(False)
-        wait_until(lambda: direct_at(b.easy, "tsnet"), "the upgrade", timeout=10)
-        up = e.gap()
-        expect(up < 7, f"{up:.1f} s of silence around the upgrade")
-        time.sleep(4)
-        e.gap()
-        b.net.kill_udp(True)
-        time.sleep(9)
-        down = e.gap()
-        expect(down < 7, f"{down:.1f} s of silence after the path was killed")
-        expect(direct_at(b.easy, "tsnet") == "", "direct without UDP")
-        b.net.kill_udp(False)
-        wait_until(lambda: direct_at(b.easy, "tsnet"), "the way back", timeout=15)
-        time.sleep(2)
-        back = e.gap()
-        e.close()
-        expect(back < 2, f"{back:.1f} s of silence on the way back")
-        return f"silent for {up:.1f} s, {down:.1f} s and {back:.1f} s"
     finally:
         b.net.kill_udp(False)
+    wait_until(lambda: direct_at(b.easy, "tsnet"), "the upgrade", timeout=10)
+    up = e.gap()
+    expect(up < 7, f"{up:.1f} s of silence around the upgrade")
+    time.sleep(4)
+    return f"silent for {up:.1f} s, {path_dies(b, b.easy, e)}"
+
+
+@case("a killed path of 80 ms there and back")
+def killed_long_path(b):
+    def ping_ms():
+        m = re.search(r" in ([\d.]+) ?ms", b.public.try_cli("ping", "-c", "1", "tsnet").stdout)
+        return float(m[1]) if m else 0
+
+    b.public.ns.lengthen(0.04)
+    try:
+        wait_until(lambda: ping_ms() >= 80, "a path of 80 ms", timeout=20)
+        ping_until_direct(b.public, "tsnet")
+        e = Echo(b.public, b.ts4)
+        e.moves(20)
+        return f"silent for {path_dies(b, b.public, e)}"
+    finally:
+        b.public.ns.lengthen(0)
 
 
 @case("a renumbered host is direct again within 10 s, with its TCP connection")

@@ -17,6 +17,8 @@ import socket
 import subprocess
 import threading
 
+from .wire import Wire
+
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +41,7 @@ class Ns:
         self.resolv = os.path.join(workdir, f"resolv.{name}")
         with open(self.resolv, "w", encoding="ascii") as f:
             f.write("# no resolver in this namespace\n")
-        self.ip4 = self.ip6 = self.dev = None
+        self.ip4 = self.ip6 = self.dev = self.wire = None
 
     def ip(self, *args):
         return run("ip", "-n", self.name, *args)
@@ -105,6 +107,22 @@ class Ns:
         self.ip("link", "set", self.dev, "up")
         self._address()
         self.router, self.far = router, far
+
+    def lengthen(self, seconds):
+        """The cable to the router takes so long, each way."""
+        if self.wire:
+            self.wire.seconds = seconds
+            return
+        wire = Ns(f"{self.name}-wire", os.path.dirname(self.resolv))
+        self.router.ip("link", "set", self.far, "netns", wire.name)
+        run("ip", "link", "add", "out", "netns", wire.name, "type", "veth", "peer", "name", self.far, "netns", self.router.name)
+        for dev in (self.far, "out"):
+            wire.ip("link", "set", dev, "up")
+        self.router.ip("addr", "add", f"{self.gw4}/24", "dev", self.far)
+        if self.gw6:
+            self.router.ip("addr", "add", f"{self.gw6}/64", "dev", self.far, "nodad")
+        self.router.ip("link", "set", self.far, "up")
+        self.wire = Wire(wire, self.far, "out", seconds)
 
     def renumber(self, host):
         """Another address in the same network; the old ones are gone, as after a new lease."""
