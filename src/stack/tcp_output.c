@@ -346,6 +346,7 @@ static void schedule(struct tn_tcp *c, uint64_t now_us)
 
 static void acknowledge(struct tn_tcp *c, uint64_t now_us)
 {
+    if (c->f.unanswered && c->has_sack) return; /* at the end of the batch, with what the owner has written by then */
     bool due = c->unacked_bytes && (c->f.quickacks || c->unacked_bytes >= 2u * c->rcv_mss);
     if (c->ack_now || due) tn_tcp_send_ack(c, now_us);
     else if (c->unacked_bytes && c->delack_at == TN_NEVER) c->delack_at = now_us + TN_TCP_DELACK_US;

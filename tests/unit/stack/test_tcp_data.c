@@ -408,6 +408,22 @@ static void a_batch_ends_with_what_is_not_full(void **state)
     s_free(s);
 }
 
+/* A question in a batch and its answer are one segment each, also at the start, when each segment is acknowledged at once. */
+static void in_a_batch_an_answer_takes_the_ack_along(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    tn_stack_batch_begin(s->st);
+    s_in(s, A, 0, 0, 512, 10);
+    s_consume(s, 10);
+    s_write(s, 20);
+    s_none(s);
+    tn_stack_batch_end(s->st, s->now);
+    s_expect(s, A, 0, 10, 20);
+    s_none(s);
+    s_free(s);
+}
+
 /* Waiting for the batch's end is no answer: without SACK each duplicate is acknowledged on its own, and the end of the
  * stream waits for nothing. */
 static void in_a_batch_acks_and_fin_do_not_wait(void **state)
@@ -959,6 +975,7 @@ int main(void)
         TEST(zero_window_without_answers_ends),
         TEST(nagle),
         TEST(a_batch_ends_with_what_is_not_full),
+        TEST(in_a_batch_an_answer_takes_the_ack_along),
         TEST(in_a_batch_acks_and_fin_do_not_wait),
         TEST(timeout_backs_off),
         TEST(user_timeout),
