@@ -174,7 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         else if (kind < 14) owner(&b, p);
         else pass(&b, kind == 14 ? p[3] * 1000u : p[3] * 300000ull);
         for (size_t i = 0; i < b.st->timers.count; i++)
-            check_flow(TN_CONTAINER(b.st->timers.slot[i], struct tn_tcp, timer));
+            check_flow(TN_CONTAINER(b.st->timers.slot[i].timer, struct tn_tcp, timer));
         check(b.st->depth == 0 && b.st->pool.used <= b.st->pool.budget + 64 * 1024);
     }
     if (b.c) tn_tcp_release(b.c, b.now);

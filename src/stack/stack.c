@@ -56,7 +56,7 @@ void tn_stack_free(struct tn_stack *st)
 {
     if (!st) return;
     /* Every flow owns a timer; flows that are done are in no table but still there. */
-    while (st->timers.count > 0) tn_tcp_destroy(TN_CONTAINER(st->timers.slot[0], struct tn_tcp, timer));
+    while (st->timers.count > 0) tn_tcp_destroy(TN_CONTAINER(st->timers.slot[0].timer, struct tn_tcp, timer));
     for (struct tn_list *n; (n = tn_list_pop_front(&st->all_listeners));)
         free(TN_CONTAINER(n, struct tn_tcp_listener, all_node));
     TN_LIST_EACH (n, &st->all_socks)
@@ -129,7 +129,7 @@ int tn_stack_set_addrs(struct tn_stack *st, const struct tn_ip *addrs, size_t n,
     struct tn_list gone; /* collected first: ending a flow reorders the heap */
     tn_list_init(&gone);
     for (size_t i = 0; i < st->timers.count; i++) {
-        struct tn_tcp *c = TN_CONTAINER(st->timers.slot[i], struct tn_tcp, timer);
+        struct tn_tcp *c = TN_CONTAINER(st->timers.slot[i].timer, struct tn_tcp, timer);
         if (!c->own_local || c->f.state == TN_TCP_DONE || tn_stack_is_own(st, &c->f.local.ip)) continue;
         tn_list_remove(&c->wait_node);
         tn_list_push_back(&gone, &c->wait_node);
@@ -277,7 +277,7 @@ void tn_stack_timeout(struct tn_stack *st, uint64_t now_us)
     tn_time_wait_expire(st, now_us);
     trim_pool(st, now_us);
     while (tn_heap_next(&st->timers) <= now_us)
-        tn_tcp_timer_due(TN_CONTAINER(st->timers.slot[0], struct tn_tcp, timer), now_us);
+        tn_tcp_timer_due(TN_CONTAINER(st->timers.slot[0].timer, struct tn_tcp, timer), now_us);
     tn_stack_leave(st, true, now_us);
 }
 

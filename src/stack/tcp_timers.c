@@ -1,6 +1,7 @@
 /* A flow's timers: one for whatever the sending side waits for, one for pacing, one for the delayed ACK, one for
  * keepalive; in the heap they are one entry. Deadlines mostly move later (each ACK pushes the retransmission
- * away), and then the entry stays where it is: it comes up early, finds nothing due, and is put where it belongs. */
+ * away), and then the entry stays where it is: it comes up early, finds nothing due, and is put where it belongs. A flow
+ * that comes to rest moves its entry away at once, since looking at it later would find it cold. */
 #include "stack/internal.h"
 
 enum { ORPHAN_PERSISTS = 8 /* about a minute at ordinary round trips */ };
@@ -21,7 +22,8 @@ static uint64_t earliest(const struct tn_tcp *c)
 void tn_tcp_timer_update(struct tn_tcp *c)
 {
     uint64_t at = earliest(c);
-    if (tn_timer_armed(&c->timer) && at < c->timer.at_us) tn_timer_arm(&c->st->timers, &c->timer, at);
+    bool rests = at == TN_NEVER && c->timer.at_us != TN_NEVER;
+    if (tn_timer_armed(&c->timer) && (at < c->timer.at_us || rests)) tn_timer_arm(&c->st->timers, &c->timer, at);
 }
 
 void tn_tcp_keep_touch(struct tn_tcp *c, uint64_t now_us)

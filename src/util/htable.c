@@ -45,7 +45,7 @@ int tn_htable_insert(struct tn_htable *t, struct tn_hnode *node, uint64_t hash)
         t->slots = calloc(MIN_SLOTS, sizeof *t->slots);
         if (!t->slots) return TN_E_NOMEM;
         t->mask = MIN_SLOTS - 1;
-    } else if (t->count > t->mask && !t->walking) {
+    } else if (t->count > t->mask / 2 && !t->walking) {
         resize(t, (t->mask + 1) * 2);
     }
     node->hash = hash;

@@ -410,7 +410,7 @@ static void check_flow(const struct tn_tcp *c, bool deep)
 static void check_stack(const struct tn_stack *st, bool deep)
 {
     for (size_t i = 0; i < st->timers.count; i++)
-        check_flow(TN_CONTAINER(st->timers.slot[i], struct tn_tcp, timer), deep);
+        check_flow(TN_CONTAINER(st->timers.slot[i].timer, struct tn_tcp, timer), deep);
     REQUIRE(st->ntcp == st->timers.count, "flow count");
     REQUIRE(st->depth == 0, "depth");
 }

@@ -17,8 +17,7 @@ enum { FLOWS = 100000, PER_PORT = 10000, BURST = 1000 };
 /* What both ends, the forwarder and this program's upstreams may cost together per flow, overhead of the heap included. */
 enum { BYTES_PER_FLOW = 2 * 640 + 256 };
 
-/* The arrays of timers of both stacks keep the size they once had: 8 bytes a flow. */
-enum { LEFT_MAX = 2 * 8 * 131072 + 65536 };
+enum { LEFT_MAX = 65536 };
 
 struct tn_egress_conn {
     const struct tn_egress_events *ev;

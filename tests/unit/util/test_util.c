@@ -181,21 +181,26 @@ static void heap_orders_against_naive(void **state)
     for (int step = 0; step < 20000; step++) {
         struct tn_timer *t = &timers[tn_rng_below(&rng, N)];
         switch (tn_rng_below(&rng, 4)) {
-        case 0:
+        case 0: assert_int_equal(tn_timer_arm(&h, t, tn_rng_below(&rng, 2) ? TN_NEVER : 500), 0); break;
         case 1: assert_int_equal(tn_timer_arm(&h, t, tn_rng_below(&rng, 1000)), 0); break;
         case 2: tn_timer_stop(&h, t); break;
         case 3: tn_heap_pop_due(&h, tn_rng_below(&rng, 200)); break;
         }
         uint64_t least = TN_NEVER;
-        size_t armed = 0;
+        size_t armed = 0, live = 0;
         for (int i = 0; i < N; i++) {
             if (!tn_timer_armed(&timers[i])) continue;
             armed++;
+            live += timers[i].at_us != TN_NEVER;
+            assert_ptr_equal(h.slot[timers[i].index - 1].timer, &timers[i]);
             if (timers[i].at_us < least) least = timers[i].at_us;
         }
         assert_int_equal(armed, h.count);
+        assert_int_equal(live, h.live);
         assert_int_equal(least, tn_heap_next(&h));
     }
+    for (int i = 0; i < N; i++) tn_timer_stop(&h, &timers[i]);
+    assert_true(h.cap <= 16);
     tn_heap_fini(&h);
 }
 
