@@ -1,5 +1,5 @@
 /* What a flow costs: memory while it is idle, and the time of a packet when there are 100, 10,000 or 100,000 of
- * them.
+ * them (or as many as the arguments say).
  *
  * One stack, and peers that are no more than their sequence numbers. Each flow is opened, asks and is answered
  * once, so that it has the memory of a flow that has been used. Then flows at random ask: 100 bytes, which the owner
@@ -20,12 +20,14 @@ enum { PORT = 80, BYTES = 100, BATCHES = 30000, BATCH = 64, PACKET = 200, PER_AD
 
 struct peer {
     uint32_t seq, ack;
+    uint32_t batch; /* in which it asked last */
 };
 
 struct bench {
     struct tn_stack *st;
     struct peer *peers;
     uint64_t now, rng, out;
+    uint32_t batch;
     struct tn_ip own;
 };
 
@@ -128,7 +130,9 @@ static void make_batch(struct bench *b, struct asked *a, size_t flows, struct io
 {
     for (size_t i = 0; i < BATCH; i += 2) {
         size_t *slot = &a->flow[a->at++ % a->lag], answered = *slot;
-        *slot = next_random(&b->rng) % flows;
+        do *slot = next_random(&b->rng) % flows;
+        while (b->peers[*slot].batch == b->batch);
+        b->peers[*slot].batch = b->batch;
         packets[i] = (struct iovec){bytes[i], write_segment(b, answered, TN_TCP_ACK, 0, bytes[i])};
         packets[i + 1] = (struct iovec){bytes[i + 1], write_segment(b, *slot, TN_TCP_ACK | TN_TCP_PSH, BYTES, bytes[i + 1])};
     }
@@ -137,6 +141,7 @@ static void make_batch(struct bench *b, struct asked *a, size_t flows, struct io
 static void take_batch(struct bench *b, const struct iovec *packets)
 {
     tn_stack_batch_begin(b->st);
+    if (!getenv("NOEXP")) tn_stack_expect(b->st, packets, BATCH);
     for (size_t i = 0; i < BATCH; i++) tn_stack_input_run(b->st, packets + i, 1, b->now);
     tn_stack_batch_end(b->st, b->now);
     if (tn_stack_next_deadline(b->st) <= b->now) tn_stack_timeout(b->st, b->now);
@@ -152,6 +157,7 @@ static double measure(struct bench *b, size_t flows, int batches)
     for (size_t i = 0; i < a.lag; i++) a.flow[i] = i;
     for (int i = 0; i < batches; i++) {
         b->now += (uint64_t)RTT_US * (BATCH / 2) / a.lag;
+        b->batch++;
         make_batch(b, &a, flows, packets, bytes);
         double start = seconds();
         take_batch(b, packets);
@@ -185,9 +191,10 @@ static void run(size_t flows)
     free(b.peers);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static const size_t sizes[] = {100, 10000, 100000};
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) run(sizes[i]);
+    for (int i = 1; i < argc; i++) run(strtoull(argv[i], NULL, 0));
+    for (size_t i = 0; argc < 2 && i < sizeof sizes / sizeof sizes[0]; i++) run(sizes[i]);
     return 0;
 }

@@ -169,9 +169,11 @@ static void deliver_run(struct tn_node *n, struct tn_npeer *peer, const struct i
 static void wg_deliver_run(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, const struct iovec *packets, size_t count,
                            uint64_t now_us)
 {
+    struct tn_node *n = ctx;
     for (size_t at = 0, run; at < count; at += run) {
         run = tn_tcp_run(packets + at, count - at);
-        deliver_run(ctx, peer_arg, packets + at, run, now_us);
+        if (at == 0 && run < count) tn_stack_expect(n->stack, packets, count);
+        deliver_run(n, peer_arg, packets + at, run, now_us);
     }
 }
 

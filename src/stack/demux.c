@@ -12,12 +12,18 @@ struct tuple {
 static uint64_t hash_tuple(const struct tn_hashkey *key, const struct tn_addrport *local,
                            const struct tn_addrport *remote)
 {
-    uint8_t bytes[40] = {local->ip.family};
-    memcpy(bytes + 1, local->ip.b, 16);
-    memcpy(bytes + 17, remote->ip.b, 16);
-    memcpy(bytes + 33, &local->port, 2);
-    memcpy(bytes + 35, &remote->port, 2);
-    return tn_siphash(key, bytes, sizeof bytes);
+    uint8_t bytes[36];
+    size_t len = local->ip.family == 4 ? 4 : 16; /* the length tells the families apart */
+    memcpy(bytes, local->ip.b, len);
+    memcpy(bytes + len, remote->ip.b, len);
+    memcpy(bytes + 2 * len, &local->port, 2);
+    memcpy(bytes + 2 * len + 2, &remote->port, 2);
+    return tn_siphash(key, bytes, 2 * len + 4);
+}
+
+uint64_t tn_flow_hash(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote)
+{
+    return hash_tuple(&st->key, local, remote);
 }
 
 static bool flow_eq(const struct tn_hnode *node, const void *key)

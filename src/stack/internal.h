@@ -40,6 +40,7 @@ enum {
     TN_STACK_EVENTS_PER_CALL = 1024, /* two owners that excite each other must not hold the loop */
     TN_STACK_TTL = 64,
     TN_STACK_UNANSWERED_MAX = 64, /* flows of one batch; more answer at once */
+    TN_STACK_AHEAD = 64,
     TN_TCP_BUFFER_MIN = 4096,
     /* 1 Gbit/s over 80 ms is 10 MB, and four times that wait while lost repairs are repaired. */
     TN_TCP_BUFFER_AUTO = 48 * 1024 * 1024,
@@ -235,6 +236,10 @@ struct tn_stack {
     struct tn_tcp *unanswered[TN_STACK_UNANSWERED_MAX];
     unsigned nunanswered;
     bool in_batch;
+    struct {
+        uintptr_t flow[TN_STACK_AHEAD]; /* addresses to fetch, in the order of their packets */
+        size_t count, next;
+    } ahead;
 };
 
 /* account.c: what the flows of one remote address may hold together. */
@@ -243,6 +248,9 @@ void tn_account_close(struct tn_tcp *c);
 void tn_account_sync(struct tn_tcp *c);
 bool tn_account_over(struct tn_tcp *c);   /* nothing more may be received: windows announced earlier can't be taken back */
 size_t tn_account_share(const struct tn_tcp *c); /* in place of tn_pool_share, for a flow's queues */
+
+/* ahead.c: fetches the next expected flow */
+void tn_stack_ahead_step(struct tn_stack *st);
 
 /* stack.c */
 void tn_stack_enter(struct tn_stack *st);
@@ -276,6 +284,7 @@ bool tn_train_add(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint32_t paylo
 void tn_train_flush(struct tn_stack *st);
 
 /* demux.c */
+uint64_t tn_flow_hash(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote);
 struct tn_flow *tn_flow_find(const struct tn_stack *st, const struct tn_addrport *local,
                              const struct tn_addrport *remote);
 int tn_flow_insert(struct tn_stack *st, struct tn_flow *f);

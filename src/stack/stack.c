@@ -197,6 +197,7 @@ static bool addresses_ok(const struct tn_ippkt *ip)
 static void input_packet(struct tn_stack *st, const uint8_t *packet, size_t len, bool trusted, uint64_t now_us)
 {
     struct tn_ippkt ip;
+    tn_stack_ahead_step(st);
     st->stats.in_packets++;
     if (tn_ippkt_parse(packet, len, &ip) != 0 || !addresses_ok(&ip)) st->stats.in_malformed++;
     else if (ip.more_frags || ip.frag_off) input_fragment(st, &ip, now_us);

@@ -103,6 +103,8 @@ void tn_stack_hasten(struct tn_stack *st, bool (*match)(void *ctx, const struct 
  * tn_stack_input for each but for the work. The TCP checksum is not verified: what the tunnel's tag has vouched for has
  * not changed since the peer's stack made it (Linux' WireGuard takes the same view). */
 void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t n, uint64_t now_us);
+/* These packets come in next: fetches their flows into the cache (ahead.c). For packets of different flows. */
+void tn_stack_expect(struct tn_stack *st, const struct iovec *packets, size_t n);
 /* Around what arrived together: answers and events come once per flow, when the batch ends, and not after each packet. Also
  * around several writes: what they send leaves together. Inside a callback they change nothing. */
 void tn_stack_batch_begin(struct tn_stack *st);

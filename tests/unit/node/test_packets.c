@@ -28,6 +28,7 @@ void tn_stack_input_run(struct tn_stack *st, const struct iovec *packets, size_t
 {
     for (size_t i = 0; i < n; i++) tn_stack_input(st, packets[i].iov_base, packets[i].iov_len, now_us);
 }
+void tn_stack_expect(struct tn_stack *st, const struct iovec *packets, size_t n) {}
 void tn_stack_batch_begin(struct tn_stack *st) {}
 void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us) {}
 void tn_pings_tsmp(struct tn_node *n, struct tn_npeer *peer, const struct tn_ippkt *k, uint64_t now_us) { fake.tsmp++; }

@@ -534,6 +534,52 @@ static void time_wait_of_a_foreign_address(void **state)
     s_free(s);
 }
 
+/* ---- many flows ---- */
+
+enum { MANY = 1200 };
+
+static struct tn_tcp *accept_from(struct script *s, uint16_t port)
+{
+    struct tn_syn syn = {.src = s->remote, .dst = s->local, .seq = PEER_ISS, .window = 65535};
+    struct tn_tcp *c;
+    syn.src.port = port;
+    assert_int_equal(tn_tcp_accept_syn(s->st, &syn, &s_events, s, s->now, &c), 0);
+    s_discard(s);
+    return c;
+}
+
+/* A batch of packets is announced; what is fetched for them may be gone when they come. */
+static void expected_flows_may_go(void **state)
+{
+    enum { N = 20 };
+    struct script *s = s_new();
+    static struct tn_tcp *c[MANY];
+    uint8_t bytes[N][60] = {{0}}, *tiny = malloc(1);
+    struct iovec packets[N + 2];
+    for (int i = 0; i < MANY; i++) c[i] = accept_from(s, (uint16_t)(1000 + i));
+    for (int i = 0; i < N; i++) {
+        struct tn_tcp_seg seg = {.sport = (uint16_t)(1000 + i), .dport = OURS, .flags = A, .seq = PEER_ISS + 1};
+        size_t hdr = tn_tcp_seg_put(bytes[i] + 20, &seg);
+        tn_put_be16(bytes[i] + 36, tn_cksum_fold(tn_cksum_add(
+            tn_cksum_pseudo(&s->remote.ip, &s->local.ip, TN_IPPROTO_TCP, (uint32_t)hdr), bytes[i] + 20, hdr)));
+        tn_ip_header_put(bytes[i], &s->remote.ip, &s->local.ip, TN_IPPROTO_TCP, hdr, 64, 1);
+        packets[i] = (struct iovec){bytes[i], 20 + hdr};
+    }
+    *tiny = 0x60;
+    packets[N] = (struct iovec){tiny, 1};
+    packets[N + 1] = (struct iovec){bytes[0], 39};
+    tn_stack_expect(s->st, packets, N + 2);
+    free(tiny);
+    assert_int_equal(s->st->ahead.count, N);
+    for (int i = 0; i < N; i += 2) tn_tcp_abort(c[i], s->now);
+    s_discard(s);
+    for (int i = 0; i < N; i++) tn_stack_input(s->st, packets[i].iov_base, packets[i].iov_len, s->now);
+    assert_int_equal(s->st->ahead.next, N);
+    for (int i = 0; i < N; i++) assert_int_equal(s_take(s).flags, R); /* nobody there, or no ACK of our SYN */
+    assert_int_equal(s_stats(s).flows, MANY - N / 2);
+    s_free(s);
+}
+
 /* ---- owners who leave ---- */
 
 static void abort_resets(void **state)
@@ -746,6 +792,7 @@ int main(void)
         TEST(active_close), TEST(passive_close), TEST(simultaneous_close), TEST(fin_out_of_order),
         TEST(fin_waits_for_the_data), TEST(reset_must_be_exact), TEST(syn_in_a_connection),
         TEST(ack_of_the_future_and_the_past), TEST(segment_without_connection), TEST(time_wait_ignores_resets),
+        TEST(expected_flows_may_go),
         TEST(time_wait_gives_way), TEST(time_wait_of_a_foreign_address), TEST(abort_resets),
         TEST(release_closes_in_order), TEST(release_refuses_more), TEST(release_with_unread_bytes),
         TEST(release_does_not_wait_for_ever), TEST(release_before_the_handshake), TEST(address_gone),
