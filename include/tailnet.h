@@ -108,7 +108,8 @@ TAILNET_API int tailnet_new(tailnet **out);
  *                       put back at the end, or at the next start after a crash
  *   exit_node_allow_lan_access true | false: with tun and exit_node, the host's own networks stay reachable
  *   exit_breaker        true (default) | false: leave a proxy alone for some seconds after it did not answer three times
- *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic
+ *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic. All flows
+ *                       together hold at most an eighth of the memory that the machine, or the control group, has
  *   tcp_congestion      bbr | cubic: congestion control of TCP in the tailnet; default bbr
  *   socks5_server       HOST:PORT to serve SOCKS5 on, into the tailnet (IP literal; loopback unless you mean otherwise)
  *   socket              path of a Unix socket that speaks the LocalAPI

@@ -12,6 +12,7 @@
 #include "node/exit.h"
 #include "node/exitcheck.h"
 #include "node/exitdns.h"
+#include "node/memory.h"
 #include "node/netwatch.h"
 #include "node/localapi.h"
 #include "node/magicdns.h"
@@ -255,6 +256,7 @@ static int make_egress(struct tn_node *n)
 static int make_datapath(struct tn_node *n)
 {
     struct tn_stack_config sc = {.port_first = n->config.tun ? TN_TUNMODE_PORT_FIRST : 0,
+                                 .budget = tn_memory_tcp_budget(tn_memory_limit("")),
                                  .tcp_buffer_max = n->config.tcp_buffer_size,
                                  .congestion = n->config.tcp_congestion,
                                  .rng = n->rng,
