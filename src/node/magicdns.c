@@ -467,6 +467,7 @@ int tn_magicdns_new(struct tn_node *n)
     tn_list_init(&m->asks);
     tn_list_init(&m->conns);
     tn_resolv_read(TN_RESOLV_PATH, &m->host);
+    tn_resolv_behind_stub(&m->host, TN_RESOLV_UPLINKS);
     err = tn_stack_set_addrs(n->stack, service, TN_MAGICDNS_ADDRS, tn_node_now());
     for (int i = 0; i < TN_MAGICDNS_ADDRS && !err; i++) err = listen_at(n, i);
     return err;

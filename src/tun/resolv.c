@@ -69,6 +69,19 @@ void tn_resolv_read(const char *path, struct tn_resolv_facts *out)
     free(text);
 }
 
+void tn_resolv_behind_stub(struct tn_resolv_facts *f, const char *uplinks)
+{
+    static const struct tn_ip stubs[] = {{4, {127, 0, 0, 53}}, {4, {127, 0, 0, 54}}};
+    struct tn_resolv_facts behind;
+    bool stub = false;
+    for (size_t i = 0; i < f->nservers; i++)
+        stub |= tn_ip_eq(&f->servers[i].ip, &stubs[0]) || tn_ip_eq(&f->servers[i].ip, &stubs[1]);
+    if (!stub || !exists(uplinks)) return;
+    tn_resolv_read(uplinks, &behind); /* none: nobody is asked */
+    memcpy(f->servers, behind.servers, sizeof f->servers);
+    f->nservers = behind.nservers;
+}
+
 /* ---- writing ---- */
 
 static int write_all(int fd, const char *text, size_t len)

@@ -10,6 +10,7 @@
 #include "util/ip.h"
 
 #define TN_RESOLV_PATH "/etc/resolv.conf"
+#define TN_RESOLV_UPLINKS "/run/systemd/resolve/resolv.conf"
 #define TN_RESOLV_MARK "# Set by tailnet(1) for as long as it runs."
 
 enum { TN_RESOLV_MAX = 64 * 1024, TN_RESOLV_SERVERS = 3, TN_RESOLV_SEARCH_MAX = 256 };
@@ -22,6 +23,9 @@ struct tn_resolv_facts {
 
 /* What the user's file says, whether it is in place or put aside. Ours is never read as such. */
 void tn_resolv_read(const char *path, struct tn_resolv_facts *out);
+/* Where the facts name systemd-resolved's stub (127.0.0.53 or .54), the servers behind it take its place, from the file that it
+ * keeps of them: it reads PATH too, and would ask us what we asked it. */
+void tn_resolv_behind_stub(struct tn_resolv_facts *f, const char *uplinks);
 /* Puts the user's file aside, unless it is, and this one in place: nameserver lines and a search list. On an error nothing
  * has changed. */
 int tn_resolv_set(const char *path, const struct tn_ip *servers, size_t n, const char *search);

@@ -162,6 +162,33 @@ static void reading(void **state)
     assert_int_equal(f.nservers, 0);
 }
 
+static void behind_the_stub(void **state)
+{
+    char uplinks[160];
+    struct tn_resolv_facts f;
+    snprintf(uplinks, sizeof uplinks, "%s/stub", dir);
+    put(uplinks, "nameserver 192.0.2.1\nnameserver 100.100.100.100\nnameserver 192.0.2.2\nsearch other.test\n");
+    put(path, "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch home.test\n");
+    tn_resolv_read(path, &f);
+    tn_resolv_behind_stub(&f, uplinks);
+    assert_int_equal(f.nservers, 2); /* and never ourselves */
+    assert_int_equal(f.servers[1].ip.b[3], 2);
+    assert_string_equal(f.search, "home.test");
+    put(uplinks, "# none\n");
+    tn_resolv_read(path, &f);
+    tn_resolv_behind_stub(&f, uplinks);
+    assert_int_equal(f.nservers, 0);
+    put(path, "nameserver 127.0.0.1\n"); /* another resolver of the host: it is asked */
+    tn_resolv_read(path, &f);
+    tn_resolv_behind_stub(&f, uplinks);
+    assert_true(f.nservers == 1 && f.servers[0].ip.b[3] == 1);
+    unlink(uplinks);
+    put(path, "nameserver 127.0.0.53\n");
+    tn_resolv_read(path, &f);
+    tn_resolv_behind_stub(&f, uplinks);
+    assert_true(f.nservers == 1 && f.servers[0].ip.b[3] == 53);
+}
+
 static void can_not(void **state)
 {
     char longest[300];
@@ -182,6 +209,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(set_and_restored), T(a_link_stays_a_link), T(none_was_there), T(written_over),
-                                       T(crashes),          T(in_place),            T(reading),        T(can_not)};
+                                       T(crashes),          T(in_place),            T(reading),        T(behind_the_stub),
+                                       T(can_not)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
