@@ -33,7 +33,8 @@ struct cubic {
     float k;           /* seconds from the epoch's start until W reaches w_max */
     float credit;      /* segments of growth not yet in cwnd */
     float w_est;       /* Reno's window, segments */
-    float w_max_undo;
+    float prior;       /* the window before the last reduction, segments */
+    float w_max_undo, prior_undo;
     uint32_t round_end;
     uint32_t last_min_us, cur_min_us, css_base_us; /* lowest RTT of the last and current round; 0: none */
     uint8_t samples, css_rounds;
@@ -119,18 +120,28 @@ static void start_epoch(struct tn_cc *cc, struct cubic *q, uint64_t now_us)
     }
 }
 
+static double curve(const struct cubic *q, double s)
+{
+    double t = s - q->k;
+    return CUBIC_C * t * t * t + q->w_max;
+}
+
 static void avoid(struct tn_cc *cc, struct cubic *q, const struct tn_cc_ack *a, uint32_t acked)
 {
     if (q->epoch_us == 0) start_epoch(cc, q, a->now_us);
     double cwnd = (double)cc->cwnd / cc->mss, segs = (double)acked / cc->mss;
     /* Reno's growth at beta 0.7: 3(1-b)/(1+b) segments a round trip until it has caught up, then one (section
      * 4.3). */
-    double alpha = q->w_est >= q->w_max ? 1 : 3 * (1 - CUBIC_BETA) / (1 + CUBIC_BETA);
+    double alpha = q->w_est >= q->prior ? 1 : 3 * (1 - CUBIC_BETA) / (1 + CUBIC_BETA);
     q->w_est += (float)(alpha * segs / cwnd);
-    double t = (double)(a->now_us - q->epoch_us) / 1e6 + (double)a->srtt_us / 1e6 - q->k;
-    double target = CUBIC_C * t * t * t + q->w_max;
+    double t = (double)(a->now_us - q->epoch_us) / 1e6;
+    if (curve(q, t) < q->w_est) {
+        uint32_t reno = (uint32_t)(q->w_est * (float)cc->mss);
+        if (reno > cc->cwnd) cc->cwnd = reno;
+        return;
+    }
+    double target = curve(q, t + (double)a->srtt_us / 1e6);
     if (target > 1.5 * cwnd) target = 1.5 * cwnd;
-    if (target < q->w_est) target = q->w_est;
     if (target <= cwnd) return;
     q->credit += (float)((target - cwnd) / cwnd * segs);
     uint32_t grow = (uint32_t)(q->credit * cc->mss);
@@ -158,6 +169,8 @@ static void reduce(struct tn_cc *cc)
     struct cubic *q = cubic_of(cc);
     double cwnd = (double)cc->cwnd / cc->mss;
     q->w_max_undo = q->w_max;
+    q->prior_undo = q->prior;
+    q->prior = (float)cwnd;
     /* Fast convergence (section 4.7): who loses before regaining the old maximum leaves room for newcomers. */
     q->w_max = (float)(cwnd < q->w_max ? cwnd * (1 + CUBIC_BETA) / 2 : cwnd);
     q->epoch_us = 0;
@@ -172,6 +185,7 @@ static void cubic_rto(struct tn_cc *cc, uint64_t now_us)
 {
     struct cubic *q = cubic_of(cc);
     reduce(cc);
+    q->w_max = 0; /* what comes after slow start begins its own curve there (section 4.8) */
     q->in_css = q->round_known = false;
     q->last_min_us = q->cur_min_us = 0;
 }
@@ -180,6 +194,7 @@ static void cubic_undo(struct tn_cc *cc, const struct tn_rate *rate, uint64_t no
 {
     struct cubic *q = cubic_of(cc);
     q->w_max = q->w_max_undo;
+    q->prior = q->prior_undo;
     q->epoch_us = 0;
 }
 

@@ -160,6 +160,43 @@ static void reno_region(void **state)
     assert_true(cc.cwnd >= 26 * MSS && cc.cwnd <= 30 * MSS);
 }
 
+/* Who made room by fast convergence grows like Reno at one a round only from the window it really had. */
+static void reno_region_after_fast_convergence(void **state)
+{
+    struct tn_cc cc = fresh(40);
+    struct path p = {.now = 1000000, .rtt_us = 2000};
+    cc.ops->on_loss(&cc, p.now);
+    cc.cwnd = 20 * MSS;
+    cc.ops->on_loss(&cc, p.now); /* w_max 17, from 20 */
+    cc.cwnd = cc.ssthresh;
+    for (int i = 0; i < 8; i++) round_trip(&cc, &p);
+    assert_true(cc.cwnd >= 17.5 * MSS && cc.cwnd <= 18.3 * MSS); /* 14 + 8 * 0.53, not faster from 17 on */
+    for (int i = 0; i < 8; i++) round_trip(&cc, &p);
+    assert_true(cc.cwnd >= 22.5 * MSS);
+}
+
+/* Reno's window is taken, not approached. */
+static void reno_window_at_once(void **state)
+{
+    struct tn_cc cc = fresh(20);
+    struct path p = {.now = 1000000, .rtt_us = 5000};
+    cc.ops->on_loss(&cc, p.now);
+    cc.cwnd = cc.ssthresh;
+    for (int i = 0; i < 8; i++) round_trip(&cc, &p);
+    assert_true(cc.cwnd + 1 >= (uint32_t)(cubic_of(&cc)->w_est * MSS));
+}
+
+/* After a timeout the curve begins flat where slow start ends, and does not hurry back to the old maximum. */
+static void timeout_starts_a_new_curve(void **state)
+{
+    struct tn_cc cc = fresh(1000);
+    struct path p = {.now = 1000000, .rtt_us = 100000};
+    cc.ops->on_rto(&cc, p.now);
+    cc.cwnd = cc.ssthresh;
+    for (int i = 0; i < 30; i++) round_trip(&cc, &p); /* 3 s: 700 + 0.4 * 3^3 */
+    assert_true(cc.cwnd > 705 * MSS && cc.cwnd < 720 * MSS);
+}
+
 static void losses_and_undo(void **state)
 {
     struct tn_cc cc = fresh(100);
@@ -181,6 +218,8 @@ int main(void)
         cmocka_unit_test(timeout_estimate), cmocka_unit_test(tokens), cmocka_unit_test(slow_start_doubles),
         cmocka_unit_test(delay_ends_slow_start), cmocka_unit_test(noise_does_not_end_slow_start),
         cmocka_unit_test(cubic_curve), cmocka_unit_test(reno_region), cmocka_unit_test(losses_and_undo),
+        cmocka_unit_test(reno_region_after_fast_convergence), cmocka_unit_test(reno_window_at_once),
+        cmocka_unit_test(timeout_starts_a_new_curve),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
