@@ -77,6 +77,7 @@ enum tn_tcp_rexmit { TN_RX_NONE, TN_RX_SYN, TN_RX_RTO, TN_RX_PROBE /* tail loss 
 struct tn_flow {
     struct tn_hnode node;
     struct tn_addrport local, remote;
+    bool tlp_out : 1, tlp_is_rexmit : 1; /* a tail loss probe; outlasts the flight, a copy may be reported late */
     bool is_time_wait : 1, unanswered : 1; /* unanswered: in the stack's list of the batch at hand */
     uint8_t state;                    /* enum tn_tcp_state */
     uint8_t snd_wscale, rcv_wscale;
@@ -111,7 +112,6 @@ struct tn_flight {
     uint32_t prr_delivered, prr_out, prr_fs;
     uint32_t prior_cwnd, prior_ssthresh, undo_una, undo_bytes, undo_tsval;
     uint32_t dupacks;  /* without SACK */
-    uint32_t tlp_end;  /* snd_nxt when a probe was sent */
     uint32_t max_inflight; /* of this round, for cwnd validation */
     uint32_t round_end;
     uint32_t dsack_round; /* no second adaptation of the reordering window before this is acknowledged */
@@ -120,7 +120,7 @@ struct tn_flight {
     uint64_t rto_base_us; /* the retransmission timeout counts from here */
     uint64_t stuck_us;    /* since when nothing was acknowledged though timeouts happened; 0: not stuck */
     uint8_t ca;        /* enum tn_tcp_ca */
-    bool can_undo, rexmitted /* since recovery began */, tlp_out, tlp_is_rexmit, cwnd_limited, cwnd_limited_now;
+    bool can_undo, rexmitted /* since recovery began */, cwnd_limited, cwnd_limited_now;
 };
 
 struct tn_tcp {
@@ -154,6 +154,7 @@ struct tn_tcp {
     uint32_t ts_recent_s;                   /* when ts_recent was noted, seconds */
     uint32_t challenge_ms;                  /* last challenge ACK, 0: none; wraps after 49 days, which is harmless */
     struct tn_rtt rtt;
+    uint32_t tlp_end;     /* snd_nxt when a tail loss probe was sent, if tlp_out */
     struct tn_cc cc;
     uint32_t buf_max;
     uint32_t reserved;    /* bytes of a tn_tcp_reserve not committed yet */

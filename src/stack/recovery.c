@@ -30,7 +30,7 @@ static void enter_recovery(struct tn_tcp *c, uint32_t inflight, uint64_t now_us)
     fl->recover = c->snd_nxt;
     fl->prr_delivered = fl->prr_out = 0;
     fl->prr_fs = inflight ? inflight : 1;
-    fl->tlp_out = false;
+    c->f.tlp_out = false;
 }
 
 static void prr(struct tn_tcp *c, uint32_t delivered, bool safe)
@@ -116,19 +116,17 @@ static void leave(struct tn_tcp *c)
     tn_rack_on_recovered(c);
 }
 
-/* A tail loss probe was answered: did it repair a loss that nobody else noticed? (RFC 8985 section 7.4) */
+/* A tail loss probe was answered: did it repair a loss that nobody else noticed? The acknowledgment of the segment that was
+ * sent again does not tell: it may be late, and that of the copy yet to come, as a D-SACK. Only when something newer is
+ * acknowledged without one it was a loss (RFC 8985 section 7.4.2). */
 static void tlp_ack(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_us)
 {
-    struct tn_flight *fl = c->flight;
-    if (!fl->tlp_out) return;
-    if (fl->tlp_is_rexmit && r->dsack_bytes) {
-        fl->tlp_out = false; /* both arrived */
-    } else if (seq_ge(c->snd_una, fl->tlp_end)) {
-        fl->tlp_out = false;
-        if (!fl->tlp_is_rexmit || fl->ca != TN_CA_OPEN) return;
-        c->cc.ops->on_loss(&c->cc, now_us);
-        if (c->cc.cwnd > c->cc.ssthresh) c->cc.cwnd = c->cc.ssthresh;
-    }
+    if (!c->f.tlp_out) return;
+    if (c->f.tlp_is_rexmit ? r->dsack_bytes == 0 && seq_le(c->snd_una, c->tlp_end) : seq_lt(c->snd_una, c->tlp_end)) return;
+    c->f.tlp_out = false;
+    if (!c->f.tlp_is_rexmit || r->dsack_bytes || c->flight->ca != TN_CA_OPEN) return;
+    c->cc.ops->on_loss(&c->cc, now_us);
+    if (c->cc.cwnd > c->cc.ssthresh) c->cc.cwnd = c->cc.ssthresh;
 }
 
 void tn_recovery_on_ack(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_us)
@@ -173,7 +171,7 @@ void tn_recovery_on_rto(struct tn_tcp *c, uint64_t now_us)
     fl->ca = TN_CA_LOSS;
     fl->recover = c->snd_nxt;
     fl->dupacks = 0;
-    fl->tlp_out = false;
+    c->f.tlp_out = false;
 }
 
 void tn_recovery_sent(struct tn_tcp *c, uint32_t len, bool is_rexmit, uint64_t now_us)

@@ -196,5 +196,6 @@ bool tn_tcp_ack_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t n
     uint32_t wnd_before = c->snd_wnd;
     update_window(c, seg);
     if (c->flight && seq_ge(seg->ack, c->snd_una)) flight_ack(c, seg, wnd_before == c->snd_wnd, now_us);
+    else if (c->f.tlp_out && c->has_sack && first_is_dsack(seg)) c->f.tlp_out = false; /* both copies have arrived */
     return true;
 }

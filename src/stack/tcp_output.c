@@ -266,15 +266,15 @@ bool tn_tcp_send_tail(struct tn_tcp *c, uint64_t now_us)
 {
     struct tn_flight *fl = c->flight;
     if (!fl || fl->recs.count == 0) return false;
-    fl->tlp_out = true;
-    fl->tlp_is_rexmit = false;
+    c->f.tlp_out = true;
+    c->f.tlp_is_rexmit = false;
     if (unsent(c) && window_room(c) && tn_tcp_send_small(c, now_us)) {
-        fl->tlp_end = c->snd_nxt;
+        c->tlp_end = c->snd_nxt;
         return true;
     }
     uint32_t id = tn_recs_end(&fl->recs) - 1;
-    fl->tlp_end = c->snd_nxt;
-    fl->tlp_is_rexmit = true;
+    c->tlp_end = c->snd_nxt;
+    c->f.tlp_is_rexmit = true;
     resend(c, id, now_us);
     return true;
 }
@@ -305,7 +305,7 @@ static void validate_window(struct tn_tcp *c, bool limited)
 static bool may_probe_tail(const struct tn_tcp *c)
 {
     const struct tn_flight *fl = c->flight;
-    return c->has_sack && fl->ca == TN_CA_OPEN && !fl->recs.sacked && !fl->recs.lost && !fl->tlp_out && !c->f.backoff;
+    return c->has_sack && fl->ca == TN_CA_OPEN && !fl->recs.sacked && !fl->recs.lost && !c->f.tlp_out && !c->f.backoff;
 }
 
 /* RFC 8985 section 7.2 */
