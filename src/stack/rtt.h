@@ -10,6 +10,7 @@ enum {
      * the round trip and a fifth of a second. Covers the peers' delayed ACKs. */
     TN_RTO_SLACK_US = 200000,
     TN_RTO_MAX_US = 60000000,
+    TN_RTO_AFTER_SYN_US = 3000000, /* for data when the SYN had to be sent again and no round trip is known (section 5.7) */
     TN_RTT_MIN_WINDOW_S = 300, /* a minimum older than this is replaced: routes change (relay to direct) */
     TN_RTT_SAMPLE_MAX_US = 120 * 1000000,
 };

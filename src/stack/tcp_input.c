@@ -78,6 +78,18 @@ bool tn_stack_tcp_input_run(struct tn_stack *st, const struct tn_ippkt *ip, cons
 
 /* ---- SYN_SENT ---- */
 
+/* The SYN was answered. Which of several, only its timestamp tells (Karn). */
+static void handshake_rtt(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
+{
+    if (c->f.backoff == 0) {
+        if (now_us > c->sent_us) tn_rtt_sample(&c->rtt, now_us - c->sent_us, now_us);
+        return;
+    }
+    uint32_t ms = tn_tcp_tsval(c->ts_offset, now_us) - seg->tsecr;
+    if (c->has_ts && seg->has_ts && seg->tsecr && ms <= TN_RTT_SAMPLE_MAX_US / 1000)
+        tn_rtt_sample(&c->rtt, ms * 1000ull, now_us);
+}
+
 static void syn_sent_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_t now_us)
 {
     bool has_ack = seg->flags & TN_TCP_ACK;
@@ -100,7 +112,7 @@ static void syn_sent_input(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint6
     }
     c->snd_una = seg->ack;
     c->rcv_adv = c->rcv_nxt + (c->rcv_buf < 65535 ? c->rcv_buf : 65535); /* what our SYN announced */
-    if (c->f.backoff == 0 && now_us > c->sent_us) tn_rtt_sample(&c->rtt, now_us - c->sent_us, now_us);
+    handshake_rtt(c, seg, now_us);
     tn_tcp_opened(c, now_us);
     c->ack_now = true;
     tn_tcp_output(c, now_us);
@@ -201,7 +213,7 @@ static bool syn_rcvd_ack(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64_
         tn_tcp_reply_rst(c->st, &c->f.local, &c->f.remote, seg);
         return false;
     }
-    if (c->f.backoff == 0 && now_us > c->sent_us) tn_rtt_sample(&c->rtt, now_us - c->sent_us, now_us);
+    handshake_rtt(c, seg, now_us);
     c->snd_una = seg->ack;
     c->snd_wnd = (uint32_t)seg->window << c->f.snd_wscale;
     c->snd_wl1 = seg->seq;

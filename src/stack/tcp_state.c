@@ -128,6 +128,8 @@ void tn_tcp_set_state(struct tn_tcp *c, enum tn_tcp_state state, uint64_t now_us
 void tn_tcp_opened(struct tn_tcp *c, uint64_t now_us)
 {
     tn_tcp_set_state(c, TN_TCP_ESTABLISHED, now_us);
+    if (c->f.backoff && !c->rtt.srtt_us) c->rtt.rto_us = TN_RTO_AFTER_SYN_US;
+    if (c->f.backoff > 1) c->cc.cwnd = c->cc.mss; /* one SYN may be lost by chance (RFC 6928 section 2) */
     c->f.backoff = 0;
     tn_tcp_arm(c, TN_RX_NONE, TN_NEVER);
     c->meter_us = now_us;

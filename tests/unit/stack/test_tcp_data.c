@@ -447,6 +447,40 @@ static void in_a_batch_acks_and_fin_do_not_wait(void **state)
 
 /* ---- retransmission ---- */
 
+/* The handshake with so many SYNs lost; the last one is answered after 30 ms. */
+static void connect_losing(struct script *s, int lost)
+{
+    assert_int_equal(tn_tcp_connect(s->st, &s->local, &s->remote, &s_events, s, s->now, &s->c), 0);
+    s_expect(s, S, -1, 0, 0);
+    for (int i = 0; i < lost; i++) {
+        s_until_sent(s);
+        s_expect(s, S, -1, 0, 0);
+    }
+    s_pass(s, 30000);
+    s_in(s, S | A, -1, 0, 65535, 0);
+    s_expect(s, A, 0, 0, 0);
+}
+
+static void after_a_lost_syn(void **state)
+{
+    struct script *s = s_new();
+    connect_losing(s, 1);
+    assert_int_equal(s->c->rtt.srtt_us, 30000); /* by the timestamp */
+    assert_int_equal(s->c->cc.cwnd, TN_CC_IW_SEGS * MSS);
+    s_free(s);
+    s = s_new();
+    s->ts = false;
+    connect_losing(s, 1);
+    assert_int_equal(s->c->rtt.srtt_us, 0);
+    assert_int_equal(s->c->rtt.rto_us, 3000000);
+    assert_int_equal(s->c->cc.cwnd, TN_CC_IW_SEGS * s->c->cc.mss);
+    s_free(s);
+    s = s_new();
+    connect_losing(s, 2);
+    assert_int_equal(s->c->cc.cwnd, MSS);
+    s_free(s);
+}
+
 static void timeout_backs_off(void **state)
 {
     struct script *s = s_new();
@@ -993,6 +1027,7 @@ int main(void)
         TEST(a_batch_ends_with_what_is_not_full),
         TEST(in_a_batch_an_answer_takes_the_ack_along),
         TEST(in_a_batch_acks_and_fin_do_not_wait),
+        TEST(after_a_lost_syn),
         TEST(timeout_backs_off),
         TEST(user_timeout),
         TEST(fast_retransmit_by_sack),
