@@ -14,7 +14,7 @@ build="gcc libc6-dev meson ninja-build pkg-config python3 libuv1-dev libssl-dev 
  libjansson-dev"
 build="$build libminiupnpc-dev libnatpmp-dev"
 demo="python3 iproute2 util-linux procps curl ca-certificates openssl microsocks tcpdump"
-test="libcmocka-dev ccache dante-server tinyproxy-bin squid unbound dnsutils dnsperf"
+test="libcmocka-dev ccache iputils-ping dante-server tinyproxy-bin squid unbound dnsutils dnsperf"
 test="$test nftables miniupnpd-nftables"
 services="microsocks danted tinyproxy squid unbound"
 services="$services miniupnpd"
