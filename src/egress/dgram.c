@@ -428,3 +428,9 @@ void tn_dgram_stats(const struct tn_egress *e, struct tn_dgram_stats *out)
     *out = e->dgrams.stats;
     out->relay = e->dgrams.relay_state;
 }
+
+void tn_egress_set_batch(struct tn_egress *e, void (*on_batch)(void *ctx, bool begins), void *ctx)
+{
+    e->on_batch = on_batch;
+    e->batch_ctx = ctx;
+}

@@ -2,14 +2,14 @@
  *
  * Reading is level-triggered and bounded per turn, so that a flooded socket does not starve the others: what is left
  * shows again in the next. Writing is put off to the end of the turn: what a peer's burst of packets brought for one
- * socket goes out by one call. */
+ * socket goes out by one call. Either way neighbours of one size are one message of the kernel's (UDP_GRO, UDP_SEGMENT). */
 #include "egress/private.h"
 #include "util/err.h"
 
 #include <assert.h>
 
 enum {
-    READS_PER_TURN = 4,   /* times TN_DGRAM_BATCH */
+    READS_PER_TURN = 4,   /* times TN_DGRAM_READS */
     ERRORS_PER_TURN = 32,
     ECHO_REPLY6 = 129,
 };
@@ -39,6 +39,17 @@ static void deliver(struct tn_chan *c, struct tn_addrport from, const uint8_t *b
     d->ev->on_datagram(d->arg, bytes, len);
 }
 
+/* Each may end the channel. */
+static void deliver_run(struct tn_chan *c, const struct tn_addrport *from, const uint8_t *bytes, size_t len, size_t segment)
+{
+    size_t at = 0;
+    do {
+        size_t n = len - at < segment ? len - at : segment;
+        deliver(c, *from, bytes + at, n);
+        at += n;
+    } while (at < len && !c->dead);
+}
+
 static void read_errors(struct tn_chan *c)
 {
     struct tn_addrport to;
@@ -52,14 +63,18 @@ static void read_errors(struct tn_chan *c)
 
 void tn_chan_ready(struct tn_chan *c)
 {
-    struct tn_dgram_in *in = c->e->dgrams.in;
+    struct tn_egress *e = c->e;
+    struct tn_dgram_in *in = e->dgrams.in;
     if (c->fd < 0) return; /* closed in this turn */
     enter(c);
     read_errors(c);
-    for (int round = 0, n = TN_DGRAM_BATCH; round < READS_PER_TURN && n == TN_DGRAM_BATCH && !c->dead; round++) {
+    if (e->on_batch) e->on_batch(e->batch_ctx, true);
+    for (int round = 0, n = TN_DGRAM_READS; round < READS_PER_TURN && n == TN_DGRAM_READS && !c->dead; round++) {
         n = tn_dgramsock_read(c->fd, in);
-        for (int i = 0; i < n && !c->dead; i++) deliver(c, in->got[i].from, in->bytes[i], in->got[i].len);
+        for (int i = 0; i < n && !c->dead; i++)
+            deliver_run(c, &in->got[i].from, in->bytes[i], in->got[i].len, in->got[i].segment);
     }
+    if (e->on_batch) e->on_batch(e->batch_ctx, false);
     leave(c);
 }
 
@@ -79,7 +94,7 @@ static void write_items(struct tn_chan *c, const struct tn_dgram_item *items, in
 {
     struct tn_dgram_stats *s = &c->e->dgrams.stats;
     for (int at = 0, tried = -1; at < count && c->fd >= 0;) {
-        int err, n = tn_dgramsock_write(c->fd, items + at, count - at, &err);
+        int err, n = tn_dgramsock_write(c->fd, items + at, count - at, c->kind == TN_DGRAM_UDP, &err);
         for (int i = at; i < at + n; i++) s->bytes_up += items[i].len;
         s->sent += (unsigned)n;
         at += n;
@@ -119,7 +134,7 @@ void tn_chan_send(struct tn_chan *c, const struct tn_addrport *to, const void *h
         g->stats.unsent++;
         return;
     }
-    bool fits = out->count < TN_DGRAM_BATCH && len <= sizeof out->bytes - out->used;
+    bool fits = out->count < TN_DGRAM_WRITES && len <= sizeof out->bytes - out->used;
     if (out->count > 0 && (out->chan != c || !fits)) tn_dgrams_flush(c->e);
     struct tn_dgram_item item = {.to = *to, .head = head, .head_len = head_len, .body = bytes, .len = len};
     if (len > sizeof out->bytes || out->flushing) { /* flushing: called out of an error's callback */

@@ -50,9 +50,9 @@ struct tn_dgram_out {
     int count;
     bool flushing;
     size_t used;
-    struct tn_dgram_item items[TN_DGRAM_BATCH];
-    uint8_t heads[TN_DGRAM_BATCH][32];
-    uint8_t bytes[32 * 1024];
+    struct tn_dgram_item items[TN_DGRAM_WRITES];
+    uint8_t heads[TN_DGRAM_WRITES][32];
+    uint8_t bytes[64 * 1024];
 };
 
 struct tn_dgrams {

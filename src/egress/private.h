@@ -150,6 +150,8 @@ struct tn_egress {
     void (*done)(void *arg);
     void *done_arg;
     struct tn_dgrams dgrams;
+    void (*on_batch)(void *ctx, bool begins);
+    void *batch_ctx;
     struct tn_egress_route *routes;
     size_t nroutes;
     struct tn_egress_stats stats;

@@ -36,12 +36,25 @@ void tn_forward_free(struct tn_forward *f)
     tn_flow_drop_all(f, now_us);
     tn_gate_drop_all(f, now_us);
     tn_dflows_drop_all(f);
+    tn_egress_set_batch(f->config.egress, NULL, NULL);
     tn_gate_fini(f);
     tn_dflows_fini(f);
     free(f);
 }
 
-void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st) { f->stack = st; }
+/* Datagrams that are read together leave together: neighbours of one flow as a train. */
+static void on_batch(void *ctx, bool begins)
+{
+    struct tn_forward *f = ctx;
+    if (begins) tn_stack_batch_begin(f->stack);
+    else tn_stack_batch_end(f->stack, tn_forward_now(f));
+}
+
+void tn_forward_set_stack(struct tn_forward *f, struct tn_stack *st)
+{
+    f->stack = st;
+    tn_egress_set_batch(f->config.egress, on_batch, f);
+}
 
 void tn_forward_set_enabled(struct tn_forward *f, bool on, uint64_t now_us)
 {

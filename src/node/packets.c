@@ -281,7 +281,9 @@ static void stack_output_train(void *ctx, struct tn_train *t)
     }
     struct tn_wg_peer *peer = tn_wg_route(n->wg, &dst);
     struct tn_wg_train sealed = {.first = t->first, .count = t->count, .len = t->len, .last_len = t->last_len};
-    if (peer) (void)tn_wg_send_train(n->wg, peer, &sealed, tn_node_now()); /* TCP: the filter has nothing to note */
+    if (!peer) return;
+    if (t->first[v4 ? 9 : 6] == TN_IPPROTO_UDP) tn_filter_out(n->filter, t->first, t->len); /* of TCP it notes nothing */
+    (void)tn_wg_send_train(n->wg, peer, &sealed, tn_node_now());
 }
 
 static void wg_send(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, const uint8_t *datagram, size_t len,

@@ -197,7 +197,8 @@ struct tn_train_out {
     struct tn_train t;        /* count 0: none */
     bool lent;                /* its receiver has it */
     bool closed;              /* nothing can follow */
-    const struct tn_tcp *flow;
+    const struct tn_tcp *flow; /* NULL: datagrams */
+    struct tn_addrport from, to; /* of datagrams */
     struct tn_tcp_seg seg;    /* of the first packet */
     uint32_t next_seq, sum;
     size_t ip_len, tcp_len;
@@ -282,6 +283,9 @@ int tn_ip_send_large(struct tn_stack *st, const struct tn_ip *src, const struct 
 /* train.c */
 /* Puts a segment with payload bytes of the send queue into a train; false: send it as a packet. */
 bool tn_train_add(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint32_t payload);
+/* The same for a datagram, within a batch. */
+bool tn_train_add_udp(struct tn_stack *st, const struct tn_addrport *from, const struct tn_addrport *to, const uint8_t *bytes,
+                      size_t len);
 void tn_train_flush(struct tn_stack *st);
 
 /* demux.c */

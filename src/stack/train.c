@@ -1,12 +1,14 @@
 /* Trains: consecutive full segments of one flow leave the stack as one buffer, laid out so that the layers below work in
- * place (struct tn_train).
+ * place (struct tn_train). So do consecutive datagrams of one size between two places, within a batch.
  *
- * A segment that could be followed by others is put into the buffer; it leaves when a segment comes that does not
- * continue it, before any other packet of the stack, and at the end of the outermost call. So packets leave in the order
- * they were made. While a train is with its receiver, which may call back into the stack, the buffer is taken, and what
- * is sent then goes packet by packet. */
+ * A packet that could be followed by others is put into the buffer; it leaves when one comes that does not continue it,
+ * before any other packet of the stack, and at the end of the outermost call. So packets leave in the order they were
+ * made. While a train is with its receiver, which may call back into the stack, the buffer is taken, and what is sent then
+ * goes packet by packet. */
 #include "stack/internal.h"
+#include "stack/cksumcopy.h"
 #include "util/cursor.h"
+#include "wire/udp.h"
 
 #include <stdlib.h>
 
@@ -102,5 +104,40 @@ bool tn_train_add(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint32_t paylo
         begin(o, c, seg, payload);
     }
     put(st, o, c, seg, payload);
+    return true;
+}
+
+/* ---- datagrams ---- */
+
+static bool continues_udp(const struct tn_train_out *o, const struct tn_addrport *from, const struct tn_addrport *to,
+                          size_t len)
+{
+    return o->t.count && !o->flow && !o->closed && len <= o->t.len && (o->t.count + 1) * o->t.stride <= sizeof o->buf &&
+           tn_addrport_eq(&o->from, from) && tn_addrport_eq(&o->to, to);
+}
+
+bool tn_train_add_udp(struct tn_stack *st, const struct tn_addrport *from, const struct tn_addrport *to, const uint8_t *bytes,
+                      size_t payload)
+{
+    enum { UDP_HDR = 8, UDP_CKSUM_AT = 6 };
+    size_t ip_len = from->ip.family == 4 ? 20 : 40, l4_len = UDP_HDR + payload, len = ip_len + l4_len;
+    struct tn_train_out *o = st->in_batch && payload && len <= st->mtu ? obtain(st) : NULL;
+    if (!o) return false;
+    if (!continues_udp(o, from, to, len)) {
+        tn_train_flush(st);
+        o->flow = NULL;
+        o->from = *from;
+        o->to = *to;
+        o->t = (struct tn_train){.first = o->buf + TN_TRAIN_HEAD, .len = len, .stride = stride_of(len)};
+    }
+    uint8_t *packet = o->t.first + o->t.count * o->t.stride, *udp = packet + ip_len;
+    tn_ip_header_put(packet, &from->ip, &to->ip, TN_IPPROTO_UDP, l4_len, TN_STACK_TTL, st->ip_id++);
+    tn_udp_hdr_put(udp, from->port, to->port, payload);
+    uint32_t sum = tn_cksum_add(tn_cksum_pseudo(&from->ip, &to->ip, TN_IPPROTO_UDP, (uint32_t)l4_len), udp, UDP_HDR);
+    uint16_t cksum = tn_cksum_fold(tn_cksum_copy(sum, udp + UDP_HDR, bytes, payload));
+    tn_put_be16(udp + UDP_CKSUM_AT, cksum ? cksum : 0xffff); /* zero means "none" */
+    o->t.count++;
+    o->t.last_len = len;
+    o->closed = len < o->t.len;
     return true;
 }

@@ -87,6 +87,7 @@ static int send_datagram(struct tn_stack *st, const struct tn_addrport *from, co
 {
     if (from->ip.family != to->ip.family || !to->ip.family) return TN_E_INVAL;
     if (len > UDP_MAX) return TN_E_TOOBIG;
+    if (tn_train_add_udp(st, from, to, bytes, len)) return 0;
     size_t total = TN_UDP_HDR + len;
     uint8_t small[TN_STACK_MTU], *l4 = total <= sizeof small ? small : malloc(total);
     if (!l4) return TN_E_NOMEM;

@@ -124,6 +124,8 @@ struct tn_egress_conn {
     int err;
 };
 
+void tn_egress_set_batch(struct tn_egress *e, void (*fn)(void *ctx, bool begins), void *ctx) {}
+
 int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
                    struct tn_egress_conn **out)
 {

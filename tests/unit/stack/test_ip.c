@@ -389,11 +389,95 @@ static void what_is_not_ours(void **state)
     box_free(b);
 }
 
+/* ---- trains of datagrams ---- */
+
+static struct {
+    unsigned trains;
+    size_t counts[8];
+} seen;
+
+static void box_train(void *ctx, struct tn_train *t)
+{
+    assert_true(seen.trains < 8 && t->count > 0 && t->last_len > 0 && t->last_len <= t->len);
+    seen.counts[seen.trains++] = t->count;
+    for (size_t i = 0; i < t->count; i++) box_output(ctx, t->first + i * t->stride, i + 1 < t->count ? t->len : t->last_len);
+}
+
+static void next_datagram(struct box *b, const struct tn_addrport *from, const struct tn_addrport *to, size_t len, uint8_t value)
+{
+    struct emitted *e = take(b);
+    struct tn_ippkt k;
+    assert_int_equal(tn_ippkt_parse(e->bytes, e->len, &k), 0);
+    assert_true(tn_ippkt_cksum_ok(&k));
+    assert_true(tn_ip_eq(&k.src, &from->ip) && tn_ip_eq(&k.dst, &to->ip));
+    assert_int_equal(tn_get_be16(k.l4), from->port);
+    assert_int_equal(tn_get_be16(k.l4 + 2), to->port);
+    assert_int_equal(k.l4_len, 8 + len);
+    for (size_t i = 0; i < len; i++) assert_int_equal(k.l4[8 + i], value);
+}
+
+static void send_value(struct box *b, const struct tn_addrport *from, const struct tn_addrport *to, size_t len, uint8_t value)
+{
+    uint8_t bytes[2000];
+    memset(bytes, value, sizeof bytes);
+    assert_int_equal(tn_stack_udp_send_from(b->st, from, to, bytes, len, b->now), 0);
+}
+
+static void datagrams_of_a_batch_leave_in_trains(void **state)
+{
+    struct box *b = box_new();
+    struct tn_addrport from[2] = {{far4, 443}, {{6, {0x20, 1, [15] = 9}}, 443}}, to[2] = {{peer4, 5000}, {peer6, 5000}};
+    b->st->cb.output_train = box_train;
+    for (int v6 = 0; v6 < 2; v6++) {
+        struct tn_addrport *f = &from[v6], *t = &to[v6], other = {t->ip, 5001};
+        memset(&seen, 0, sizeof seen);
+        tn_stack_batch_begin(b->st);
+        for (uint8_t i = 0; i < 3; i++) send_value(b, f, t, 101, i);
+        send_value(b, f, t, 40, 3);      /* shorter: the last of its train */
+        send_value(b, f, t, 101, 4);
+        send_value(b, f, &other, 101, 5); /* another flow's */
+        send_value(b, f, &other, 102, 6); /* longer */
+        send_value(b, f, &other, 0, 7);   /* none at all: on its own */
+        send_value(b, f, &other, 1800, 8); /* in fragments */
+        tn_stack_batch_end(b->st, b->now);
+        size_t want[] = {4, 1, 1, 1};
+        assert_int_equal(seen.trains, 4);
+        for (int i = 0; i < 4; i++) assert_int_equal(seen.counts[i], want[i]);
+        for (uint8_t i = 0; i < 3; i++) next_datagram(b, f, t, 101, i);
+        next_datagram(b, f, t, 40, 3);
+        next_datagram(b, f, t, 101, 4);
+        next_datagram(b, f, &other, 101, 5);
+        next_datagram(b, f, &other, 102, 6);
+        next_datagram(b, f, &other, 0, 7);
+        b->tail = b->head;
+        send_value(b, f, t, 101, 9); /* outside of a batch nothing waits */
+        next_datagram(b, f, t, 101, 9);
+        assert_int_equal(seen.trains, 4);
+    }
+    box_free(b);
+}
+
+static void a_train_of_datagrams_has_an_end(void **state)
+{
+    struct box *b = box_new();
+    struct tn_addrport from = {far4, 443}, to = {peer4, 5000};
+    b->st->cb.output_train = box_train;
+    memset(&seen, 0, sizeof seen);
+    tn_stack_batch_begin(b->st);
+    for (uint8_t i = 0; i < 100; i++) send_value(b, &from, &to, 1252, i);
+    tn_stack_batch_end(b->st, b->now);
+    assert_int_equal(seen.trains, 3);
+    assert_int_equal(seen.counts[0] + seen.counts[1] + seen.counts[2], 100);
+    for (uint8_t i = 0; i < 100; i++) next_datagram(b, &from, &to, 1252, i);
+    box_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(echo), TEST(ping), TEST(datagrams), TEST(send_and_unreach), TEST(fragments_there_and_back),
         TEST(hostile_fragments), TEST(unreachable_is_sent_and_limited), TEST(what_is_not_ours),
+        TEST(datagrams_of_a_batch_leave_in_trains), TEST(a_train_of_datagrams_has_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
