@@ -45,8 +45,6 @@ static int parse4(const uint8_t *p, struct tn_ippkt *k)
     k->has_frag = k->more_frags || k->frag_off;
     k->ttl = p[8];
     k->proto = p[9];
-    k->src = tn_ip_from_bytes(p + 12, 4);
-    k->dst = tn_ip_from_bytes(p + 16, 4);
     k->hdr_len = hdr;
     return 0;
 }
@@ -55,8 +53,6 @@ static int parse6(const uint8_t *p, struct tn_ippkt *k)
 {
     k->tos = (uint8_t)(p[0] << 4 | p[1] >> 4);
     k->ttl = p[7];
-    k->src = tn_ip_from_bytes(p + 8, 6);
-    k->dst = tn_ip_from_bytes(p + 24, 6);
     uint8_t next = p[6];
     size_t at = 40;
     for (int n = 0;; n++) {
@@ -87,12 +83,28 @@ int tn_ippkt_parse(const uint8_t *packet, size_t len, struct tn_ippkt *out)
 {
     long total = tn_ippkt_length(packet, len);
     if (total < 0) return (int)total;
-    struct tn_ippkt k = {.total_len = (size_t)total};
-    int err = packet[0] >> 4 == 4 ? parse4(packet, &k) : parse6(packet, &k);
+    bool v4 = packet[0] >> 4 == 4;
+    struct tn_ippkt k;
+    k.total_len = (size_t)total;
+    k.frag_id = 0;
+    k.frag_off = 0;
+    k.has_frag = k.more_frags = false;
+    int err = v4 ? parse4(packet, &k) : parse6(packet, &k);
     if (err) return err;
-    k.l4 = packet + k.hdr_len;
-    k.l4_len = k.total_len - k.hdr_len;
-    *out = k;
+    /* Field by field: to copy what was just written in small pieces in larger ones stalls for a dozen cycles each. */
+    out->src = tn_ip_from_bytes(packet + (v4 ? 12 : 8), v4 ? 4 : 6);
+    out->dst = tn_ip_from_bytes(packet + (v4 ? 16 : 24), v4 ? 4 : 6);
+    out->proto = k.proto;
+    out->ttl = k.ttl;
+    out->tos = k.tos;
+    out->more_frags = k.more_frags;
+    out->frag_off = k.frag_off;
+    out->frag_id = k.frag_id;
+    out->has_frag = k.has_frag;
+    out->l4 = packet + k.hdr_len;
+    out->l4_len = k.total_len - k.hdr_len;
+    out->total_len = k.total_len;
+    out->hdr_len = k.hdr_len;
     return 0;
 }
 
