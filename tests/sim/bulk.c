@@ -18,7 +18,6 @@ struct flow {
 struct side {
     struct bulk *w;
     struct tn_stack *st;
-    struct link *out;
     uint64_t rng;
     struct flow flow[FLOWS];
     bool started;
@@ -27,7 +26,7 @@ struct side {
 struct bulk {
     const struct bulk_config *c;
     struct side side[BULK_SENDERS + 1]; /* the last receives */
-    struct link there, back;
+    struct link there, back[BULK_SENDERS];
     uint64_t now, start, received[BULK_SENDERS];
     struct bulk_result result;
 };
@@ -39,7 +38,9 @@ static struct tn_ip addr_of(unsigned i) { return tn_ip4(10, 9, 0, (uint8_t)(i + 
 static void output(void *ctx, uint8_t *packet, size_t len)
 {
     struct side *s = ctx;
-    link_send(s->out, packet, len, s->w->now);
+    unsigned to = packet[19] - 1u; /* the last byte of the destination */
+    if (to == BULK_SENDERS) link_send(&s->w->there, packet, len, s->w->now);
+    else if (to < BULK_SENDERS) link_send(&s->w->back[to], packet, len, s->w->now);
 }
 
 static void keep_writing(void *arg, struct tn_tcp *c, uint64_t now_us)
@@ -79,7 +80,7 @@ static int on_accept(void *arg, struct tn_tcp *c, uint64_t now_us)
 static void make_side(struct bulk *w, unsigned i)
 {
     struct side *s = &w->side[i];
-    *s = (struct side){.w = w, .rng = w->c->link.seed + i, .out = i < BULK_SENDERS ? &w->there : &w->back};
+    *s = (struct side){.w = w, .rng = w->c->link.seed + i};
     struct tn_stack_config config = {
         .mtu = (uint16_t)w->c->mtu, .budget = w->c->budget, .rng = tn_rng_seeded(&s->rng), .cb.output = output,
         .ctx = s, .congestion = i < BULK_SENDERS ? w->c->sender[i].cc : TN_CONGESTION_BBR};
@@ -115,7 +116,8 @@ static uint64_t deadline(const struct bulk *w, const struct side *s)
 
 static uint64_t next_event(const struct bulk *w)
 {
-    uint64_t at = min_u64(link_next(&w->there), link_next(&w->back));
+    uint64_t at = link_next(&w->there);
+    for (unsigned i = 0; i < BULK_SENDERS; i++) at = min_u64(at, link_next(&w->back[i]));
     for (unsigned i = 0; i <= BULK_SENDERS; i++) {
         const struct side *s = &w->side[i];
         if (!s->st) continue;
@@ -135,12 +137,11 @@ static void deliver(struct bulk *w)
     struct link_packet *p = link_take(&w->there, w->now);
     if (p) tn_stack_input(w->side[BULK_SENDERS].st, p->bytes, p->len, w->now);
     free(p);
-    p = link_take(&w->back, w->now);
-    if (p) {
-        unsigned to = p->bytes[19] - 1u; /* the last byte of the destination */
-        if (to < BULK_SENDERS && w->side[to].st) tn_stack_input(w->side[to].st, p->bytes, p->len, w->now);
+    for (unsigned i = 0; i < BULK_SENDERS; i++) {
+        p = link_take(&w->back[i], w->now);
+        if (p && w->side[i].st) tn_stack_input(w->side[i].st, p->bytes, p->len, w->now);
+        free(p);
     }
-    free(p);
 }
 
 static void turn(struct bulk *w)
@@ -167,7 +168,8 @@ static void change_path(struct bulk *w)
     const struct bulk_change *c = &w->c->change;
     if (c->at_s <= 0 || (double)(w->now - w->start) / 1e6 < c->at_s) return;
     w->there.c.rate_bps = c->rate_bps;
-    w->there.c.delay_us = w->back.c.delay_us = c->delay_us;
+    w->there.c.delay_us = c->delay_us;
+    for (unsigned i = 0; i < BULK_SENDERS; i++) w->back[i].c.delay_us = c->delay_us + w->c->sender[i].extra_us;
 }
 
 static void finish(struct bulk *w)
@@ -186,17 +188,19 @@ static void finish(struct bulk *w)
     for (unsigned i = 0; i < BULK_SENDERS; i++)
         w->result.mbit[i] = (double)w->received[i] * 8 / (w->c->seconds - w->c->from_s) / 1e6;
     link_fini(&w->there);
-    link_fini(&w->back);
+    for (unsigned i = 0; i < BULK_SENDERS; i++) link_fini(&w->back[i]);
 }
 
 struct bulk_result bulk_run(const struct bulk_config *c)
 {
     struct bulk w = {.c = c, .now = 1000000, .start = 1000000};
     uint64_t end = w.start + (uint64_t)(c->seconds * 1e6);
-    struct link_config back = {.delay_us = c->link.delay_us, .seed = c->link.seed + 100};
     double waited = 0, counted = 0;
     link_init(&w.there, &c->link);
-    link_init(&w.back, &back);
+    for (unsigned i = 0; i < BULK_SENDERS; i++) {
+        struct link_config back = {.delay_us = c->link.delay_us + c->sender[i].extra_us, .seed = c->link.seed + 100 + i};
+        link_init(&w.back[i], &back);
+    }
     for (unsigned i = 0; i <= BULK_SENDERS; i++)
         if (i == BULK_SENDERS || c->sender[i].flows) make_side(&w, i);
     struct tn_tcp_listener *l;

@@ -11,6 +11,7 @@ struct bulk_sender {
     enum tn_congestion cc;
     unsigned flows; /* 0: there is no such sender */
     double start_s;
+    uint64_t extra_us; /* its ACKs take so much longer: a longer round trip than the others' */
     uint64_t pause_every_bytes, pause_us; /* an application that stops now and then; 0: never */
 };
 
