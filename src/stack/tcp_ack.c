@@ -112,6 +112,9 @@ static void sample_rtt(struct tn_tcp *c, struct ack_work *w, uint64_t now_us)
     if (!w->newest_us && !rtt) return;
     tn_rtt_sample(&c->rtt, rtt, now_us);
     w->r.rtt_us = rtt ? (uint32_t)rtt : 1;
+    /* Only now: where no acknowledgment tells what it answers and the round trip has become longer than the timeout, a timeout
+     * that fell back at each of them would send everything twice for ever (Karn). */
+    c->f.backoff = 0;
 }
 
 /* Without SACK a duplicate ACK is the only sign that a segment has left the network (RFC 5681 section 2). */
@@ -158,7 +161,6 @@ static void drop_idle_flight(struct tn_tcp *c)
     free(c->flight);
     c->flight = NULL;
     c->cc.flight = NULL;
-    c->f.backoff = 0;
     if (c->f.rexmit_kind != TN_RX_FIN_WAIT_2) tn_tcp_arm(c, TN_RX_NONE, TN_NEVER);
 }
 
@@ -173,7 +175,6 @@ static void flight_ack(struct tn_tcp *c, const struct tn_tcp_seg *seg, bool wind
         fin = advance_una(c, w.r.acked);
         fl->rto_base_us = now_us;
         fl->stuck_us = 0;
-        c->f.backoff = 0;
         if (seq_lt(fl->fack, c->snd_una)) fl->fack = c->snd_una;
     }
     if (c->has_sack && seg->nsack) sack_input(c, &w, now_us);

@@ -481,6 +481,34 @@ static void after_a_lost_syn(void **state)
     s_free(s);
 }
 
+/* Without timestamps the ACK of what was sent twice says nothing about the round trip, and the timeout stays as long. */
+static void timeout_stays_until_a_round_trip_is_known(void **state)
+{
+    struct script *s = s_new();
+    s->ts = s->sack = false;
+    s_connect(s); /* 10 ms: a timeout of 210 */
+    for (int i = 0, wait_us = 210000; i < 3; i++, wait_us *= 2) {
+        uint64_t start = s->now;
+        s_write(s, 10);
+        s_expect(s, A, 10 * i, 0, 10);
+        s_until_sent(s);
+        s_expect(s, A, 10 * i, 0, 10);
+        assert_in_range(s->now - start, wait_us - 10000, wait_us + 10000);
+        s_pass(s, 1000);
+        s_in(s, A, 0, 10 * i + 10, 512, 0);
+    }
+    s_write(s, 10);
+    s_discard(s);
+    s_pass(s, 10000);
+    s_in(s, A, 0, 40, 512, 0); /* sent once */
+    uint64_t start = s->now;
+    s_write(s, 10);
+    s_discard(s);
+    s_until_sent(s);
+    assert_true(s->now - start < 230000);
+    s_free(s);
+}
+
 static void timeout_backs_off(void **state)
 {
     struct script *s = s_new();
@@ -1028,6 +1056,7 @@ int main(void)
         TEST(in_a_batch_an_answer_takes_the_ack_along),
         TEST(in_a_batch_acks_and_fin_do_not_wait),
         TEST(after_a_lost_syn),
+        TEST(timeout_stays_until_a_round_trip_is_known),
         TEST(timeout_backs_off),
         TEST(user_timeout),
         TEST(fast_retransmit_by_sack),
