@@ -78,9 +78,13 @@ int tn_tcp_seg_parse(const uint8_t *l4, size_t len, struct tn_tcp_seg *out)
     if (!tn_rd_ok(&r) || hdr < TN_TCP_HDR_MIN || hdr > len) return TN_E_MALFORMED;
     int err = parse_options(tn_rd_sub(&r, hdr - TN_TCP_HDR_MIN), &s);
     if (err) return err;
-    s.payload = l4 + hdr;
-    s.len = s.first_len = len - hdr;
-    *out = s;
+    /* Field by field, as in ip.c: a copy of the whole would wait for the small pieces it was written in. */
+    *out = (struct tn_tcp_seg){
+        .sport = s.sport, .dport = s.dport, .seq = s.seq, .ack = s.ack, .flags = s.flags, .window = s.window, .mss = s.mss,
+        .wscale = s.wscale, .has_wscale = s.has_wscale, .sack_ok = s.sack_ok, .has_ts = s.has_ts, .tsval = s.tsval,
+        .tsecr = s.tsecr, .nsack = s.nsack, .payload = l4 + hdr, .len = len - hdr, .first_len = len - hdr,
+    };
+    for (unsigned i = 0; i < s.nsack; i++) out->sack[i] = s.sack[i];
     return 0;
 }
 
