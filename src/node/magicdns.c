@@ -1,10 +1,9 @@
-/* A question is an `ask`: by UDP, or the one that a connection waits for (the next on it is read when that is answered). It
- * asks one server after the other, each on a socket of its own and so from a random port. An answer that does not fit a
- * datagram is asked for again by TCP when the client itself came by TCP; else the client is told, and comes again. */
+/* A question that others are asked for is an `ask`: one by UDP, or the one that a connection waits for (the next on it is read
+ * when that is answered). */
 #include "node/magicdns.h"
 
 #include "dns/dns.h"
-#include "node/exitdns.h"
+#include "node/magicask.h"
 #include "node/magicnames.h"
 #include "tun/resolv.h"
 #include "util/buf.h"
@@ -14,14 +13,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 enum {
     ASKS_MAX = 512,
     CONNS_MAX = 64,
-    QUESTION_MAX = 1024,
-    TRY_US = 2 * 1000 * 1000,   /* each server; stub resolvers give up after five */
+    QUESTION_MAX = TN_MAGICASK_QUERY_MAX,
     IDLE_US = 30 * 1000 * 1000, /* a connection without a question */
     SERVICE_PORT = 53,
     BACKLOG = 16,
@@ -35,19 +31,9 @@ struct conn;
 struct ask {
     struct tn_list link;
     struct tn_node *node;
-    struct conn *conn; /* NULL: by UDP */
-    struct tn_addrport server, client; /* of ours, for UDP */
-    uint8_t query[QUESTION_MAX];
-    size_t len;
-    struct tn_addrport servers[TN_MAGIC_SERVERS_MAX];
-    size_t nservers, at;
-    uint16_t id; /* at the server */
-    int fd;
-    uv_poll_t *poll;
-    struct tn_buf in; /* a TCP server's answer */
-    bool sent;
-    struct tn_exitdns_lookup *exit;
-    uint64_t deadline_us;
+    struct conn *conn;                 /* NULL: by UDP, */
+    struct tn_addrport server, client; /* between these */
+    struct tn_magicask *way;
 };
 
 struct conn {
@@ -82,26 +68,11 @@ bool tn_magicdns_is_service(const struct tn_node *n, const struct tn_ip *ip)
     return n->magicdns && (tn_ip_eq(ip, &service[0]) || tn_ip_eq(ip, &service[1]));
 }
 
-/* ---- the end of a question ---- */
-
-static void free_poll(uv_handle_t *h) { free(h); }
-
-static void close_socket(struct ask *a)
-{
-    if (a->poll) {
-        uv_poll_stop(a->poll);
-        uv_close((uv_handle_t *)a->poll, free_poll);
-        a->poll = NULL;
-    }
-    if (a->fd >= 0) close(a->fd);
-    a->fd = -1;
-    tn_buf_fini(&a->in);
-}
+/* ---- questions ---- */
 
 static void free_ask(struct ask *a)
 {
-    close_socket(a);
-    if (a->exit) tn_exitdns_cancel(a->exit);
+    if (a->way) tn_magicask_cancel(a->way);
     if (a->conn) a->conn->ask = NULL;
     tn_list_remove(&a->link);
     a->node->magicdns->nasks--;
@@ -118,163 +89,16 @@ static void answer_conn(struct conn *c, const uint8_t *bytes, size_t len)
     (void)tn_buf_append(&c->out, bytes, len);
 }
 
-/* The answer, with the client's ID. len 0: none is deserved. */
-static void finish(struct ask *a, const uint8_t *bytes, size_t len)
-{
-    struct tn_node *n = a->node;
-    struct conn *c = a->conn;
-    uint64_t now_us = tn_node_now();
-    struct tn_addrport server = a->server, client = a->client;
-    if (c && len) answer_conn(c, bytes, len);
-    else if (len) (void)tn_stack_udp_send_from(n->stack, &server, &client, bytes, len, now_us);
-    free_ask(a);
-    if (c) pump(c, now_us);
-}
-
-static void fail(struct ask *a)
-{
-    uint8_t out[QUESTION_MAX];
-    long n = tn_dns_make_error(a->query, a->len, TN_DNSMSG_SERVFAIL, out, sizeof out);
-    finish(a, out, n > 0 ? (size_t)n : 0);
-}
-
-/* ---- asking ---- */
-
-static void try_next(struct ask *a);
-
-/* Is it the answer? Then it goes to the client under the ID that it knows. */
-static bool take_answer(struct ask *a, uint8_t *bytes, size_t len)
-{
-    struct tn_dnsmsg answer, query;
-    if (tn_dnsmsg_parse(bytes, len, &answer) != 0 || tn_dnsmsg_parse(a->query, a->len, &query) != 0) return false;
-    if (answer.id != a->id || !tn_dnsmsg_answers(&answer, &query)) return false;
-    tn_put_be16(bytes, query.id);
-    finish(a, bytes, len);
-    return true;
-}
-
-static void readable_udp(struct ask *a)
-{
-    static const int tries = 8; /* datagrams of others' making */
-    uint8_t buf[TN_DNS_MAX];
-    for (int i = 0; i < tries; i++) {
-        ssize_t n = recv(a->fd, buf, sizeof buf, 0);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-        if (n < 0) { /* refused */
-            try_next(a);
-            return;
-        }
-        if (take_answer(a, buf, (size_t)n)) return;
-    }
-}
-
-static int send_tcp(struct ask *a)
-{
-    uint8_t out[2 + QUESTION_MAX];
-    tn_put_be16(out, (uint16_t)a->len);
-    memcpy(out + 2, a->query, a->len);
-    tn_put_be16(out + 2, a->id);
-    a->sent = true;
-    return send(a->fd, out, 2 + a->len, MSG_NOSIGNAL) == (ssize_t)(2 + a->len) ? 0 : -EIO; /* a fresh socket has room */
-}
-
-static void readable_tcp(struct ask *a)
-{
-    uint8_t buf[4096];
-    ssize_t n = recv(a->fd, buf, sizeof buf, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0 || tn_buf_append(&a->in, buf, (size_t)n) != 0) {
-        try_next(a);
-        return;
-    }
-    size_t have = tn_buf_len(&a->in), want = have >= 2 ? 2u + tn_get_be16(tn_buf_data(&a->in)) : 2;
-    if (have < want || have < 2) return;
-    uint8_t *copy = malloc(want - 2 ? want - 2 : 1);
-    if (copy) memcpy(copy, tn_buf_data(&a->in) + 2, want - 2);
-    if (!copy || !take_answer(a, copy, want - 2)) try_next(a);
-    free(copy);
-}
-
-static void on_event(uv_poll_t *p, int status, int events)
-{
-    struct ask *a = p->data;
-    if (a->node->closing) return;
-    if (!a->conn) {
-        readable_udp(a);
-    } else if (status < 0) {
-        try_next(a);
-    } else if (!a->sent) {
-        if (send_tcp(a) != 0 || uv_poll_start(p, UV_READABLE, on_event) != 0) try_next(a);
-    } else {
-        readable_tcp(a);
-    }
-}
-
-static int begin_try(struct ask *a, const struct tn_addrport *to)
-{
-    struct sockaddr_storage ss;
-    socklen_t len = tn_addrport_to_sockaddr(to, &ss);
-    bool tcp = a->conn != NULL;
-    a->fd = socket(ss.ss_family, (tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (a->fd < 0) return -errno;
-    if (connect(a->fd, (struct sockaddr *)&ss, len) != 0 && errno != EINPROGRESS) return -errno;
-    a->poll = calloc(1, sizeof *a->poll);
-    int err = a->poll ? uv_poll_init(&a->node->loop, a->poll, a->fd) : TN_E_NOMEM;
-    if (err) {
-        free(a->poll);
-        a->poll = NULL;
-        return err;
-    }
-    a->poll->data = a;
-    a->id = (uint16_t)tn_rng_u32(&a->node->rng);
-    a->sent = !tcp;
-    uint8_t out[QUESTION_MAX];
-    memcpy(out, a->query, a->len);
-    tn_put_be16(out, a->id);
-    if (!tcp && send(a->fd, out, a->len, MSG_NOSIGNAL) < 0) return -errno;
-    return uv_poll_start(a->poll, tcp ? UV_WRITABLE : UV_READABLE, on_event);
-}
-
-static void try_next(struct ask *a)
-{
-    close_socket(a);
-    tn_buf_init(&a->in, 2 + TN_DNS_MAX);
-    while (a->at < a->nservers) {
-        a->deadline_us = tn_node_now() + TRY_US;
-        if (begin_try(a, &a->servers[a->at++]) == 0) return;
-        close_socket(a);
-    }
-    fail(a);
-}
-
-static void exit_answered(void *arg, int err, const uint8_t *bytes, size_t len)
+static void answered(void *arg, const uint8_t *bytes, size_t len)
 {
     struct ask *a = arg;
-    a->exit = NULL;
-    if (err) fail(a);
-    else if (!a->conn && len > tn_dns_udp_limit(a->query, a->len)) {
-        uint8_t out[QUESTION_MAX];
-        long n = tn_dns_make_error(a->query, a->len, 0, out, sizeof out);
-        if (n > 0) out[2] |= TN_DNSMSG_TC >> 8;
-        finish(a, out, n > 0 ? (size_t)n : 0);
-    } else {
-        finish(a, bytes, len);
-    }
-}
-
-/* The host's own servers would be asked by a way that the exit node hides us from. */
-static void ask_default(struct ask *a)
-{
-    struct tn_node *n = a->node;
-    const struct tn_magicdns *m = n->magicdns;
-    if (n->config.exit_node) {
-        a->deadline_us = TN_NEVER; /* exitdns has its own */
-        if (tn_exitdns_ask(n, a->query, a->len, exit_answered, a, &a->exit) != 0) fail(a);
-        return;
-    }
-    memcpy(a->servers, m->host.servers, sizeof m->host.servers);
-    a->nservers = m->host.nservers;
-    try_next(a);
+    struct conn *c = a->conn;
+    uint64_t now_us = tn_node_now();
+    a->way = NULL;
+    if (c && len) answer_conn(c, bytes, len);
+    else if (len) (void)tn_stack_udp_send_from(a->node->stack, &a->server, &a->client, bytes, len, now_us);
+    free_ask(a);
+    if (c) pump(c, now_us);
 }
 
 static void question(struct tn_node *n, struct conn *c, const struct tn_addrport *server, const struct tn_addrport *client,
@@ -291,17 +115,21 @@ static void question(struct tn_node *n, struct conn *c, const struct tn_addrport
     if (v.way == TN_MAGIC_ANSWERED || v.way == TN_MAGIC_NONE) return;
     struct ask *a = calloc(1, sizeof *a);
     if (!a) return;
-    *a = (struct ask){.node = n, .conn = c, .fd = -1, .len = len, .deadline_us = TN_NEVER};
+    *a = (struct ask){.node = n, .conn = c};
     if (!c) a->server = *server, a->client = *client;
-    memcpy(a->query, bytes, len);
-    tn_buf_init(&a->in, 2 + TN_DNS_MAX);
-    memcpy(a->servers, v.servers, sizeof v.servers);
-    a->nservers = v.nservers;
+    struct tn_magicask_config config = {.node = n, .query = bytes, .len = len, .tcp = c != NULL, .done = answered, .arg = a};
+    bool ours = v.way == TN_MAGIC_SERVERS;
+    config.exit = !ours && n->config.exit_node; /* by the host's own servers a question would leave beside it */
+    config.servers = ours ? v.servers : m->host.servers;
+    config.nservers = ours ? v.nservers : m->host.nservers;
+    a->way = tn_magicask_start(&config);
+    if (!a->way) {
+        free(a);
+        return;
+    }
     tn_list_push_back(&m->asks, &a->link);
     m->nasks++;
     if (c) c->ask = a;
-    if (v.way == TN_MAGIC_DEFAULT) ask_default(a);
-    else try_next(a);
 }
 
 static void on_datagram(void *arg, const struct tn_addrport *local, const struct tn_addrport *from, const uint8_t *bytes,
@@ -400,7 +228,7 @@ void tn_magicdns_timeout(struct tn_node *n, uint64_t now_us)
         struct ask *a = TN_CONTAINER(m->asks.next, struct ask, link);
         tn_list_remove(&a->link);
         tn_list_push_back(&m->asks, &a->link);
-        if (a->deadline_us <= now_us) try_next(a);
+        tn_magicask_timeout(a->way, now_us);
     }
     TN_LIST_EACH(l, &m->conns) {
         struct conn *c = TN_CONTAINER(l, struct conn, link);
@@ -417,7 +245,8 @@ uint64_t tn_magicdns_next_deadline(const struct tn_node *n)
     if (!m) return next;
     TN_LIST_EACH(l, &m->asks) {
         const struct ask *a = TN_CONTAINER(l, struct ask, link);
-        if (a->deadline_us < next) next = a->deadline_us;
+        uint64_t at = tn_magicask_deadline(a->way);
+        if (at < next) next = at;
     }
     TN_LIST_EACH(l, &m->conns) {
         const struct conn *c = TN_CONTAINER(l, struct conn, link);
