@@ -95,7 +95,8 @@ static void serve_derp(struct tn_dev_derpport *p, struct tn_dev_web *w, const st
 {
     size_t len;
     const char *fast = tn_http1_find(head, "Derp-Fast-Start", &len);
-    if (!tn_dev_web_method_is(head, "GET")) tn_dev_web_text(w, 405, "GET required\n");
+    if (!tn_dev_web_method_is(head, "GET") && !tn_dev_web_method_is(head, "POST")) /* derper takes any; clients use these */
+        tn_dev_web_text(w, 405, "GET required\n");
     else if (!tn_http1_has_token(head, "Upgrade", "derp"))
         tn_dev_web_text(w, 426, "DERP requires connection upgrade\n");
     else upgrade(p, w, fast && len == 1 && *fast == '1', now);

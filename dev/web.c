@@ -49,6 +49,18 @@ bool tn_dev_web_path_is(const struct tn_http1_head *head, const char *path)
     return len == strlen(path) && memcmp(head->target, path, len) == 0;
 }
 
+/* "http://host/path" becomes "/path": servers take the absolute form as well (RFC 9112 section 3.2.2), and some clients send
+ * it. */
+static void to_origin_form(struct tn_http1_head *head)
+{
+    size_t skip = head->target_len > 8 && strncasecmp(head->target, "https://", 8) == 0 ? 8 : 7;
+    if (head->target_len < skip || (skip == 7 && strncasecmp(head->target, "http://", 7) != 0)) return;
+    const char *slash = memchr(head->target + skip, '/', head->target_len - skip);
+    if (!slash) return; /* no path of ours */
+    head->target_len -= (size_t)(slash - head->target);
+    head->target = slash;
+}
+
 static void arm_idle(struct tn_dev_web *w, struct tn_dev_now now)
 {
     tn_timer_arm(w->server.timers, &w->idle.t, now.us + TN_DEV_WEB_TIME * TN_DEV_SECOND);
@@ -180,6 +192,7 @@ static void next_requests(struct tn_dev_web *w, struct tn_dev_now now)
             tn_buf_fini(&w->in);
             return;
         }
+        to_origin_form(&head);
         one_request(w, &head, now);
         tn_buf_consume(&w->in, (size_t)n);
     }

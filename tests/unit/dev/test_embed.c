@@ -155,6 +155,11 @@ static void expect_status(const char *request, const char *status)
 static void plain_http(void **state)
 {
     expect_status("GET /key HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "200");
+    /* The absolute form. */
+    expect_status("GET http://x:8080/key HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "200");
+    expect_status("GET HTTPS://x/key HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "200");
+    expect_status("GET http://x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "404");
+    expect_status("GET http:/key HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "404");
     expect_status("GET /health HTTP/1.0\r\n\r\n", "200");
     expect_status("GET /nothing HTTP/1.1\r\nConnection: close\r\n\r\n", "404");
     expect_status("nonsense\r\n\r\n", "400");
