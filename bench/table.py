@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The data path beside its peers, as one table: throughput, memory, CPU per GB, latency, connections.
 
-    bench/table.py [--runs N] [--secs S] [--build DIR] [--rows WORD,...] [--kinds ours,tsnet,fd]
+    bench/table.py [--runs N] [--secs S] [--build DIR] [--rows WORD,...] [--kinds ours,tsnet,rust,fd]
 
-Two namespaces joined by a veth pair, one program in each (bench/speed, or tests/peers/tsnetpeer in the same habit), the
-control server (`tailnet dev`) in the first; both programs and the link share this machine. Kinds are run alternately in
-the same session, and medians are printed. Needs root or user namespaces, a release build, and the Go peers."""
+Two namespaces joined by a veth pair, one program in each (bench/speed, or in the same habit tests/peers/tsnetpeer and, after
+bench/rust/build.sh, a program on the crate geiserx_tailscale), the control server (`tailnet dev`) in the first; both programs
+and the link share this machine. Kinds are run alternately in the same session, and medians are printed. Needs root or user
+namespaces, a release build, and the Go peers."""
 import argparse
 import os
 import re
@@ -20,6 +21,7 @@ from lib import sandbox  # noqa: E402
 from lib.node import Dev  # noqa: E402
 from lib.proc import Failure, Supervisor, wait_until  # noqa: E402
 
+RUST = os.path.join(ROOT, "bench", "rust", "bin", "rustpeer")
 # word: (what it says, the dialer's flags)
 ROWS = {
     "one": ("one stream", []),
@@ -46,10 +48,13 @@ class Bed:
         common = ["--login-server", self.dev.url, "--state", state, "--hostname", name, *flags]
         if kind == "tsnet":
             return [os.path.join(ROOT, "tests", "peers", "bin", "tsnetpeer"), "speed", mode, *common]
+        if kind == "rust":
+            return [RUST, mode, *common]
         return [os.path.join(self.build, "bench", "speed"), mode, *common, *(["-d"] if kind == "fd" else [])]
 
     def env(self):
-        return {"TS_AUTHKEY": self.dev.key, "TS_NO_LOGS_NO_SUPPORT": "true"}
+        return {"TS_AUTHKEY": self.dev.key, "TS_NO_LOGS_NO_SUPPORT": "true",
+                "TS_RS_EXPERIMENT": "this_is_unstable_software"}
 
     def server(self, kind):
         """Started once a kind; "IP:PORT" of its port 5001."""
@@ -101,7 +106,7 @@ def main():
     ap.add_argument("--secs", type=float, default=4)
     ap.add_argument("--build", default=os.path.join(ROOT, "build"))
     ap.add_argument("--rows", default=",".join(ROWS))
-    ap.add_argument("--kinds", default="ours,tsnet")
+    ap.add_argument("--kinds", default="ours,tsnet" + (",rust" if os.path.exists(RUST) else ""))
     args = ap.parse_args()
     os.environ["TN_BUILD"] = os.path.abspath(args.build)
     sandbox.enter()
