@@ -259,7 +259,9 @@ void tn_stack_enter(struct tn_stack *st);
 void tn_stack_leave(struct tn_stack *st, bool deliver, uint64_t now_us);
 /* Asks for tn_tcp_output at the end of the batch; false: there is none, or its list is full. */
 bool tn_stack_output_later(struct tn_tcp *c);
-/* The same, or at once. */
+/* What waits for that is sent before it. */
+void tn_stack_output_now(struct tn_tcp *c, uint64_t now_us);
+/* As tn_stack_output_later, or at once. */
 void tn_stack_answer_later(struct tn_tcp *c, uint64_t now_us);
 bool tn_stack_is_own(const struct tn_stack *st, const struct tn_ip *ip);
 /* One of our addresses of this family, or NULL. */

@@ -252,6 +252,17 @@ void tn_stack_answer_later(struct tn_tcp *c, uint64_t now_us)
     if (!c->has_sack || !tn_stack_output_later(c)) tn_tcp_output(c, now_us);
 }
 
+void tn_stack_output_now(struct tn_tcp *c, uint64_t now_us)
+{
+    struct tn_stack *st = c->st;
+    bool in_batch = st->in_batch;
+    if (!c->f.unanswered) return;
+    c->f.unanswered = false; /* it stays in the list, whose end then finds nothing to send */
+    st->in_batch = false;
+    tn_tcp_output(c, now_us);
+    st->in_batch = in_batch;
+}
+
 /* Owners first: what they read opens the window, and what they write takes the acknowledgment along. */
 void tn_stack_batch_end(struct tn_stack *st, uint64_t now_us)
 {

@@ -168,8 +168,9 @@ void tn_tcp_abort(struct tn_tcp *c, uint64_t now_us)
 {
     if (c->f.state == TN_TCP_CLOSED) return;
     tn_stack_enter(c->st);
-    tn_tcp_send_rst(c, now_us);
-    tn_tcp_destroy(c);
+    tn_stack_output_now(c, now_us); /* what was written goes first, as it would outside of a batch */
+    if (c->f.state != TN_TCP_CLOSED) tn_tcp_send_rst(c, now_us);
+    if (c->f.state != TN_TCP_CLOSED) tn_tcp_destroy(c);
     tn_stack_leave(c->st, false, now_us);
 }
 

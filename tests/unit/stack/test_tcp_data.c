@@ -424,6 +424,22 @@ static void in_a_batch_an_answer_takes_the_ack_along(void **state)
     s_free(s);
 }
 
+/* As outside of a batch: what was written before goes before. */
+static void a_reset_in_a_batch_comes_behind_the_bytes(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    tn_stack_batch_begin(s->st);
+    s_write(s, 10);
+    s_none(s);
+    tn_tcp_abort(s->c, s->now);
+    s_expect(s, A, 0, 0, 10);
+    s_expect(s, R | A, 10, 0, 0);
+    tn_stack_batch_end(s->st, s->now);
+    s_none(s);
+    s_free(s);
+}
+
 /* Waiting for the batch's end is no answer: without SACK each duplicate is acknowledged on its own, and the end of the
  * stream waits for nothing. */
 static void in_a_batch_acks_and_fin_do_not_wait(void **state)
@@ -1055,6 +1071,7 @@ int main(void)
         TEST(a_batch_ends_with_what_is_not_full),
         TEST(in_a_batch_an_answer_takes_the_ack_along),
         TEST(in_a_batch_acks_and_fin_do_not_wait),
+        TEST(a_reset_in_a_batch_comes_behind_the_bytes),
         TEST(after_a_lost_syn),
         TEST(timeout_stays_until_a_round_trip_is_known),
         TEST(timeout_backs_off),
