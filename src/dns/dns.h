@@ -29,6 +29,7 @@ struct tn_dns_config {
     struct tn_rng rng;
     uint64_t (*now)(void *ctx); /* microseconds as everywhere; NULL: CLOCK_MONOTONIC */
     void *ctx;
+    uint64_t peer; /* not set by the owner: whose questions an upstream is for (ways.h) */
 };
 
 int tn_dns_check_upstreams(const char *upstreams); /* 0 or TN_E_INVAL */
@@ -55,6 +56,8 @@ void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6);
 /* The proxy has changed: connections and what was learned through it are given up. A change of the egress mode is noticed
  * without this. */
 void tn_dns_reset(struct tn_dns *d);
+/* The peer's sessions at the proxies are new ones: the same for what is the peer's. */
+void tn_dns_reset_peer(struct tn_dns *d, uint64_t peer);
 void tn_dns_peer_gone(struct tn_dns *d, uint64_t peer); /* nothing of it is kept */
 
 /* The name by which this peer asked for the address a short while ago, in lower case, if it is the only one; NULL: none.

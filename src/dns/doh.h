@@ -12,6 +12,7 @@ struct tn_doh_config {
     struct tn_tls_ctx *tls;
     const struct tn_log *log;
     struct tn_rng rng;
+    uint64_t peer; /* of dns.h */
 };
 
 enum { TN_DOH_INFLIGHT_MAX = 1024 };

@@ -132,7 +132,7 @@ int tn_doh_conn_open(struct tn_doh *d)
 {
     static const struct tn_egress_events events = {on_open, on_fail, on_readable, on_writable};
     d->mode = tn_egress_mode(d->config.egress);
-    struct tn_egress_target to = {.dst = d->url.addr, .purpose = TN_EGRESS_RESOLVER};
+    struct tn_egress_target to = {.dst = d->url.addr, .peer = d->config.peer, .purpose = TN_EGRESS_RESOLVER};
     int why = tn_egress_dial(d->config.egress, &to, &events, d, &d->conn);
     if (why) {
         d->conn = NULL;

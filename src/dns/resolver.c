@@ -1,7 +1,7 @@
 /* The resolver: what clients ask (queries) and what is asked for them upstream (lookups).
  *
  * A query is answered from the cache, joins a lookup of the same peer's for the same thing, or starts one. A lookup asks the
- * first upstream that worked lately; the next one when that fails, says that it failed (SERVFAIL, REFUSED), or has said
+ * first upstream that worked lately on the peer's way (ways.h); the next one when that fails, says that it failed (SERVFAIL, REFUSED), or has said
  * nothing for HEDGE_US. The first good answer ends the lookup; each of its queries gets that in its own form.
  *
  * Callbacks run only at the end of an event or timeout, never inside ask or cancel: answered queries wait in `ready`,
@@ -9,7 +9,7 @@
 #include "dns/answer.h"
 #include "dns/cache.h"
 #include "dns/names.h"
-#include "dns/upstream.h"
+#include "dns/ways.h"
 #include "util/err.h"
 #include "util/heap.h"
 #include "util/siphash.h"
@@ -41,6 +41,7 @@ struct lookup {
     struct tn_dns_key key;
     uint64_t peer, deadline_us;
     struct tn_list waiters;
+    struct tn_dns_way *way; /* held */
     struct attempt attempts[TN_DNS_UPSTREAMS_MAX];
     struct tn_dns_kept *second_best; /* an upstream's word that it failed, should nobody know better */
     int err;
@@ -72,9 +73,7 @@ struct tn_dns_query {
 
 struct tn_dns {
     struct tn_dns_config config;
-    struct tn_dns_upstream *upstreams[TN_DNS_UPSTREAMS_MAX];
-    uint64_t avoid_until_us[TN_DNS_UPSTREAMS_MAX];
-    unsigned nupstreams;
+    struct tn_dns_ways ways;
     struct tn_dns_cache *cache;
     struct tn_dns_names *names;
     struct tn_dns_adjust adjust;
@@ -92,18 +91,6 @@ static uint64_t now_of(const struct tn_dns *d) { return d->config.now ? d->confi
 
 /* ---- life ---- */
 
-static int make_upstreams(struct tn_dns *d)
-{
-    int err = tn_dns_check_upstreams(d->config.upstreams);
-    for (const char *at = d->config.upstreams; !err && *at;) {
-        size_t len = tn_dns_url_next(&at);
-        err = tn_dns_upstream_new(&d->config, at, len, &d->upstreams[d->nupstreams]);
-        if (!err) d->nupstreams++;
-        at += len;
-    }
-    return err;
-}
-
 int tn_dns_new(const struct tn_dns_config *config, struct tn_dns **out)
 {
     struct tn_dns *d = calloc(1, sizeof *d);
@@ -118,8 +105,9 @@ int tn_dns_new(const struct tn_dns_config *config, struct tn_dns **out)
     d->cache = tn_dns_cache_new(&config->rng, TN_DNS_CACHE_BYTES);
     d->names = tn_dns_names_new(&config->rng);
     d->scratch = malloc(2 * REPLY_MAX);
-    int err = d->cache && d->names && d->scratch ? make_upstreams(d) : TN_E_NOMEM;
-    d->config.upstreams = NULL; /* not kept */
+    int err = tn_dns_ways_init(&d->ways, config);
+    if (!err && (!d->cache || !d->names || !d->scratch)) err = TN_E_NOMEM;
+    d->config.upstreams = NULL; /* not ours */
     if (err) tn_dns_free(d);
     else *out = d;
     return err;
@@ -142,8 +130,10 @@ static void free_query(struct tn_dns_query *q)
 static void free_lookup(struct lookup *l)
 {
     struct tn_dns *d = l->d;
-    for (unsigned i = 0; i < d->nupstreams; i++)
-        if (l->attempts[i].pending) d->upstreams[i]->ops->cancel(d->upstreams[i], l->attempts[i].handle);
+    struct tn_dns_way *way = l->way;
+    for (unsigned i = 0; i < way->n; i++)
+        if (l->attempts[i].pending) way->upstreams[i]->ops->cancel(way->upstreams[i], l->attempts[i].handle);
+    tn_dns_way_release(way);
     tn_timer_stop(&d->timers, &l->timer);
     tn_htable_remove(&d->lookups, &l->node);
     tn_dns_kept_unref(l->second_best);
@@ -164,7 +154,7 @@ void tn_dns_free(struct tn_dns *d)
     if (!d) return;
     tn_htable_each(&d->lookups, free_lookup_node, NULL);
     while (!tn_list_empty(&d->ready)) free_query(query_at(d->ready.next));
-    for (unsigned i = 0; i < d->nupstreams; i++) d->upstreams[i]->ops->free(d->upstreams[i]);
+    tn_dns_ways_fini(&d->ways);
     tn_dns_cache_free(d->cache);
     tn_dns_names_free(d->names);
     tn_htable_fini(&d->lookups);
@@ -264,11 +254,10 @@ static void on_answer(void *arg, int err, const uint8_t *bytes, size_t len);
 /* The upstream to ask next: the first untried one that has not failed lately, else the first untried one; -1: none. */
 static int choose(const struct lookup *l, uint64_t now_us)
 {
-    const struct tn_dns *d = l->d;
     int fallback = -1;
-    for (unsigned i = 0; i < d->nupstreams; i++) {
+    for (unsigned i = 0; i < l->way->n; i++) {
         if (l->attempts[i].tried) continue;
-        if (d->avoid_until_us[i] <= now_us) return (int)i;
+        if (l->way->avoid_until_us[i] <= now_us) return (int)i;
         if (fallback < 0) fallback = (int)i;
     }
     return fallback;
@@ -280,13 +269,13 @@ static bool ask_next(struct lookup *l, uint64_t now_us)
     struct tn_dns *d = l->d;
     for (int i; (i = choose(l, now_us)) >= 0;) {
         struct attempt *a = &l->attempts[i];
-        struct tn_dns_upstream *u = d->upstreams[i];
+        struct tn_dns_upstream *u = l->way->upstreams[i];
         a->tried = true;
         d->stats.upstream_queries++;
         int err = u->ops->ask(u, l->query, l->len, now_us, on_answer, a, &a->handle);
         if (err) {
             l->err = err;
-            d->avoid_until_us[i] = now_us + AVOID_US;
+            l->way->avoid_until_us[i] = now_us + AVOID_US;
             continue;
         }
         a->pending = true;
@@ -300,7 +289,7 @@ static bool ask_next(struct lookup *l, uint64_t now_us)
 
 static bool anything_pending(const struct lookup *l)
 {
-    for (unsigned i = 0; i < l->d->nupstreams; i++)
+    for (unsigned i = 0; i < l->way->n; i++)
         if (l->attempts[i].pending) return true;
     return false;
 }
@@ -322,7 +311,7 @@ static void take_answer(struct lookup *l, unsigned i, const uint8_t *bytes, size
         go_on(l, err ? err : TN_E_NOMEM, now_us);
         return;
     }
-    d->avoid_until_us[i] = 0;
+    l->way->avoid_until_us[i] = 0;
     bool refused = a.rcode == TN_DNSMSG_SERVFAIL || a.rcode == TN_DNSMSG_REFUSED;
     if (refused && (choose(l, now_us) >= 0 || anything_pending(l))) {
         tn_dns_kept_unref(l->second_best);
@@ -343,7 +332,7 @@ static void on_answer(void *arg, int err, const uint8_t *bytes, size_t len)
     uint64_t now_us = now_of(d);
     a->pending = false;
     if (err) {
-        if (err != TN_E_CANCELED) d->avoid_until_us[i] = now_us + AVOID_US;
+        if (err != TN_E_CANCELED) l->way->avoid_until_us[i] = now_us + AVOID_US;
         go_on(l, err, now_us);
     } else {
         take_answer(l, i, bytes, len, now_us);
@@ -399,12 +388,18 @@ static bool same_key(const struct tn_hnode *node, const void *key)
     return a->len == b->len && memcmp(a->bytes, b->bytes, a->len) == 0;
 }
 
-static struct lookup *make_lookup(struct tn_dns *d, uint64_t peer, const struct tn_dns_question *q,
-                                  const struct tn_dns_key *key, uint64_t now_us)
+static int make_lookup(struct tn_dns *d, uint64_t peer, const struct tn_dns_question *q, const struct tn_dns_key *key,
+                       uint64_t now_us, struct lookup **out)
 {
     struct lookup *l = calloc(1, sizeof *l);
-    if (!l) return NULL;
+    if (!l) return TN_E_NOMEM;
+    int err = tn_dns_way_hold(&d->ways, peer, now_us, &l->way);
+    if (err) {
+        free(l);
+        return err;
+    }
     l->d = d;
+    *out = l;
     l->peer = peer;
     l->key = *key;
     l->deadline_us = now_us + LOOKUP_US;
@@ -414,11 +409,12 @@ static struct lookup *make_lookup(struct tn_dns *d, uint64_t peer, const struct 
     tn_list_init(&l->waiters);
     for (unsigned i = 0; i < TN_DNS_UPSTREAMS_MAX; i++) l->attempts[i].lookup = l;
     if (tn_timer_arm(&d->timers, &l->timer, l->deadline_us) == 0) {
-        if (tn_htable_insert(&d->lookups, &l->node, tn_siphash(&d->key, key->bytes, key->len)) == 0) return l;
+        if (tn_htable_insert(&d->lookups, &l->node, tn_siphash(&d->key, key->bytes, key->len)) == 0) return 0;
         tn_timer_stop(&d->timers, &l->timer);
     }
+    tn_dns_way_release(l->way);
     free(l);
-    return NULL;
+    return TN_E_NOMEM;
 }
 
 /* From the cache, together with another query, or upstream. */
@@ -437,8 +433,8 @@ static int look_up(struct tn_dns *d, struct tn_dns_query *q, uint64_t peer, uint
     if (l) {
         d->stats.joined++;
     } else {
-        l = make_lookup(d, peer, &q->q, &key, now_us);
-        if (!l) return TN_E_NOMEM;
+        int no = make_lookup(d, peer, &q->q, &key, now_us, &l);
+        if (no) return no;
         if (!ask_next(l, now_us)) {
             int err = l->err;
             free_lookup(l);
@@ -518,10 +514,9 @@ size_t tn_dns_udp_limit(const uint8_t *query, size_t len)
 
 void tn_dns_timeout(struct tn_dns *d, uint64_t now_us)
 {
-    for (unsigned i = 0; i < d->nupstreams; i++) {
-        struct tn_dns_upstream *u = d->upstreams[i];
-        if (u->ops->next_deadline(u) <= now_us) u->ops->timeout(u, now_us);
-    }
+    d->busy = true; /* answers wait until all ways had their turn */
+    tn_dns_ways_timeout(&d->ways, now_us);
+    d->busy = false;
     for (struct tn_timer *t; (t = tn_heap_pop_due(&d->timers, now_us));) {
         struct lookup *l = TN_CONTAINER(t, struct lookup, timer);
         if (l->deadline_us > now_us && ask_next(l, now_us)) continue;
@@ -535,12 +530,8 @@ void tn_dns_timeout(struct tn_dns *d, uint64_t now_us)
 uint64_t tn_dns_next_deadline(const struct tn_dns *d)
 {
     if (!tn_list_empty(&d->ready)) return 0;
-    uint64_t next = tn_heap_next(&d->timers);
-    for (unsigned i = 0; i < d->nupstreams; i++) {
-        uint64_t at = d->upstreams[i]->ops->next_deadline(d->upstreams[i]);
-        if (at < next) next = at;
-    }
-    return next;
+    uint64_t lookups = tn_heap_next(&d->timers), ways = tn_dns_ways_next_deadline(&d->ways);
+    return lookups < ways ? lookups : ways;
 }
 
 /* ---- settings and figures ---- */
@@ -555,10 +546,13 @@ void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6)
 void tn_dns_reset(struct tn_dns *d)
 {
     forget_learned(d);
-    for (unsigned i = 0; i < d->nupstreams; i++) {
-        d->avoid_until_us[i] = 0;
-        d->upstreams[i]->ops->reset(d->upstreams[i]);
-    }
+    tn_dns_ways_reset(&d->ways, 0);
+}
+
+void tn_dns_reset_peer(struct tn_dns *d, uint64_t peer)
+{
+    tn_dns_peer_gone(d, peer);
+    tn_dns_ways_reset(&d->ways, peer);
 }
 
 void tn_dns_peer_gone(struct tn_dns *d, uint64_t peer)
@@ -574,10 +568,7 @@ const char *tn_dns_name_of(struct tn_dns *d, uint64_t peer, const struct tn_ip *
 
 int tn_dns_health(const struct tn_dns *d, const char **text)
 {
-    int first = d->upstreams[0]->ops->health(d->upstreams[0], text);
-    for (unsigned i = 1; first && i < d->nupstreams; i++)
-        if (d->upstreams[i]->ops->health(d->upstreams[i], NULL) == 0) return 0;
-    return first;
+    return tn_dns_ways_health(&d->ways, text);
 }
 
 void tn_dns_stats(const struct tn_dns *d, struct tn_dns_stats *out)

@@ -51,6 +51,7 @@ struct upstream {
     const struct tn_log *log;
     struct tn_egress *egress;
     struct tn_rng rng;
+    uint64_t peer;
     struct tn_addrport addr;
     struct tn_list queries, finished;
     unsigned asked, count;   /* in queries; in both lists */
@@ -121,7 +122,7 @@ static const struct tn_egress_events events = {on_open, on_fail, on_readable, on
 static int open_conn(struct upstream *up)
 {
     up->mode = tn_egress_mode(up->egress);
-    struct tn_egress_target to = {.dst = up->addr, .purpose = TN_EGRESS_RESOLVER};
+    struct tn_egress_target to = {.dst = up->addr, .peer = up->peer, .purpose = TN_EGRESS_RESOLVER};
     int why = tn_egress_dial(up->egress, &to, &events, up, &up->conn);
     if (why) {
         up->conn = NULL;
@@ -394,6 +395,7 @@ int tn_dns_tcp_new(const struct tn_dns_config *config, const struct tn_addrport 
     up->log = config->log;
     up->egress = config->egress;
     up->rng = config->rng;
+    up->peer = config->peer;
     up->addr = *addr;
     tn_list_init(&up->queries);
     tn_list_init(&up->finished);

@@ -58,6 +58,7 @@ struct upstream {
     const struct tn_log *log;
     struct tn_egress *egress;
     struct tn_rng rng;
+    uint64_t peer;
     struct tn_addrport addr;
     struct tn_dns_upstream *tcp;
     struct tn_list queries, finished, flows;
@@ -115,7 +116,7 @@ static int open_flow(struct upstream *up, uint64_t now_us)
 {
     struct flow *f = calloc(1, sizeof *f);
     if (!f) return TN_EGRESS_FAIL_FDS;
-    struct tn_dgram_key key = {.kind = TN_DGRAM_UDP, .dst = up->addr};
+    struct tn_dgram_key key = {.kind = TN_DGRAM_UDP, .dst = up->addr, .peer = up->peer};
     key.src.ip.family = up->addr.ip.family;
     key.src.port = (uint16_t)(PORT_FIRST + tn_rng_below(&up->rng, PORTS));
     int why = tn_dgram_open(up->egress, &key, &events, f, &f->dgram);
@@ -411,6 +412,7 @@ int tn_dns_udp_new(const struct tn_dns_config *config, const struct tn_addrport 
     up->log = config->log;
     up->egress = config->egress;
     up->rng = config->rng;
+    up->peer = config->peer;
     up->addr = *addr;
     tn_list_init(&up->queries);
     tn_list_init(&up->finished);

@@ -43,7 +43,7 @@ static const struct tn_dns_upstream_ops https_ops = {https_ask,   https_cancel, 
 static int https_new(const struct tn_dns_config *config, const char *url, struct tn_dns_upstream **out)
 {
     struct tn_doh_config dc = {.url = url, .egress = config->egress, .tls = config->tls, .log = config->log,
-                               .rng = config->rng};
+                               .rng = config->rng, .peer = config->peer};
     struct over_https *h = calloc(1, sizeof *h);
     if (!h) return TN_E_NOMEM;
     h->u.ops = &https_ops;

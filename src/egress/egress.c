@@ -162,6 +162,15 @@ int tn_egress_rotate(struct tn_egress *e, uint64_t peer)
     return 0;
 }
 
+bool tn_egress_by_peer(const struct tn_egress *e)
+{
+    const struct tn_egress_spec *s = e->policy->mode == TN_EGRESS_PROXY ? e->policy->spec : NULL;
+    bool yes = s && s->nproxies > 1;
+    for (size_t i = 0; s && i < s->nproxies; i++) yes |= s->proxies[i].proxy->templated;
+    for (size_t i = 0; s && i < s->nrules; i++) yes |= s->rules[i].nfrom > 0;
+    return yes;
+}
+
 enum tn_egress_mode tn_egress_mode(const struct tn_egress *e) { return e->policy->mode; }
 const char *tn_egress_describe(const struct tn_egress *e, char buf[400])
 {

@@ -191,6 +191,9 @@ int tn_egress_set_policy(struct tn_egress *e, enum tn_egress_mode mode, struct t
 int tn_egress_rotate(struct tn_egress *e, uint64_t peer);
 /* The peer is gone for good: its figures are forgotten. Its flows are the caller's to end. */
 void tn_egress_forget_peer(struct tn_egress *e, uint64_t peer);
+/* Does it matter to the proxies for which peer a flow is: sessions of its own, rules by source, more than one proxy to choose
+ * from? */
+bool tn_egress_by_peer(const struct tn_egress *e);
 /* Called before (true) and after what one look at a socket of datagrams brings, so that the owner can send on together what
  * comes together. NULL: not called. */
 void tn_egress_set_batch(struct tn_egress *e, void (*on_batch)(void *ctx, bool begins), void *ctx);

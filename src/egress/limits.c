@@ -12,7 +12,7 @@
 enum {
     FLOWS_DEFAULT = 32768, /* half the ports of one source address towards one proxy */
     DIALS_DEFAULT = 8192,  /* as Go's forwarder on Linux */
-    RESOLVERS_MAX = 32,    /* one kept connection per upstream is the rule; the operator's checks are among them */
+    RESOLVERS_MAX = 160,   /* a kept connection per upstream and way (dns/ways.h); the operator's checks are among them */
 };
 
 static bool same_peer(const struct tn_hnode *node, const void *key)

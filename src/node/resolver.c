@@ -35,6 +35,13 @@ void tn_resolver_policy_changed(struct tn_node *n)
     set_reach(n);
 }
 
+void tn_resolver_rotated(struct tn_node *n, uint64_t peer)
+{
+    if (!n->dns) return;
+    if (peer) tn_dns_reset_peer(n->dns, peer);
+    else tn_dns_reset(n->dns);
+}
+
 int tn_resolver_listen(struct tn_node *n)
 {
     if (!n->dns) return 0;

@@ -7,6 +7,7 @@
 int tn_resolver_new(struct tn_node *n);     /* after the egress; nothing when we are no exit node */
 int tn_resolver_listen(struct tn_node *n);  /* after the stack: port 53 */
 void tn_resolver_policy_changed(struct tn_node *n); /* the egress has other settings */
+void tn_resolver_rotated(struct tn_node *n, uint64_t peer); /* new sessions at the proxies, for this peer or all (0) */
 void tn_resolver_free(struct tn_node *n);   /* before the stack and the egress */
 void tn_resolver_peer_gone(struct tn_node *n, uint64_t peer, uint64_t now_us);
 void tn_resolver_timeout(struct tn_node *n, uint64_t now_us);

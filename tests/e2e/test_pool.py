@@ -5,6 +5,7 @@ destination. Each under the leak oracle."""
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -258,6 +259,38 @@ def hostile_tls(b):
         expect("hunter2" not in words and "user:" not in words, "credentials can be read")
     finally:
         p.close()
+
+
+@case("each peer's questions go upstream through its own session; rotating one opens another")
+def questions(b):
+    b.need_tun()
+    if not shutil.which("dig"):
+        raise Skip("dig is not installed")
+    heard = scripted.Scripted(b.net.proxy, scripted.honest(b.net.proxy), port=1087)
+
+    def users(name, fetch):
+        heard.sessions.clear()
+        fetch(name)
+        return [s.user.decode() for s in heard.sessions if s.target and s.target[0] == b.net.inet.dns4]
+
+    def by_socks(name):
+        b.fetch(f"http://{name}/ip")
+
+    def by_tun(name):
+        out = b.need_tun().ns.run("dig", "+short", "+tries=1", "@192.0.2.1", name, "A", check=False, timeout=20).stdout
+        expect(out.strip(), f"no answer for {name}")
+    try:
+        b.exit("--exit-proxy", heard.url("cust-{peer}-{epoch}:secret9"))
+        with b.oracle(heard):
+            one, other = users("four.example", by_socks), users("four.example", by_tun)
+            expect(len(one) == len(other) == 1 and one != other, f"a connection each: {one} {other}")
+            expect(not users("web.example", by_socks) and not users("web.example", by_tun), "kept")
+            b.node.cli("egress", "rotate", "client")
+            again = users("four.example", by_socks)
+            expect(len(again) == 1 and again != one, f"another session, and nothing from the cache: {again}")
+            expect(not users("four.example", by_tun), "of the other peer nothing changed")
+    finally:
+        heard.close()
 
 
 @case("a proxy is told names only if told to: then the name that this client asked DNS for")

@@ -2,6 +2,7 @@
 #include "../failalloc.h"
 
 #include "dns/resolver.c"
+#include "dns/ways.c"
 
 #undef malloc
 #undef calloc
@@ -14,7 +15,7 @@
 
 /* ---- the world around ---- */
 
-enum { ASKS = 64 };
+enum { ASKS = 256, UPSTREAMS = 512 };
 struct fake_ask {
     int upstream;
     bool live;
@@ -27,13 +28,16 @@ static struct world {
     struct tn_dns *d;
     enum tn_egress_mode mode;
     uint64_t now_us;
-    int refuse[4]; /* an upstream's refusal at once */
+    bool by_peer;
+    int refuse[UPSTREAMS]; /* an upstream's refusal at once */
+    uint64_t peer[UPSTREAMS]; /* whom it is for */
     struct fake_ask asks[ASKS];
     unsigned nasks, canceled, resets;
-    unsigned made;
+    unsigned made, freed;
 } w;
 
 enum tn_egress_mode tn_egress_mode(const struct tn_egress *e) { return w.mode; }
+bool tn_egress_by_peer(const struct tn_egress *e) { return w.by_peer; }
 
 struct fake_upstream {
     struct tn_dns_upstream u;
@@ -67,7 +71,11 @@ static int fake_health(const struct tn_dns_upstream *u, const char **text)
     if (text) *text = "fake";
     return ((const struct fake_upstream *)u)->number == 0 ? TN_E_REFUSED : 0;
 }
-static void fake_free(struct tn_dns_upstream *u) { (free)(u); }
+static void fake_free(struct tn_dns_upstream *u)
+{
+    w.freed++;
+    (free)(u);
+}
 static const struct tn_dns_upstream_ops fake_ops = {fake_ask,   fake_cancel, fake_timeout, fake_deadline,
                                                     fake_reset, fake_health, fake_free};
 
@@ -76,6 +84,8 @@ int tn_dns_upstream_new(const struct tn_dns_config *config, const char *url, siz
     struct fake_upstream *u = failalloc_calloc(1, sizeof *u);
     if (!u) return TN_E_NOMEM;
     u->u.ops = &fake_ops;
+    assert_true(w.made < UPSTREAMS);
+    w.peer[w.made] = config->peer;
     u->number = (int)w.made++;
     *out = &u->u;
     return 0;
@@ -554,6 +564,72 @@ static void answers_lead_where_there_is_a_way(void **state)
     stop(NULL);
 }
 
+static void expect_asked(unsigned i, int upstream, uint64_t peer)
+{
+    assert_int_equal(w.nasks, i + 1);
+    assert_int_equal(w.asks[i].upstream, upstream);
+    assert_int_equal(w.peer[upstream], peer);
+}
+
+static void each_peer_goes_its_own_way(void **state)
+{
+    struct got g[8];
+    start("a,b");
+    assert_int_equal(w.made, 2);
+    assert_int_equal(ask_as(7, "shared.example", 1, 0, TN_DNS_MAX, &g[0], NULL), 0);
+    expect_asked(0, 0, 0);
+    w.by_peer = true;
+    assert_int_equal(ask_as(7, "one.example", 1, 0, TN_DNS_MAX, &g[1], NULL), 0);
+    expect_asked(1, 2, 7);
+    assert_int_equal(ask_as(8, "one.example", 1, 0, TN_DNS_MAX, &g[2], NULL), 0);
+    expect_asked(2, 4, 8);
+    fail_it(1, TN_E_REFUSED); /* for one of them */
+    expect_asked(3, 3, 7);
+    assert_int_equal(ask_as(8, "two.example", 1, 0, TN_DNS_MAX, &g[3], NULL), 0);
+    expect_asked(4, 4, 8);
+    assert_int_equal(ask_as(7, "two.example", 1, 0, TN_DNS_MAX, &g[4], NULL), 0);
+    expect_asked(5, 3, 7);
+    for (unsigned i = 0; i < 6; i++)
+        if (i != 1) reply(i, 0x8180, &web, 1);
+    pass(1);
+    for (int i = 0; i < 5; i++) assert_int_equal(g[i].calls, 1);
+
+    tn_dns_reset_peer(w.d, 7); /* its session is another one now, and 8's is not */
+    assert_int_equal(w.resets, 2);
+    assert_int_equal(ask_as(8, "one.example", 1, 0, TN_DNS_MAX, &g[5], NULL), 0);
+    assert_int_equal(w.nasks, 6); /* out of the cache */
+    assert_int_equal(ask_as(7, "one.example", 1, 0, TN_DNS_MAX, &g[6], NULL), 0);
+    expect_asked(6, 2, 7);
+    reply(6, 0x8180, &web, 1);
+    pass(119 * 1000000);
+    assert_int_equal(w.freed, 0);
+    pass(2 * 1000000);
+    assert_int_equal(w.freed, 4); /* and everybody's stays */
+    assert_int_equal(ask_as(7, "three.example", 1, 0, TN_DNS_MAX, &g[7], NULL), 0);
+    expect_asked(7, 6, 7);
+    stop(NULL);
+}
+
+static void ways_are_limited_and_never_lent(void **state)
+{
+    static struct got g[TN_DNS_WAYS_MAX + 2];
+    start("a");
+    w.by_peer = true;
+    for (unsigned i = 1; i < TN_DNS_WAYS_MAX; i++)
+        assert_int_equal(ask_as(i, "busy.example", 1, 0, TN_DNS_MAX, &g[i], NULL), 0);
+    assert_int_equal(ask_as(1000, "late.example", 1, 0, TN_DNS_MAX, &g[0], NULL), TN_E_LIMIT);
+    assert_int_equal(w.nasks, TN_DNS_WAYS_MAX - 1);
+    reply(4, 0x8180, &web, 1); /* peer 5 is done */
+    assert_int_equal(ask_as(1000, "late.example", 1, 0, TN_DNS_MAX, &g[0], NULL), 0);
+    expect_asked(TN_DNS_WAYS_MAX - 1, TN_DNS_WAYS_MAX, 1000);
+    assert_int_equal(w.freed, 0); /* its upstream may be the one that is calling */
+    pass(1);
+    assert_int_equal(w.freed, 1);
+    assert_int_equal(ask_as(5, "again.example", 1, 0, TN_DNS_MAX, &g[5], NULL), TN_E_LIMIT);
+    stop(NULL);
+    assert_int_equal(w.freed, w.made);
+}
+
 static void one_peer_does_not_take_it_all(void **state)
 {
     static struct got g;
@@ -644,6 +720,8 @@ int main(void)
         cmocka_unit_test(questions_for_nobody),
         cmocka_unit_test(what_was_learned_elsewhere_is_forgotten),
         cmocka_unit_test(answers_lead_where_there_is_a_way),
+        cmocka_unit_test(each_peer_goes_its_own_way),
+        cmocka_unit_test(ways_are_limited_and_never_lent),
         cmocka_unit_test(one_peer_does_not_take_it_all),
         cmocka_unit_test(the_cache_is_bounded),
         cmocka_unit_test(out_of_memory)};
