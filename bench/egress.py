@@ -177,7 +177,7 @@ def connects(bed, proc):
     return out
 
 
-def idle(bed, proc, flows=9500):
+def idle(bed, proc, flows=10000):
     time.sleep(3)
     at_rest = memory_mb(proc.pid)
     load = bed.start_load("idle", bed.net.inet.web4, ECHO_PORT, flows)

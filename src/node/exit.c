@@ -69,7 +69,8 @@ static struct tn_hashkey session_key(const struct tn_node *n)
 
 /* ---- the policy ---- */
 
-static int apply(struct tn_node *n, bool cut)
+/* told: whoever reads the log knows what is wrong with the settings already. */
+static int apply(struct tn_node *n, bool cut, bool told)
 {
     enum tn_egress_mode mode = tn_config_egress(&n->config, &n->egress_missing);
     bool bad = n->config.exit.defect[0] != '\0';
@@ -77,7 +78,10 @@ static int apply(struct tn_node *n, bool cut)
     if (bad) err = 0; /* it is off, which is what it should be */
     if (mode == TN_EGRESS_OFF && n->egress_missing)
         tn_logf(&n->log, TN_LOG_WARN, "egress", "exit traffic is refused; missing: %s", n->egress_missing);
-    if (bad) tn_logf(&n->log, TN_LOG_WARN, "egress", "%s", n->config.exit.defect);
+    if (bad && !told) {
+        const char *of = n->config.config_file ? "" : "exit_proxy: "; /* of a file the defect says where it is */
+        tn_logf(&n->log, TN_LOG_WARN, "egress", "%s%s", of, n->config.exit.defect);
+    }
     return err;
 }
 
@@ -95,13 +99,13 @@ int tn_exit_new(struct tn_node *n)
     int err = tn_egress_new(&ec, &n->egress);
     tn_wipe(&ec.key, sizeof ec.key);
     /* Not an exit node: off, as the egress begins, and not a word about settings nobody needs. */
-    return err || !n->config.advertise_exit_node ? err : apply(n, false);
+    return err || !n->config.advertise_exit_node ? err : apply(n, false, false);
 }
 
-static void put_in_force(struct tn_node *n, bool cut)
+static void put_in_force(struct tn_node *n, bool cut, bool told)
 {
     if (!n->config.advertise_exit_node) return;
-    (void)apply(n, cut); /* what it says is in the mode and the log */
+    (void)apply(n, cut, told); /* what it says is in the mode and the log */
     tn_resolver_policy_changed(n); /* names are asked for the new way, at once */
 }
 
@@ -109,13 +113,14 @@ int tn_exit_reload(struct tn_node *n, bool cut, char why[200])
 {
     struct tn_exitset fresh;
     int advertise, err = tn_config_read_exit(&n->config, &fresh, &advertise, why);
-    if (err) tn_logf(&n->log, TN_LOG_ERROR, "egress", "reload: %s; exit traffic is off", why);
+    const char *so = err && strstr(why, "exit traffic is off") ? "" : "; exit traffic is off";
+    if (err) tn_logf(&n->log, TN_LOG_ERROR, "egress", "reload: %s%s", why, so);
     else tn_logf(&n->log, TN_LOG_INFO, "egress", "settings were read anew");
     if (!err && advertise >= 0 && advertise != n->config.advertise_exit_node)
         tn_logf(&n->log, TN_LOG_WARN, "egress", "advertise_exit_node changes with the next start");
     tn_exitset_fini(&n->config.exit);
     n->config.exit = fresh;
-    put_in_force(n, cut);
+    put_in_force(n, cut, err != 0);
     tn_exitwatch_again(n);
     return err;
 }
@@ -128,7 +133,7 @@ int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool c
     }
     int err = tn_exitset_set(&n->config.exit, option, value, why);
     if (err == TN_E_NOENT && !why[0]) return err;
-    put_in_force(n, cut);
+    put_in_force(n, cut, false);
     tn_exitwatch_again(n);
     return err;
 }

@@ -430,12 +430,14 @@ def edited(b):
                    "a bad line": (good + "weight = many\n", ":3"), "an unknown key": ("exit_egres = host\n", ":1"),
                    "half a section": (good + "[rule", ":3")}
             for name, (text, line) in bad.items():
+                said = b.node.proc.text().count("exit traffic is off")
                 write(b, text)
                 wait_until(lambda: b.egress()["Mode"] == "off", f"{name}: off")
                 b.expect_no_page()
                 if line:
                     expect(any(line in h for h in b.node.status()["Health"]), f"{name}: {b.node.status()['Health']}")
                     expect(f"tailnet.conf{line}" in b.node.proc.text(), f"{name}: the log tells the line")
+                    expect(b.node.proc.text().count("exit traffic is off") == said + 1, f"{name}: the log tells it once")
                 write(b, good)
                 wait_until(lambda: b.egress()["Mode"] == "proxy", f"after {name}: on again")
                 pages(b, 1)
