@@ -543,16 +543,25 @@ void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6)
     tn_dns_cache_clear(d->cache);
 }
 
+/* Questions that end by it are answered at the next timeout: an answer that asks again would move the ways that are walked. */
+static void reset_ways(struct tn_dns *d, uint64_t peer)
+{
+    bool was_busy = d->busy;
+    d->busy = true;
+    tn_dns_ways_reset(&d->ways, peer);
+    d->busy = was_busy;
+}
+
 void tn_dns_reset(struct tn_dns *d)
 {
     forget_learned(d);
-    tn_dns_ways_reset(&d->ways, 0);
+    reset_ways(d, 0);
 }
 
 void tn_dns_reset_peer(struct tn_dns *d, uint64_t peer)
 {
     tn_dns_peer_gone(d, peer);
-    tn_dns_ways_reset(&d->ways, peer);
+    reset_ways(d, peer);
 }
 
 void tn_dns_peer_gone(struct tn_dns *d, uint64_t peer)

@@ -44,7 +44,7 @@ void tn_dns_way_release(struct tn_dns_way *way);
 /* Not from inside an upstream's callback; answers must not hold a way while it runs. */
 void tn_dns_ways_timeout(struct tn_dns_ways *w, uint64_t now_us);
 uint64_t tn_dns_ways_next_deadline(const struct tn_dns_ways *w);
-/* Gives up kept connections: the peer's, or all (0). */
+/* Gives up kept connections: the peer's, or all (0). Answers must not hold a way while it runs. */
 void tn_dns_ways_reset(struct tn_dns_ways *w, uint64_t peer);
 /* Of the way that was used last. */
 int tn_dns_ways_health(const struct tn_dns_ways *w, const char **text);

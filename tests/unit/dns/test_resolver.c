@@ -33,6 +33,7 @@ static struct world {
     uint64_t peer[UPSTREAMS]; /* whom it is for */
     struct fake_ask asks[ASKS];
     unsigned nasks, canceled, resets;
+    bool reset_fails; /* an upstream's reset ends what it was asked */
     unsigned made, freed;
 } w;
 
@@ -65,7 +66,17 @@ static void fake_cancel(struct tn_dns_upstream *u, void *handle)
 }
 static void fake_timeout(struct tn_dns_upstream *u, uint64_t now_us) {}
 static uint64_t fake_deadline(const struct tn_dns_upstream *u) { return TN_NEVER; }
-static void fake_reset(struct tn_dns_upstream *u) { w.resets++; }
+static void fake_reset(struct tn_dns_upstream *u)
+{
+    unsigned n = w.nasks; /* those there are now */
+    w.resets++;
+    for (unsigned i = 0; w.reset_fails && i < n; i++) {
+        struct fake_ask *a = &w.asks[i];
+        if (!a->live || a->upstream != ((struct fake_upstream *)u)->number) continue;
+        a->live = false;
+        a->answer(a->arg, TN_E_RESET, NULL, 0);
+    }
+}
 static int fake_health(const struct tn_dns_upstream *u, const char **text)
 {
     if (text) *text = "fake";
@@ -630,6 +641,45 @@ static void ways_are_limited_and_never_lent(void **state)
     assert_int_equal(w.freed, w.made);
 }
 
+static struct got asked_again;
+
+/* A client that asks anew, for another peer, as soon as it hears that it failed. */
+static void ask_again(void *arg, int err, const uint8_t *bytes, size_t len)
+{
+    const uint64_t *peer = arg;
+    assert_int_equal(err, TN_E_RESET);
+    (void)ask_as(*peer, "again.example", 1, 0, TN_DNS_MAX, &asked_again, NULL);
+}
+
+static void a_reset_that_fails_questions_and_makes_new_ones(void **state)
+{
+    static struct got g[TN_DNS_WAYS_MAX];
+    static uint64_t peer = 1000;
+    struct tn_dns_query *out;
+    uint8_t q[512];
+    start("a");
+    w.by_peer = true;
+    size_t n = question(q, 7, 0x0100, "mine.example", 1, 0, false);
+    assert_int_equal(tn_dns_ask(w.d, 1, q, n, TN_DNS_MAX, w.now_us, ask_again, &peer, &out), 0);
+    for (unsigned i = 1; i < TN_DNS_WAYS_MAX; i++)
+        assert_int_equal(ask_as(i, "busy.example", 1, 0, TN_DNS_MAX, &g[i], NULL), 0);
+    for (unsigned i = 2; i < TN_DNS_WAYS_MAX; i++) reply(i, 0x8180, &web, 1); /* all but peer 1's ways are idle */
+    w.reset_fails = true;
+    tn_dns_reset(w.d); /* the new peer's way takes the place of peer 2's, which is the next to be reset */
+    assert_int_equal(w.resets, TN_DNS_WAYS_MAX);
+    assert_int_equal(w.nasks, TN_DNS_WAYS_MAX);
+    assert_int_equal(tn_dns_next_deadline(w.d), 0);
+    pass(0); /* now they hear of it */
+    assert_int_equal(g[1].calls, 1);
+    assert_int_equal(g[1].err, TN_E_RESET);
+    expect_asked(TN_DNS_WAYS_MAX, TN_DNS_WAYS_MAX, 1000);
+    assert_int_equal(w.freed, 0);
+    pass(1);
+    assert_int_equal(w.freed, 1);
+    stop(NULL);
+    assert_int_equal(w.freed, w.made);
+}
+
 static void one_peer_does_not_take_it_all(void **state)
 {
     static struct got g;
@@ -722,6 +772,7 @@ int main(void)
         cmocka_unit_test(answers_lead_where_there_is_a_way),
         cmocka_unit_test(each_peer_goes_its_own_way),
         cmocka_unit_test(ways_are_limited_and_never_lent),
+        cmocka_unit_test(a_reset_that_fails_questions_and_makes_new_ones),
         cmocka_unit_test(one_peer_does_not_take_it_all),
         cmocka_unit_test(the_cache_is_bounded),
         cmocka_unit_test(out_of_memory)};
