@@ -1,64 +1,43 @@
 /* DNS over TCP as an upstream (RFC 7766): one kept connection through the egress, questions pipelined on it, answers taken in
  * any order.
  *
- * A query waits (not sent) or is under way; then it gets a verdict and waits in `finished` for its callback, which
- * runs at the end of an event, never inside ask. Servers close idle connections, and some close after each answer: what
- * a connection that had worked leaves unanswered is asked again over the next, ATTEMPTS_MAX times in all. */
-#include "dns/upstream.h"
+ * A query (queries.h) waits (not sent) or is under way, until it has its verdict. Servers close idle connections, and some
+ * close after each answer: what a connection that had worked leaves unanswered is asked again over the next, ATTEMPTS_MAX
+ * times in all. */
+#include "dns/queries.h"
 #include "util/buf.h"
 #include "util/cursor.h"
 #include "util/err.h"
 #include "util/heap.h"
-#include "util/list.h"
-#include "wire/dns.h"
 
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
-    QUERY_US = 5 * 1000000,
     IDLE_US = 20 * 1000000,   /* servers wait for ten seconds to some minutes */
-    INFLIGHT_MAX = 1024,
     ATTEMPTS_MAX = 3,
     READ_CHUNK = 16 * 1024,
     READS_PER_EVENT = 16,
     IN_MAX = 2 + TN_DNSMSG_MAX + READ_CHUNK,
-    OUT_MAX = 512 * 1024,     /* INFLIGHT_MAX canonical questions fit */
+    OUT_MAX = 512 * 1024,     /* TN_DNS_INFLIGHT_MAX canonical questions fit */
     ROUNDS = 3,               /* a connection that breaks as it is used is replaced in the same turn, but not for ever */
-    QUIET_US = 60 * 1000000,  /* peers cause the questions: one log line a minute is all they get */
 };
 
 enum state { CLOSED, DIALING, OPEN };
 
 struct query {
-    struct tn_list link; /* queries (oldest first), or finished */
-    struct upstream *up;
-    uint64_t deadline_us;
-    uint16_t id;         /* on the wire, while sent */
+    struct tn_dns_asked q;
     bool sent;
     unsigned attempts;
-    int err;
-    uint8_t *reply;
-    size_t reply_len;
-    tn_dns_answer_fn *answer;
-    void *arg;
-    size_t len;
-    uint8_t bytes[];
 };
 
 struct upstream {
     struct tn_dns_upstream u;
-    const struct tn_log *log;
+    struct tn_dns_queries qs;
     struct tn_egress *egress;
     struct tn_rng rng;
     uint64_t peer;
-    struct tn_addrport addr;
-    struct tn_list queries, finished;
-    unsigned asked, count;   /* in queries; in both lists */
-    uint64_t last_ask_us, quiet_until_us;
     bool busy;
-    int health;
-    char health_text[160];
     enum state state;
     enum tn_egress_mode mode;
     struct tn_egress_conn *conn;
@@ -69,37 +48,7 @@ struct upstream {
 };
 
 static struct upstream *up_of(const struct tn_dns_upstream *u) { return TN_CONTAINER(u, struct upstream, u); }
-static struct query *query_at(struct tn_list *l) { return TN_CONTAINER(l, struct query, link); }
-
-static void set_health(struct upstream *up, int err, const char *text)
-{
-    char addr[TN_ADDRPORT_STRLEN];
-    bool changed = err != up->health;
-    up->health = err;
-    snprintf(up->health_text, sizeof up->health_text, "%s", text);
-    if (!changed) return;
-    enum tn_log_level level = up->last_ask_us < up->quiet_until_us ? TN_LOG_DEBUG : err ? TN_LOG_WARN : TN_LOG_INFO;
-    if (level != TN_LOG_DEBUG) up->quiet_until_us = up->last_ask_us + QUIET_US;
-    tn_logf(up->log, level, "dns", "upstream tcp://%s: %s", tn_addrport_format(&up->addr, addr), err ? text : "works");
-}
-
-static void free_query(struct query *q)
-{
-    tn_list_remove(&q->link);
-    q->up->count--;
-    free(q->reply);
-    free(q);
-}
-
-static void verdict(struct query *q, int err)
-{
-    struct upstream *up = q->up;
-    tn_list_remove(&q->link);
-    tn_list_push_back(&up->finished, &q->link);
-    up->asked--;
-    q->err = err;
-    if (!err) set_health(up, 0, "works");
-}
+static struct query *query_at(struct tn_list *l) { return TN_CONTAINER(tn_dns_asked_at(l), struct query, q); }
 
 /* ---- the connection ---- */
 
@@ -122,11 +71,11 @@ static const struct tn_egress_events events = {on_open, on_fail, on_readable, on
 static int open_conn(struct upstream *up)
 {
     up->mode = tn_egress_mode(up->egress);
-    struct tn_egress_target to = {.dst = up->addr, .peer = up->peer, .purpose = TN_EGRESS_RESOLVER};
+    struct tn_egress_target to = {.dst = up->qs.addr, .peer = up->peer, .purpose = TN_EGRESS_RESOLVER};
     int why = tn_egress_dial(up->egress, &to, &events, up, &up->conn);
     if (why) {
         up->conn = NULL;
-        set_health(up, tn_dns_dial_error(why), tn_egress_fail_text(why));
+        tn_dns_queries_set_health(&up->qs, tn_dns_dial_error(why), tn_egress_fail_text(why));
         return tn_dns_dial_error(why);
     }
     up->state = DIALING;
@@ -149,25 +98,23 @@ static void flush(struct upstream *up)
     tn_egress_want(up->conn, TN_EGRESS_WANT_READ | (tn_buf_len(&up->out) ? TN_EGRESS_WANT_WRITE : 0));
 }
 
-static struct query *find_id(struct upstream *up, uint16_t id)
+static struct tn_dns_asked *find_id(struct upstream *up, uint16_t id)
 {
-    TN_LIST_EACH(l, &up->queries)
-        if (query_at(l)->sent && query_at(l)->id == id) return query_at(l);
+    TN_LIST_EACH(l, &up->qs.asked)
+        if (query_at(l)->sent && tn_dns_asked_at(l)->id == id) return tn_dns_asked_at(l);
     return NULL;
 }
 
 /* The answer to one of ours? Its question must be the one asked under that ID. */
 static void take_message(struct upstream *up, const uint8_t *msg, size_t len)
 {
-    struct tn_dnsmsg answer, query;
+    struct tn_dnsmsg answer;
     if (tn_dnsmsg_parse(msg, len, &answer) != 0) return;
-    struct query *q = find_id(up, answer.id);
-    if (!q || tn_dnsmsg_parse(q->bytes, q->len, &query) != 0 || !tn_dnsmsg_answers(&answer, &query)) return;
+    struct tn_dns_asked *q = find_id(up, answer.id);
+    if (!q || !tn_dns_asked_matches(q, &answer)) return;
     up->worked = true;
-    q->reply = malloc(len);
-    if (q->reply) memcpy(q->reply, msg, len);
-    q->reply_len = len;
-    verdict(q, q->reply ? 0 : TN_E_NOMEM);
+    tn_dns_asked_give(q, msg, len);
+    if (!q->err) tn_dns_queries_set_health(&up->qs, 0, "works");
 }
 
 static int read_some(struct upstream *up)
@@ -199,12 +146,12 @@ static void lose_conn(struct upstream *up)
 {
     int err = up->conn_err == TN_E_EOF ? TN_E_CLOSED : up->conn_err;
     bool was_open = up->state == OPEN;
-    if (err != TN_E_CANCELED && !up->worked && up->health == 0 && up->asked) set_health(up, err, tn_err_text(err));
-    TN_LIST_EACH(l, &up->queries) {
+    if (err != TN_E_CANCELED && !up->worked && up->qs.health == 0 && up->qs.nasked) tn_dns_queries_set_health(&up->qs, err, tn_err_text(err));
+    TN_LIST_EACH(l, &up->qs.asked) {
         struct query *q = query_at(l);
         q->sent = false;
         bool again = err == TN_E_CANCELED || (was_open && q->attempts < ATTEMPTS_MAX);
-        if (!again) verdict(q, err);
+        if (!again) tn_dns_asked_verdict(&q->q, err);
     }
     close_conn(up);
 }
@@ -212,12 +159,12 @@ static void lose_conn(struct upstream *up)
 static void submit(struct upstream *up, struct query *q)
 {
     uint8_t head[4];
-    do q->id = (uint16_t)tn_rng_u32(&up->rng);
-    while (find_id(up, q->id));
-    tn_put_be16(head, (uint16_t)q->len);
-    tn_put_be16(head + 2, q->id);
+    do q->q.id = (uint16_t)tn_rng_u32(&up->rng);
+    while (find_id(up, q->q.id));
+    tn_put_be16(head, (uint16_t)q->q.len);
+    tn_put_be16(head + 2, q->q.id);
     int err = tn_buf_append(&up->out, head, sizeof head);
-    if (!err) err = tn_buf_append(&up->out, q->bytes + 2, q->len - 2);
+    if (!err) err = tn_buf_append(&up->out, q->q.bytes + 2, q->q.len - 2);
     if (err) {
         up->conn_err = err; /* half a message may be in it */
         return;
@@ -228,7 +175,7 @@ static void submit(struct upstream *up, struct query *q)
 
 static bool someone_waits(const struct upstream *up)
 {
-    TN_LIST_EACH(l, &up->queries)
+    TN_LIST_EACH(l, &up->qs.asked)
         if (!query_at(l)->sent) return true;
     return false;
 }
@@ -239,11 +186,11 @@ static void advance(struct upstream *up)
         if (up->conn_err) lose_conn(up);
         if (up->state == CLOSED && someone_waits(up)) {
             int err = open_conn(up);
-            TN_LIST_EACH(l, &up->queries)
-                if (err) verdict(query_at(l), err);
+            TN_LIST_EACH(l, &up->qs.asked)
+                if (err) tn_dns_asked_verdict(tn_dns_asked_at(l), err);
         }
         if (up->state != OPEN) return;
-        TN_LIST_EACH(l, &up->queries)
+        TN_LIST_EACH(l, &up->qs.asked)
             if (!query_at(l)->sent && !up->conn_err) submit(up, query_at(l));
         if (!up->conn_err) flush(up);
         if (!up->conn_err) return;
@@ -252,17 +199,9 @@ static void advance(struct upstream *up)
 
 static void turn(struct upstream *up)
 {
-    struct tn_list batch;
     up->busy = true;
     advance(up);
-    tn_list_init(&batch); /* what callbacks add waits for the next turn */
-    for (struct tn_list *l; (l = tn_list_pop_front(&up->finished));) tn_list_push_back(&batch, l);
-    while (!tn_list_empty(&batch)) {
-        struct query *q = query_at(batch.next);
-        tn_list_remove(&q->link);
-        q->answer(q->arg, q->err, q->reply, q->reply_len);
-        free_query(q);
-    }
+    tn_dns_queries_answer(&up->qs);
     advance(up);
     up->busy = false;
 }
@@ -279,7 +218,7 @@ static void on_fail(void *arg, enum tn_egress_fail why)
     struct upstream *up = arg;
     up->conn = NULL; /* gone already */
     up->conn_err = tn_dns_dial_error(why);
-    set_health(up, up->conn_err, tn_egress_fail_text(why));
+    tn_dns_queries_set_health(&up->qs, up->conn_err, tn_egress_fail_text(why));
     turn(up);
 }
 
@@ -305,61 +244,44 @@ static int tcp_ask(struct tn_dns_upstream *u, const uint8_t *bytes, size_t len, 
         if (!up->busy) advance(up);
         return TN_E_POLICY;
     }
-    if (len < TN_DNSMSG_HEADER || len > TN_DNSMSG_MAX) return TN_E_MALFORMED;
-    if (up->count >= INFLIGHT_MAX) return TN_E_LIMIT;
-    struct query *q = calloc(1, sizeof *q + len);
-    if (!q) return TN_E_NOMEM;
-    q->up = up;
-    q->deadline_us = now_us + QUERY_US;
-    q->answer = answer;
-    q->arg = arg;
-    q->len = len;
-    memcpy(q->bytes, bytes, len);
-    if (up->asked == 0) up->heard = false;
-    tn_list_push_back(&up->queries, &q->link);
-    up->asked++;
-    up->count++;
-    up->last_ask_us = now_us;
+    struct tn_dns_asked *q;
+    bool alone = up->qs.nasked == 0;
+    int err = tn_dns_queries_add(&up->qs, sizeof(struct query), bytes, len, now_us, answer, arg, &q);
+    if (err) return err;
+    if (alone) up->heard = false;
     if (!up->busy) advance(up);
-    if (!up->busy && up->finished.prev == &q->link) { /* refused at once */
-        int err = q->err;
-        free_query(q);
+    if (!up->busy && q->finished) { /* refused at once */
+        err = q->err;
+        tn_dns_asked_free(q);
         return err;
     }
     *handle = q;
     return 0;
 }
 
-static void tcp_cancel(struct tn_dns_upstream *u, void *handle)
-{
-    struct query *q = handle;
-    struct upstream *up = q->up;
-    bool finished = q->err || q->reply;
-    free_query(q);
-    if (!finished) up->asked--;
-}
+static void tcp_cancel(struct tn_dns_upstream *u, void *handle) { tn_dns_asked_free(handle); }
 
 static void tcp_timeout(struct tn_dns_upstream *u, uint64_t now_us)
 {
     struct upstream *up = up_of(u);
-    TN_LIST_EACH(l, &up->queries) {
+    TN_LIST_EACH(l, &up->qs.asked) {
         struct query *q = query_at(l);
-        if (q->deadline_us > now_us) break;
+        if (q->q.deadline_us > now_us) break;
         /* Not a byte in all that time: a dead path must not swallow those that come after. */
         if (q->sent && !up->heard && !up->conn_err) up->conn_err = TN_E_TIMEDOUT;
-        verdict(q, TN_E_TIMEDOUT);
+        tn_dns_asked_verdict(&q->q, TN_E_TIMEDOUT);
     }
     up->heard = false;
-    if (up->asked == 0 && up->state != CLOSED && now_us >= up->last_ask_us + IDLE_US) close_conn(up);
+    if (up->qs.nasked == 0 && up->state != CLOSED && now_us >= up->qs.last_ask_us + IDLE_US) close_conn(up);
     turn(up);
 }
 
 static uint64_t tcp_next_deadline(const struct tn_dns_upstream *u)
 {
     const struct upstream *up = up_of(u);
-    if (!tn_list_empty(&up->finished) || up->conn_err) return 0;
-    if (!tn_list_empty(&up->queries)) return query_at(up->queries.next)->deadline_us;
-    return up->state == CLOSED ? TN_NEVER : up->last_ask_us + IDLE_US;
+    if (!tn_list_empty(&up->qs.finished) || up->conn_err) return 0;
+    if (!tn_list_empty(&up->qs.asked)) return tn_dns_asked_at(up->qs.asked.next)->deadline_us;
+    return up->state == CLOSED ? TN_NEVER : up->qs.last_ask_us + IDLE_US;
 }
 
 static void tcp_reset(struct tn_dns_upstream *u)
@@ -371,16 +293,15 @@ static void tcp_reset(struct tn_dns_upstream *u)
 
 static int tcp_health(const struct tn_dns_upstream *u, const char **text)
 {
-    if (text) *text = up_of(u)->health_text;
-    return up_of(u)->health;
+    if (text) *text = up_of(u)->qs.health_text;
+    return up_of(u)->qs.health;
 }
 
 static void tcp_free(struct tn_dns_upstream *u)
 {
     struct upstream *up = up_of(u);
     close_conn(up);
-    while (!tn_list_empty(&up->queries)) free_query(query_at(up->queries.next));
-    while (!tn_list_empty(&up->finished)) free_query(query_at(up->finished.next));
+    tn_dns_queries_fini(&up->qs);
     free(up);
 }
 
@@ -392,13 +313,10 @@ int tn_dns_tcp_new(const struct tn_dns_config *config, const struct tn_addrport 
     struct upstream *up = calloc(1, sizeof *up);
     if (!up) return TN_E_NOMEM;
     up->u.ops = &tcp_ops;
-    up->log = config->log;
+    tn_dns_queries_init(&up->qs, config, "tcp", addr);
     up->egress = config->egress;
     up->rng = config->rng;
     up->peer = config->peer;
-    up->addr = *addr;
-    tn_list_init(&up->queries);
-    tn_list_init(&up->finished);
     tn_buf_init(&up->in, IN_MAX);
     tn_buf_init(&up->out, OUT_MAX);
     *out = &up->u;

@@ -4,26 +4,20 @@
  * An answer must come from the server (the egress sees to it), to the socket that the question left by, with its ID and
  * its question. Sockets are changed every few questions, so that a forger has to guess the port as well; an association
  * has one flow to a destination, and keeps it. A question is sent again after a second, by then with another ID. */
-#include "dns/upstream.h"
+#include "dns/queries.h"
 #include "egress/dgram.h"
 #include "util/cursor.h"
 #include "util/err.h"
 #include "util/heap.h"
-#include "util/list.h"
-#include "wire/dns.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 enum {
-    QUERY_US = 5 * 1000000,
     RESEND_US = 1000000,
-    INFLIGHT_MAX = 1024,
     FLOW_QUESTIONS = 16,      /* per socket, or */
     FLOW_US = 2 * 1000000,    /* for this long; then another one is taken */
     PORT_FIRST = 20000,       /* of the source ports asked for; the egress takes another where that is in use */
     PORTS = 40000,
-    QUIET_US = 60 * 1000000,
 };
 
 struct flow {
@@ -36,56 +30,29 @@ struct flow {
 };
 
 struct query {
-    struct tn_list link;    /* queries, or finished */
-    struct upstream *up;
+    struct tn_dns_asked q;
     struct flow *flow;      /* NULL: by TCP, or finished */
     void *by_tcp;           /* its handle there */
     struct tn_timer timer;
-    uint64_t deadline_us;
-    uint16_t id;
-    bool is_finished;
-    int err;
-    uint8_t *reply;
-    size_t reply_len;
-    tn_dns_answer_fn *answer;
-    void *arg;
-    size_t len;
-    uint8_t bytes[];
 };
 
 struct upstream {
     struct tn_dns_upstream u;
-    const struct tn_log *log;
+    struct tn_dns_queries qs;
     struct tn_egress *egress;
     struct tn_rng rng;
     uint64_t peer;
-    struct tn_addrport addr;
     struct tn_dns_upstream *tcp;
-    struct tn_list queries, finished, flows;
+    struct tn_list flows;
     struct flow *newest;    /* NULL: none to ask by */
     struct tn_heap timers;
-    unsigned count;
-    uint64_t last_ask_us, quiet_until_us;
     bool trouble;           /* flows are to be ended */
     bool no_udp;            /* the latest question found no way by UDP */
-    int health;
-    char health_text[160];
 };
 
 static struct upstream *up_of(const struct tn_dns_upstream *u) { return TN_CONTAINER(u, struct upstream, u); }
-static struct query *query_at(struct tn_list *l) { return TN_CONTAINER(l, struct query, link); }
-
-static void set_health(struct upstream *up, int err, const char *text)
-{
-    char addr[TN_ADDRPORT_STRLEN];
-    bool changed = err != up->health;
-    up->health = err;
-    snprintf(up->health_text, sizeof up->health_text, "%s", text);
-    if (!changed) return;
-    enum tn_log_level level = up->last_ask_us < up->quiet_until_us ? TN_LOG_DEBUG : err ? TN_LOG_WARN : TN_LOG_INFO;
-    if (level != TN_LOG_DEBUG) up->quiet_until_us = up->last_ask_us + QUIET_US;
-    tn_logf(up->log, level, "dns", "upstream udp://%s: %s", tn_addrport_format(&up->addr, addr), err ? text : "works");
-}
+static struct upstream *asker_of(const struct query *q) { return TN_CONTAINER(q->q.of, struct upstream, qs); }
+static struct query *query_at(struct tn_list *l) { return TN_CONTAINER(tn_dns_asked_at(l), struct query, q); }
 
 /* ---- flows ---- */
 
@@ -116,8 +83,8 @@ static int open_flow(struct upstream *up, uint64_t now_us)
 {
     struct flow *f = calloc(1, sizeof *f);
     if (!f) return TN_EGRESS_FAIL_FDS;
-    struct tn_dgram_key key = {.kind = TN_DGRAM_UDP, .dst = up->addr, .peer = up->peer};
-    key.src.ip.family = up->addr.ip.family;
+    struct tn_dgram_key key = {.kind = TN_DGRAM_UDP, .dst = up->qs.addr, .peer = up->peer};
+    key.src.ip.family = up->qs.addr.ip.family;
     key.src.port = (uint16_t)(PORT_FIRST + tn_rng_below(&up->rng, PORTS));
     int why = tn_dgram_open(up->egress, &key, &events, f, &f->dgram);
     if (why) {
@@ -147,96 +114,77 @@ static struct flow *flow_to_ask(struct upstream *up, uint64_t now_us)
 
 /* ---- queries ---- */
 
+/* It waits for nothing any more. */
+static void settle(struct query *q)
+{
+    leave_flow(q);
+    tn_timer_stop(&asker_of(q)->timers, &q->timer);
+    q->by_tcp = NULL;
+}
+
 static void free_query(struct query *q)
 {
-    struct upstream *up = q->up;
-    leave_flow(q);
-    tn_timer_stop(&up->timers, &q->timer);
-    tn_list_remove(&q->link);
-    up->count--;
-    free(q->reply);
-    free(q);
+    settle(q);
+    tn_dns_asked_free(&q->q);
 }
 
 static void verdict(struct query *q, int err)
 {
-    struct upstream *up = q->up;
-    leave_flow(q);
-    tn_timer_stop(&up->timers, &q->timer);
-    tn_list_remove(&q->link);
-    tn_list_push_back(&up->finished, &q->link);
-    q->is_finished = true;
-    q->by_tcp = NULL;
-    q->err = err;
+    settle(q);
+    tn_dns_asked_verdict(&q->q, err);
 }
 
 static void give(struct query *q, const uint8_t *bytes, size_t len)
 {
-    q->reply = malloc(len);
-    if (q->reply) memcpy(q->reply, bytes, len);
-    q->reply_len = len;
-    verdict(q, q->reply ? 0 : TN_E_NOMEM);
-}
-
-/* Runs callbacks; only from events and timeouts. What they add waits for the next turn. */
-static void turn(struct upstream *up)
-{
-    struct tn_list batch;
-    tn_list_init(&batch);
-    for (struct tn_list *l; (l = tn_list_pop_front(&up->finished));) tn_list_push_back(&batch, l);
-    while (!tn_list_empty(&batch)) {
-        struct query *q = query_at(batch.next);
-        tn_list_remove(&q->link);
-        q->answer(q->arg, q->err, q->reply, q->reply_len);
-        free_query(q);
-    }
+    settle(q);
+    tn_dns_asked_give(&q->q, bytes, len);
 }
 
 static void on_tcp_answer(void *arg, int err, const uint8_t *bytes, size_t len)
 {
     struct query *q = arg;
-    struct upstream *up = q->up;
+    struct upstream *up = asker_of(q);
     if (err) verdict(q, err);
     else give(q, bytes, len);
-    turn(up);
+    tn_dns_queries_answer(&up->qs);
 }
 
 /* 0, or why TCP did not take it. */
 static int ask_by_tcp(struct query *q, uint64_t now_us)
 {
-    struct upstream *up = q->up;
+    struct upstream *up = asker_of(q);
     leave_flow(q);
-    int err = up->tcp->ops->ask(up->tcp, q->bytes, q->len, now_us, on_tcp_answer, q, &q->by_tcp);
+    int err = up->tcp->ops->ask(up->tcp, q->q.bytes, q->q.len, now_us, on_tcp_answer, q, &q->by_tcp);
     if (err) q->by_tcp = NULL;
-    (void)tn_timer_arm(&up->timers, &q->timer, q->deadline_us); /* armed at birth: only moves */
+    (void)tn_timer_arm(&up->timers, &q->timer, q->q.deadline_us); /* armed at birth: only moves */
     return err;
 }
 
 static bool id_is_taken(const struct upstream *up, const struct flow *f, uint16_t id)
 {
-    TN_LIST_EACH(l, &up->queries)
-        if (query_at(l)->flow == f && query_at(l)->id == id) return true;
+    TN_LIST_EACH(l, &up->qs.asked)
+        if (query_at(l)->flow == f && tn_dns_asked_at(l)->id == id) return true;
     return false;
 }
 
 /* Sends it, or goes on by TCP. */
 static int send_query(struct query *q, uint64_t now_us)
 {
-    struct upstream *up = q->up;
+    struct upstream *up = asker_of(q);
     struct flow *f = flow_to_ask(up, now_us);
     leave_flow(q);
     up->no_udp = !f;
     if (!f) return ask_by_tcp(q, now_us);
-    do q->id = (uint16_t)tn_rng_u32(&up->rng);
-    while (id_is_taken(up, f, q->id));
-    tn_put_be16(q->bytes, q->id);
+    do q->q.id = (uint16_t)tn_rng_u32(&up->rng);
+    while (id_is_taken(up, f, q->q.id));
+    tn_put_be16(q->q.bytes, q->q.id);
     q->flow = f;
     f->asked++;
     f->waiting++;
-    tn_dgram_send(f->dgram, q->bytes, q->len);
-    tn_put_be16(q->bytes, 0);
+    tn_dgram_send(f->dgram, q->q.bytes, q->q.len);
+    tn_put_be16(q->q.bytes, 0);
     uint64_t again_us = now_us + RESEND_US;
-    (void)tn_timer_arm(&up->timers, &q->timer, again_us < q->deadline_us ? again_us : q->deadline_us);
+    (void)tn_timer_arm(&up->timers, &q->timer, again_us < q->q.deadline_us ? again_us : q->q.deadline_us);
     return 0;
 }
 
@@ -244,17 +192,16 @@ static void on_datagram(void *arg, const uint8_t *bytes, size_t len)
 {
     struct flow *f = arg;
     struct upstream *up = f->up;
-    struct tn_dnsmsg answer, query;
+    struct tn_dnsmsg answer;
     if (tn_dnsmsg_parse(bytes, len, &answer) != 0) return;
-    TN_LIST_EACH(l, &up->queries) {
+    TN_LIST_EACH(l, &up->qs.asked) {
         struct query *q = query_at(l);
-        if (q->flow != f || q->id != answer.id) continue;
-        if (tn_dnsmsg_parse(q->bytes, q->len, &query) != 0 || !tn_dnsmsg_answers(&answer, &query)) continue;
-        set_health(up, 0, "works");
-        if (!(answer.flags & TN_DNSMSG_TC) || ask_by_tcp(q, up->last_ask_us) != 0) give(q, bytes, len);
+        if (q->flow != f || q->q.id != answer.id || !tn_dns_asked_matches(&q->q, &answer)) continue;
+        tn_dns_queries_set_health(&up->qs, 0, "works");
+        if (!(answer.flags & TN_DNSMSG_TC) || ask_by_tcp(q, up->qs.last_ask_us) != 0) give(q, bytes, len);
         break;
     }
-    turn(up);
+    tn_dns_queries_answer(&up->qs);
 }
 
 /* The server, or a router before it, says no, or the flow's way is gone: those that wait for it needn't. Another policy is
@@ -263,9 +210,9 @@ static void end_flow(struct flow *f)
 {
     struct upstream *up = f->up;
     int err = f->err;
-    if (err != TN_E_CANCELED) set_health(up, err, tn_err_text(err));
+    if (err != TN_E_CANCELED) tn_dns_queries_set_health(&up->qs, err, tn_err_text(err));
     f->waiting++; /* it stays until the end of this */
-    TN_LIST_EACH(l, &up->queries) {
+    TN_LIST_EACH(l, &up->qs.asked) {
         struct query *q = query_at(l);
         if (q->flow != f) continue;
         if (err != TN_E_CANCELED) {
@@ -316,20 +263,11 @@ static int udp_ask(struct tn_dns_upstream *u, const uint8_t *bytes, size_t len, 
 {
     struct upstream *up = up_of(u);
     if (tn_egress_mode(up->egress) == TN_EGRESS_OFF) return TN_E_POLICY;
-    if (len < TN_DNSMSG_HEADER || len > TN_DNSMSG_MAX) return TN_E_MALFORMED;
-    if (up->count >= INFLIGHT_MAX) return TN_E_LIMIT;
-    struct query *q = calloc(1, sizeof *q + len);
-    if (!q) return TN_E_NOMEM;
-    q->up = up;
-    q->deadline_us = now_us + QUERY_US;
-    q->answer = answer;
-    q->arg = arg;
-    q->len = len;
-    memcpy(q->bytes, bytes, len);
-    tn_list_push_back(&up->queries, &q->link);
-    up->count++;
-    up->last_ask_us = now_us;
-    int err = tn_timer_arm(&up->timers, &q->timer, q->deadline_us);
+    struct tn_dns_asked *asked;
+    int err = tn_dns_queries_add(&up->qs, sizeof(struct query), bytes, len, now_us, answer, arg, &asked);
+    if (err) return err;
+    struct query *q = TN_CONTAINER(asked, struct query, q);
+    err = tn_timer_arm(&up->timers, &q->timer, asked->deadline_us);
     if (!err) err = send_query(q, now_us);
     if (err) free_query(q);
     else *handle = q;
@@ -339,7 +277,7 @@ static int udp_ask(struct tn_dns_upstream *u, const uint8_t *bytes, size_t len, 
 static void udp_cancel(struct tn_dns_upstream *u, void *handle)
 {
     struct query *q = handle;
-    if (q->by_tcp) q->up->tcp->ops->cancel(q->up->tcp, q->by_tcp);
+    if (q->by_tcp) asker_of(q)->tcp->ops->cancel(asker_of(q)->tcp, q->by_tcp);
     free_query(q);
 }
 
@@ -350,21 +288,21 @@ static void udp_timeout(struct tn_dns_upstream *u, uint64_t now_us)
     end_marked(up);
     for (struct tn_timer *t; (t = tn_heap_pop_due(&up->timers, now_us));) {
         struct query *q = TN_CONTAINER(t, struct query, timer);
-        bool over = now_us >= q->deadline_us || tn_timer_arm(&up->timers, &q->timer, q->deadline_us) != 0;
+        bool over = now_us >= q->q.deadline_us || tn_timer_arm(&up->timers, &q->timer, q->q.deadline_us) != 0;
         int err = over ? TN_E_TIMEDOUT : send_query(q, now_us);
         if (!err) continue;
         if (q->by_tcp) up->tcp->ops->cancel(up->tcp, q->by_tcp);
-        else set_health(up, err, tn_err_text(err));
+        else tn_dns_queries_set_health(&up->qs, err, tn_err_text(err));
         verdict(q, err);
     }
     if (up->newest && up->newest->waiting == 0 && now_us >= up->newest->since_us + FLOW_US) close_flow(up->newest);
-    turn(up);
+    tn_dns_queries_answer(&up->qs);
 }
 
 static uint64_t udp_next_deadline(const struct tn_dns_upstream *u)
 {
     const struct upstream *up = up_of(u);
-    if (up->trouble || !tn_list_empty(&up->finished)) return 0;
+    if (up->trouble || !tn_list_empty(&up->qs.finished)) return 0;
     uint64_t next = tn_heap_next(&up->timers), tcp = up->tcp->ops->next_deadline(up->tcp);
     if (tcp < next) next = tcp;
     if (up->newest && up->newest->waiting == 0 && up->newest->since_us + FLOW_US < next) next = up->newest->since_us + FLOW_US;
@@ -386,16 +324,16 @@ static int udp_health(const struct tn_dns_upstream *u, const char **text)
 {
     const struct upstream *up = up_of(u);
     if (up->no_udp) return up->tcp->ops->health(up->tcp, text);
-    if (text) *text = up->health_text;
-    return up->health;
+    if (text) *text = up->qs.health_text;
+    return up->qs.health;
 }
 
 static void udp_free(struct tn_dns_upstream *u)
 {
     struct upstream *up = up_of(u);
     up->tcp->ops->free(up->tcp);
-    while (!tn_list_empty(&up->queries)) free_query(query_at(up->queries.next));
-    while (!tn_list_empty(&up->finished)) free_query(query_at(up->finished.next));
+    while (!tn_list_empty(&up->qs.asked)) free_query(query_at(up->qs.asked.next));
+    tn_dns_queries_fini(&up->qs);
     while (!tn_list_empty(&up->flows)) close_flow(TN_CONTAINER(up->flows.next, struct flow, link));
     tn_heap_fini(&up->timers);
     free(up);
@@ -409,13 +347,10 @@ int tn_dns_udp_new(const struct tn_dns_config *config, const struct tn_addrport 
     struct upstream *up = calloc(1, sizeof *up);
     if (!up) return TN_E_NOMEM;
     up->u.ops = &udp_ops;
-    up->log = config->log;
+    tn_dns_queries_init(&up->qs, config, "udp", addr);
     up->egress = config->egress;
     up->rng = config->rng;
     up->peer = config->peer;
-    up->addr = *addr;
-    tn_list_init(&up->queries);
-    tn_list_init(&up->finished);
     tn_list_init(&up->flows);
     tn_heap_init(&up->timers);
     int err = tn_dns_tcp_new(config, addr, &up->tcp);

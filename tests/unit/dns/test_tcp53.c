@@ -2,6 +2,7 @@
 #include "../failalloc.h"
 
 #include "dns/dialerr.c"
+#include "dns/queries.c"
 #include "dns/tcp53.c"
 
 #undef malloc
@@ -11,6 +12,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
+#include "asker.h"
 
 struct tn_egress_conn {
     const struct tn_egress_events *ev;
@@ -74,34 +76,10 @@ long tn_egress_writev(struct tn_egress_conn *c, const struct iovec *iov, int n)
 
 /* ---- the bench ---- */
 
-static struct tn_dns_upstream *up;
-static uint64_t now_us;
-
-static struct got {
-    unsigned calls;
-    int err;
-    size_t len;
-    uint8_t bytes[512];
-} got[300];
-
-static void on_got(void *arg, int err, const uint8_t *bytes, size_t len)
-{
-    struct got *g = arg;
-    g->calls++;
-    g->err = err;
-    g->len = len;
-    if (!err) memcpy(g->bytes, bytes, len);
-}
-
 static int setup(void **state)
 {
-    static uint64_t seed = 1;
-    struct tn_addrport addr = {tn_ip4(9, 9, 9, 9), 53};
-    struct tn_dns_config dc = {.rng = tn_rng_seeded(&seed)};
     net = (struct net){.mode = TN_EGRESS_PROXY, .room = SIZE_MAX, .end = TN_E_AGAIN};
-    memset(got, 0, sizeof got);
-    now_us = 1000000;
-    return tn_dns_tcp_new(&dc, &addr, &up);
+    return new_upstream(tn_dns_tcp_new);
 }
 
 static int teardown(void **state)
@@ -109,23 +87,6 @@ static int teardown(void **state)
     up->ops->free(up);
     assert_null(net.conn);
     return 0;
-}
-
-/* The question "N.example A", N of three digits. */
-static size_t question(unsigned n, uint8_t *out)
-{
-    static const uint8_t q[] = "\0\0\1\0\0\1\0\0\0\0\0\0\3nnn\7example\0\0\1\0\1";
-    memcpy(out, q, sizeof q - 1);
-    for (int i = 2; i >= 0; i--, n /= 10) out[13 + i] = (uint8_t)('0' + n % 10);
-    return sizeof q - 1;
-}
-
-static int ask(unsigned n, void **handle)
-{
-    uint8_t q[64];
-    void *ignored;
-    size_t len = question(n, q);
-    return up->ops->ask(up, q, len, now_us, on_got, &got[n], handle ? handle : &ignored);
 }
 
 static void opened(void) { net.conn->ev->on_open(net.conn->arg, net.conn); }
@@ -265,7 +226,7 @@ static void silence(void **state)
     assert_int_equal(ask(2, &handle), 0);
     opened();
     up->ops->cancel(up, handle);
-    now_us += QUERY_US;
+    now_us += TN_DNS_QUERY_US;
     assert_int_equal(up->ops->next_deadline(up), now_us);
     up->ops->timeout(up, now_us);
     assert_int_equal(got[1].err, TN_E_TIMEDOUT);
@@ -285,7 +246,7 @@ static void silence(void **state)
 
 static void limits(void **state)
 {
-    for (unsigned i = 0; i < INFLIGHT_MAX; i++) assert_int_equal(ask(i % 300, NULL), 0);
+    for (unsigned i = 0; i < TN_DNS_INFLIGHT_MAX; i++) assert_int_equal(ask(i % 300, NULL), 0);
     assert_int_equal(ask(7, NULL), TN_E_LIMIT);
     opened();
     net.end = TN_E_IO;
@@ -307,7 +268,7 @@ static void whole_life(void *arg)
     if (net.conn) opened();
     if (net.conn && net.up_len) answer(0);
     if (net.conn) readable();
-    up->ops->timeout(up, now_us + QUERY_US);
+    up->ops->timeout(up, now_us + TN_DNS_QUERY_US);
     assert_int_equal(got[1].calls, err == 0);
     teardown(NULL);
 }

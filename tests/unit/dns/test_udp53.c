@@ -2,6 +2,7 @@
 #include "../failalloc.h"
 
 #include "dns/dialerr.c"
+#include "dns/queries.c"
 #include "dns/udp53.c"
 
 #undef malloc
@@ -84,33 +85,12 @@ int tn_dns_tcp_new(const struct tn_dns_config *config, const struct tn_addrport 
     return 0;
 }
 
-static struct tn_dns_upstream *up;
-static uint64_t now_us;
-static struct got {
-    unsigned calls;
-    int err;
-    size_t len;
-    uint8_t bytes[512];
-} got[100];
-
-static void on_got(void *arg, int err, const uint8_t *bytes, size_t len)
-{
-    struct got *g = arg;
-    g->calls++;
-    g->err = err;
-    g->len = len;
-    if (!err) memcpy(g->bytes, bytes, len);
-}
+#include "asker.h"
 
 static int setup(void **state)
 {
-    static uint64_t seed = 1;
-    struct tn_addrport addr = {tn_ip4(9, 9, 9, 9), 53};
-    struct tn_dns_config dc = {.rng = tn_rng_seeded(&seed)};
     net = (struct net){.mode = TN_EGRESS_HOST};
-    memset(got, 0, sizeof got);
-    now_us = 1000000;
-    return tn_dns_udp_new(&dc, &addr, &up);
+    return new_upstream(tn_dns_udp_new);
 }
 
 static int teardown(void **state)
@@ -118,17 +98,6 @@ static int teardown(void **state)
     up->ops->free(up);
     assert_int_equal(net.opens, net.closes);
     return 0;
-}
-
-static int ask(unsigned n, void **handle)
-{
-    static const uint8_t q[] = "\0\0\1\0\0\1\0\0\0\0\0\0\2nn\7example\0\0\1\0\1";
-    uint8_t bytes[64];
-    void *ignored;
-    memcpy(bytes, q, sizeof q - 1);
-    bytes[13] = (uint8_t)('0' + n / 10);
-    bytes[14] = (uint8_t)('0' + n % 10);
-    return up->ops->ask(up, bytes, sizeof q - 1, now_us, on_got, &got[n], handle ? handle : &ignored);
 }
 
 /* Answers what was sent last. */
@@ -226,7 +195,7 @@ static void too_long_for_a_datagram(void **state)
     assert_int_equal(net.tcp_canceled, 1);
     assert_int_equal(ask(4, NULL), 0);
     answer(2);
-    pass(QUERY_US);
+    pass(TN_DNS_QUERY_US);
     assert_int_equal(got[4].err, TN_E_TIMEDOUT);
     assert_int_equal(net.tcp_canceled, 2);
 }
@@ -290,7 +259,7 @@ static void whole_life(void *arg)
     if (setup(NULL) != 0) return;
     int err = ask(1, NULL);
     if (!err && net.sent) answer(0);
-    pass(QUERY_US);
+    pass(TN_DNS_QUERY_US);
     assert_int_equal(got[1].calls, err == 0);
     teardown(NULL);
 }
