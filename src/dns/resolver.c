@@ -1,18 +1,13 @@
-/* The resolver: what clients ask (queries) and what is asked for them upstream (lookups).
+/* The resolver: what clients ask (queries). What is asked for them upstream is a lookup (lookup.h).
  *
- * A query is answered from the cache, joins a lookup of the same peer's for the same thing, or starts one. A lookup asks the
- * first upstream that worked lately on the peer's way (ways.h); the next one when that fails, says that it failed (SERVFAIL, REFUSED), or has said
- * nothing for HEDGE_US. The first good answer ends the lookup; each of its queries gets that in its own form.
+ * A query is answered from the cache, joins a lookup of the same peer's for the same thing, or starts one. Each of a lookup's
+ * queries gets its answer in its own form.
  *
  * Callbacks run only at the end of an event or timeout, never inside ask or cancel: answered queries wait in `ready`,
  * which makes the deadline "now". */
-#include "dns/answer.h"
-#include "dns/cache.h"
+#include "dns/lookup.h"
 #include "dns/names.h"
-#include "dns/ways.h"
 #include "util/err.h"
-#include "util/heap.h"
-#include "util/siphash.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,34 +15,6 @@
 enum {
     QUERIES_MAX = 4096,         /* in all; each is some 400 bytes */
     QUERIES_PER_PEER = 1024,    /* a second's worth of a busy peer when the upstream is a second away */
-    LOOKUP_US = 5 * 1000000,    /* as long as Go's PeerAPI waits */
-    HEDGE_US = 1500000,         /* of silence: then the next upstream is asked too */
-    AVOID_US = 30 * 1000000,    /* an upstream that failed is not the first choice for so long */
-    REPLY_MAX = TN_DNSMSG_MAX + 64,
-};
-
-struct lookup;
-
-struct attempt {
-    struct lookup *lookup;
-    void *handle;
-    bool tried, pending;
-};
-
-struct lookup {
-    struct tn_hnode node;
-    struct tn_dns *d;
-    struct tn_timer timer;
-    struct tn_dns_key key;
-    uint64_t peer, deadline_us;
-    struct tn_list waiters;
-    struct tn_dns_way *way; /* held */
-    struct attempt attempts[TN_DNS_UPSTREAMS_MAX];
-    struct tn_dns_kept *second_best; /* an upstream's word that it failed, should nobody know better */
-    int err;
-    struct tn_dns_adjust adjust;
-    size_t len;
-    uint8_t query[TN_DNS_CANONICAL_MAX];
 };
 
 struct client {
@@ -59,7 +26,7 @@ struct client {
 struct tn_dns_query {
     struct tn_list link; /* in its lookup's waiters, or in ready */
     struct tn_dns *d;
-    struct lookup *lookup;
+    struct tn_dns_lookup *lookup;
     struct client *client;
     struct tn_dns_kept *kept; /* the answer, when it has one */
     int err;
@@ -73,21 +40,20 @@ struct tn_dns_query {
 
 struct tn_dns {
     struct tn_dns_config config;
-    struct tn_dns_ways ways;
+    struct tn_dns_lookups lookups;
     struct tn_dns_cache *cache;
     struct tn_dns_names *names;
-    struct tn_dns_adjust adjust;
     enum tn_egress_mode mode; /* what was learned was learned under it */
-    struct tn_htable lookups, clients;
+    struct tn_htable clients;
     struct tn_hashkey key;
-    struct tn_heap timers;
     struct tn_list ready;
     bool busy;
     struct tn_dns_stats stats;
-    uint8_t *scratch; /* REPLY_MAX bytes; pages that no answer needed are never touched */
+    uint8_t *scratch; /* TN_DNS_REPLY_MAX bytes; pages that no answer needed are never touched */
 };
 
-static uint64_t now_of(const struct tn_dns *d) { return d->config.now ? d->config.now(d->config.ctx) : uv_hrtime() / 1000; }
+static void on_lookup_over(void *owner, struct tn_dns_lookup *l, int err, struct tn_dns_kept *kept);
+static void turn(void *owner);
 
 /* ---- life ---- */
 
@@ -96,16 +62,17 @@ int tn_dns_new(const struct tn_dns_config *config, struct tn_dns **out)
     struct tn_dns *d = calloc(1, sizeof *d);
     if (!d) return TN_E_NOMEM;
     d->config = *config;
-    tn_htable_init(&d->lookups);
     tn_htable_init(&d->clients);
-    tn_heap_init(&d->timers);
     tn_list_init(&d->ready);
     tn_rng_fill(&config->rng, &d->key, sizeof d->key);
     d->mode = tn_egress_mode(config->egress);
     d->cache = tn_dns_cache_new(&config->rng, TN_DNS_CACHE_BYTES);
     d->names = tn_dns_names_new(&config->rng);
-    d->scratch = malloc(2 * REPLY_MAX);
-    int err = tn_dns_ways_init(&d->ways, config);
+    d->scratch = malloc(TN_DNS_REPLY_MAX);
+    int err = tn_dns_lookups_init(&d->lookups, config);
+    d->lookups.over = on_lookup_over;
+    d->lookups.turn = turn;
+    d->lookups.owner = d;
     if (!err && (!d->cache || !d->names || !d->scratch)) err = TN_E_NOMEM;
     d->config.upstreams = NULL; /* not ours */
     if (err) tn_dns_free(d);
@@ -127,39 +94,24 @@ static void free_query(struct tn_dns_query *q)
     free(q);
 }
 
-static void free_lookup(struct lookup *l)
-{
-    struct tn_dns *d = l->d;
-    struct tn_dns_way *way = l->way;
-    for (unsigned i = 0; i < way->n; i++)
-        if (l->attempts[i].pending) way->upstreams[i]->ops->cancel(way->upstreams[i], l->attempts[i].handle);
-    tn_dns_way_release(way);
-    tn_timer_stop(&d->timers, &l->timer);
-    tn_htable_remove(&d->lookups, &l->node);
-    tn_dns_kept_unref(l->second_best);
-    free(l);
-}
-
 static struct tn_dns_query *query_at(struct tn_list *l) { return TN_CONTAINER(l, struct tn_dns_query, link); }
 
 static void free_lookup_node(struct tn_hnode *node, void *arg)
 {
-    struct lookup *l = TN_CONTAINER(node, struct lookup, node);
+    struct tn_dns_lookup *l = TN_CONTAINER(node, struct tn_dns_lookup, node);
     while (!tn_list_empty(&l->waiters)) free_query(query_at(l->waiters.next));
-    free_lookup(l);
+    tn_dns_lookup_free(l);
 }
 
 void tn_dns_free(struct tn_dns *d)
 {
     if (!d) return;
-    tn_htable_each(&d->lookups, free_lookup_node, NULL);
+    tn_htable_each(&d->lookups.by_key, free_lookup_node, NULL);
     while (!tn_list_empty(&d->ready)) free_query(query_at(d->ready.next));
-    tn_dns_ways_fini(&d->ways);
+    tn_dns_lookups_fini(&d->lookups);
     tn_dns_cache_free(d->cache);
     tn_dns_names_free(d->names);
-    tn_htable_fini(&d->lookups);
     tn_htable_fini(&d->clients);
-    tn_heap_fini(&d->timers);
     free(d->scratch);
     free(d);
 }
@@ -171,7 +123,7 @@ static void deliver(struct tn_dns_query *q)
     struct tn_dns *d = q->d;
     size_t n;
     if (q->kept) {
-        uint64_t now_us = now_of(d);
+        uint64_t now_us = tn_dns_lookups_now(&d->lookups);
         uint32_t age_s = now_us > q->kept->since_us ? (uint32_t)((now_us - q->kept->since_us) / 1000000) : 0;
         n = tn_dns_reply(&q->kept->answer, &q->q, age_s, q->limit, d->scratch);
         d->stats.nxdomain += q->kept->answer.rcode == TN_DNSMSG_NXDOMAIN;
@@ -187,8 +139,9 @@ static void deliver(struct tn_dns_query *q)
 }
 
 /* What callbacks add waits for the next turn: no endless loop of answers and new questions. */
-static void turn(struct tn_dns *d)
+static void turn(void *owner)
 {
+    struct tn_dns *d = owner;
     struct tn_list batch;
     if (d->busy) return;
     d->busy = true;
@@ -225,14 +178,10 @@ static void learn_names(struct tn_dns *d, uint64_t peer, const struct tn_dns_kep
     tn_dns_answer_addresses(&k->answer, learn_address, &l);
 }
 
-/* The lookup is over: its queries are answered in this turn. */
-static void finish(struct lookup *l, int err, struct tn_dns_kept *kept)
+/* Its queries are answered in this turn. */
+static void on_lookup_over(void *owner, struct tn_dns_lookup *l, int err, struct tn_dns_kept *kept)
 {
-    struct tn_dns *d = l->d;
-    if (!kept && l->second_best) {
-        kept = l->second_best;
-        err = 0;
-    }
+    struct tn_dns *d = owner;
     for (struct tn_list *w; (w = tn_list_pop_front(&l->waiters));) {
         struct tn_dns_query *q = query_at(w);
         q->lookup = NULL;
@@ -240,104 +189,9 @@ static void finish(struct lookup *l, int err, struct tn_dns_kept *kept)
         q->kept = kept ? tn_dns_kept_ref(kept) : NULL;
         tn_list_push_back(&d->ready, &q->link);
     }
-    if (kept) {
-        tn_dns_cache_put(d->cache, &l->key, l->peer, kept);
-        learn_names(d, l->peer, kept, kept->since_us);
-    }
-    free_lookup(l);
-}
-
-/* ---- asking upstream ---- */
-
-static void on_answer(void *arg, int err, const uint8_t *bytes, size_t len);
-
-/* The upstream to ask next: the first untried one that has not failed lately, else the first untried one; -1: none. */
-static int choose(const struct lookup *l, uint64_t now_us)
-{
-    int fallback = -1;
-    for (unsigned i = 0; i < l->way->n; i++) {
-        if (l->attempts[i].tried) continue;
-        if (l->way->avoid_until_us[i] <= now_us) return (int)i;
-        if (fallback < 0) fallback = (int)i;
-    }
-    return fallback;
-}
-
-/* True when an upstream took the question; false when none is left. */
-static bool ask_next(struct lookup *l, uint64_t now_us)
-{
-    struct tn_dns *d = l->d;
-    for (int i; (i = choose(l, now_us)) >= 0;) {
-        struct attempt *a = &l->attempts[i];
-        struct tn_dns_upstream *u = l->way->upstreams[i];
-        a->tried = true;
-        d->stats.upstream_queries++;
-        int err = u->ops->ask(u, l->query, l->len, now_us, on_answer, a, &a->handle);
-        if (err) {
-            l->err = err;
-            l->way->avoid_until_us[i] = now_us + AVOID_US;
-            continue;
-        }
-        a->pending = true;
-        uint64_t hedge_us = now_us + HEDGE_US;
-        bool more = choose(l, now_us) >= 0 && hedge_us < l->deadline_us;
-        (void)tn_timer_arm(&d->timers, &l->timer, more ? hedge_us : l->deadline_us); /* armed at birth: only moves */
-        return true;
-    }
-    return false;
-}
-
-static bool anything_pending(const struct lookup *l)
-{
-    for (unsigned i = 0; i < l->way->n; i++)
-        if (l->attempts[i].pending) return true;
-    return false;
-}
-
-/* An attempt ended without a good answer. */
-static void go_on(struct lookup *l, int err, uint64_t now_us)
-{
-    if (err) l->err = err;
-    if (!ask_next(l, now_us) && !anything_pending(l)) finish(l, l->err, NULL);
-}
-
-static void take_answer(struct lookup *l, unsigned i, const uint8_t *bytes, size_t len, uint64_t now_us)
-{
-    struct tn_dns *d = l->d;
-    struct tn_dns_answer a;
-    int err = tn_dns_answer_make(bytes, len, &l->adjust, d->scratch + REPLY_MAX, REPLY_MAX, &a);
-    struct tn_dns_kept *k = err ? NULL : tn_dns_kept_new(&a, now_us);
-    if (!k) {
-        go_on(l, err ? err : TN_E_NOMEM, now_us);
-        return;
-    }
-    l->way->avoid_until_us[i] = 0;
-    bool refused = a.rcode == TN_DNSMSG_SERVFAIL || a.rcode == TN_DNSMSG_REFUSED;
-    if (refused && (choose(l, now_us) >= 0 || anything_pending(l))) {
-        tn_dns_kept_unref(l->second_best);
-        l->second_best = k;
-        go_on(l, 0, now_us);
-        return;
-    }
-    finish(l, 0, k);
-    tn_dns_kept_unref(k);
-}
-
-static void on_answer(void *arg, int err, const uint8_t *bytes, size_t len)
-{
-    struct attempt *a = arg;
-    struct lookup *l = a->lookup;
-    struct tn_dns *d = l->d;
-    unsigned i = (unsigned)(a - l->attempts);
-    uint64_t now_us = now_of(d);
-    a->pending = false;
-    if (err) {
-        if (err != TN_E_CANCELED) l->way->avoid_until_us[i] = now_us + AVOID_US;
-        go_on(l, err, now_us);
-    } else {
-        take_answer(l, i, bytes, len, now_us);
-    }
-    turn(d);
+    if (!kept) return;
+    tn_dns_cache_put(d->cache, &l->key, l->peer, kept);
+    learn_names(d, l->peer, kept, kept->since_us);
 }
 
 /* ---- asking ---- */
@@ -382,41 +236,6 @@ static struct tn_dns_query *make_query(struct tn_dns *d, uint64_t peer, const st
     return q;
 }
 
-static bool same_key(const struct tn_hnode *node, const void *key)
-{
-    const struct tn_dns_key *a = &TN_CONTAINER(node, struct lookup, node)->key, *b = key;
-    return a->len == b->len && memcmp(a->bytes, b->bytes, a->len) == 0;
-}
-
-static int make_lookup(struct tn_dns *d, uint64_t peer, const struct tn_dns_question *q, const struct tn_dns_key *key,
-                       uint64_t now_us, struct lookup **out)
-{
-    struct lookup *l = calloc(1, sizeof *l);
-    if (!l) return TN_E_NOMEM;
-    int err = tn_dns_way_hold(&d->ways, peer, now_us, &l->way);
-    if (err) {
-        free(l);
-        return err;
-    }
-    l->d = d;
-    *out = l;
-    l->peer = peer;
-    l->key = *key;
-    l->deadline_us = now_us + LOOKUP_US;
-    l->err = TN_E_REFUSED;
-    if (!q->dnssec_ok) l->adjust = d->adjust;
-    l->len = tn_dns_canonical(q, l->query);
-    tn_list_init(&l->waiters);
-    for (unsigned i = 0; i < TN_DNS_UPSTREAMS_MAX; i++) l->attempts[i].lookup = l;
-    if (tn_timer_arm(&d->timers, &l->timer, l->deadline_us) == 0) {
-        if (tn_htable_insert(&d->lookups, &l->node, tn_siphash(&d->key, key->bytes, key->len)) == 0) return 0;
-        tn_timer_stop(&d->timers, &l->timer);
-    }
-    tn_dns_way_release(l->way);
-    free(l);
-    return TN_E_NOMEM;
-}
-
 /* From the cache, together with another query, or upstream. */
 static int look_up(struct tn_dns *d, struct tn_dns_query *q, uint64_t peer, uint64_t now_us)
 {
@@ -428,18 +247,12 @@ static int look_up(struct tn_dns *d, struct tn_dns_query *q, uint64_t peer, uint
         tn_list_push_back(&d->ready, &q->link);
         return 0;
     }
-    struct tn_hnode *node = tn_htable_find(&d->lookups, tn_siphash(&d->key, key.bytes, key.len), same_key, &key);
-    struct lookup *l = node ? TN_CONTAINER(node, struct lookup, node) : NULL;
+    struct tn_dns_lookup *l = tn_dns_lookup_find(&d->lookups, &key);
     if (l) {
         d->stats.joined++;
     } else {
-        int no = make_lookup(d, peer, &q->q, &key, now_us, &l);
-        if (no) return no;
-        if (!ask_next(l, now_us)) {
-            int err = l->err;
-            free_lookup(l);
-            return err;
-        }
+        int err = tn_dns_lookup_start(&d->lookups, peer, &q->q, &key, now_us, &l);
+        if (err) return err;
     }
     q->lookup = l;
     tn_list_push_back(&l->waiters, &q->link);
@@ -498,9 +311,9 @@ int tn_dns_ask(struct tn_dns *d, uint64_t peer, const uint8_t *query, size_t len
 
 void tn_dns_cancel(struct tn_dns_query *q)
 {
-    struct lookup *l = q->lookup;
+    struct tn_dns_lookup *l = q->lookup;
     free_query(q);
-    if (l && tn_list_empty(&l->waiters)) free_lookup(l);
+    if (l && tn_list_empty(&l->waiters)) tn_dns_lookup_free(l);
 }
 
 size_t tn_dns_udp_limit(const uint8_t *query, size_t len)
@@ -514,32 +327,23 @@ size_t tn_dns_udp_limit(const uint8_t *query, size_t len)
 
 void tn_dns_timeout(struct tn_dns *d, uint64_t now_us)
 {
-    d->busy = true; /* answers wait until all ways had their turn */
-    tn_dns_ways_timeout(&d->ways, now_us);
+    d->busy = true; /* answers wait until all had their turn */
+    tn_dns_lookups_timeout(&d->lookups, now_us);
     d->busy = false;
-    for (struct tn_timer *t; (t = tn_heap_pop_due(&d->timers, now_us));) {
-        struct lookup *l = TN_CONTAINER(t, struct lookup, timer);
-        if (l->deadline_us > now_us && ask_next(l, now_us)) continue;
-        if (l->deadline_us <= now_us) finish(l, TN_E_TIMEDOUT, NULL);
-        else if (!anything_pending(l)) finish(l, l->err, NULL);
-        else if (tn_timer_arm(&d->timers, &l->timer, l->deadline_us) != 0) finish(l, TN_E_NOMEM, NULL);
-    }
     turn(d);
 }
 
 uint64_t tn_dns_next_deadline(const struct tn_dns *d)
 {
-    if (!tn_list_empty(&d->ready)) return 0;
-    uint64_t lookups = tn_heap_next(&d->timers), ways = tn_dns_ways_next_deadline(&d->ways);
-    return lookups < ways ? lookups : ways;
+    return tn_list_empty(&d->ready) ? tn_dns_lookups_next_deadline(&d->lookups) : 0;
 }
 
 /* ---- settings and figures ---- */
 
 void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6)
 {
-    if (d->adjust.no_udp == !udp && d->adjust.no_ipv6 == !ipv6) return;
-    d->adjust = (struct tn_dns_adjust){.no_udp = !udp, .no_ipv6 = !ipv6};
+    if (d->lookups.adjust.no_udp == !udp && d->lookups.adjust.no_ipv6 == !ipv6) return;
+    d->lookups.adjust = (struct tn_dns_adjust){.no_udp = !udp, .no_ipv6 = !ipv6};
     tn_dns_cache_clear(d->cache);
 }
 
@@ -548,7 +352,7 @@ static void reset_ways(struct tn_dns *d, uint64_t peer)
 {
     bool was_busy = d->busy;
     d->busy = true;
-    tn_dns_ways_reset(&d->ways, peer);
+    tn_dns_ways_reset(&d->lookups.ways, peer);
     d->busy = was_busy;
 }
 
@@ -577,12 +381,13 @@ const char *tn_dns_name_of(struct tn_dns *d, uint64_t peer, const struct tn_ip *
 
 int tn_dns_health(const struct tn_dns *d, const char **text)
 {
-    return tn_dns_ways_health(&d->ways, text);
+    return tn_dns_ways_health(&d->lookups.ways, text);
 }
 
 void tn_dns_stats(const struct tn_dns *d, struct tn_dns_stats *out)
 {
     *out = d->stats;
+    out->upstream_queries = d->lookups.asked;
     tn_dns_cache_size(d->cache, &out->cache_entries, &out->cache_bytes);
     out->names = d->names ? tn_dns_names_count(d->names) : 0;
 }

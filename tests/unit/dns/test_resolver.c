@@ -1,6 +1,7 @@
 /* The resolver with upstreams played by the test: who is asked what, in which order, and what each client gets. */
 #include "../failalloc.h"
 
+#include "dns/lookup.c"
 #include "dns/resolver.c"
 #include "dns/ways.c"
 
