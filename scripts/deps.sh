@@ -15,7 +15,7 @@ build="gcc libc6-dev meson ninja-build pkg-config python3 libuv1-dev libssl-dev 
 build="$build libminiupnpc-dev libnatpmp-dev"
 demo="python3 iproute2 util-linux procps curl ca-certificates openssl microsocks tcpdump"
 test="libcmocka-dev ccache iputils-ping dante-server tinyproxy-bin squid unbound dnsutils dnsperf"
-test="$test nftables miniupnpd-nftables"
+test="$test nftables miniupnpd-nftables git dropbear-bin"
 services="microsocks danted tinyproxy squid unbound"
 services="$services miniupnpd"
 # Optional: faster where it exists, for x86-64 only.

@@ -19,7 +19,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 BUILD = os.path.join(ROOT, os.environ.get("TN_CHECK_BUILD", "build-check"))
 SUITES = ("unit", "fuzz", "sim", "e2e")
 GO_AT_LEAST = (1, 26)
-E2E_ORDER = ["selftest", "test_join", "test_exit", "test_dns", "test_flows", "test_closed", "test_hostile", "test_api",
+E2E_ORDER = ["selftest", "test_join", "test_exit", "test_dns", "test_flows", "test_tools", "test_closed", "test_hostile", "test_api",
              "test_devserver", "test_dev", "test_direct", "test_headscale"]
 IDLE = ("test_vanish", "test_soak", "test_directlong")  # minutes long and nearly idle: run beside the others
 

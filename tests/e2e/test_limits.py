@@ -91,25 +91,27 @@ def named(fate):
     return ", ".join(f"{errno.errorcode.get(k, k) if k else 'open'} {v}" for k, v in sorted(fate.items(), key=str))
 
 
-@case("35: 128 descriptors under 1,000 connects: some open, the rest are refused, none hangs, the node lives", seconds=300)
+@case("35: 128 descriptors, 64 MB, 5,000 connects: some open, the rest are refused, none hangs, the node lives", seconds=300)
 def few_descriptors(b):
     p = scripted.Scripted(b.net.proxy, scripted.honest(b.net.proxy), port=1095)
     b.limited(["--nofile=128:128"], proxy=p)
     b.tun.ns_socket = sockets_of(b)
     with b.oracle(p):
-        fate, opened = connect_all(b, 1000, inet.ECHO)
+        fate, opened = connect_all(b, 5000, inet.ECHO)
         expect(set(fate) <= {0, errno.ECONNREFUSED, errno.ECONNRESET}, f"fates: {named(fate)}")
         expect(20 <= fate.get(0, 0) <= 128, f"fates: {named(fate)}")
         opened[0].settimeout(20)
         opened[0].sendall(b"still here")
         expect(opened[0].recv(10, socket.MSG_WAITALL) == b"still here", "an open flow works")
         expect(b.egress()["Mode"] == "proxy" and b.node.status()["BackendState"] == "Running", "the node itself works on")
+        peak = b.node.proc.rss_kib("VmHWM")
         for s in opened:
             s.close()
         wait_until(lambda: b.egress()["Flows"] == 0 and b.egress()["Dialing"] == 0, "all is given back")
         wait_until(lambda: b.client.curl(f"http://{b.net.inet.web4}/ip")[0] == 0, "and there is room again")
     p.close()
-    return named(fate)
+    expect(peak < (160 if SANITIZED else 64) * 1024, f"{peak} KiB at most")
+    return f"{named(fate)}; {peak} KiB at most"
 
 
 @case("35: the same for UDP: sources beyond the descriptors take the oldest's place, TCP keeps its half")

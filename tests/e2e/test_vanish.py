@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""A client or a proxy that vanishes without a word: EXIT_EGRESS.md section 5, test 13. Minutes of waiting for keepalives and no
-work, so ./check runs this beside the other scenarios."""
+"""A client or a proxy that vanishes without a word, and one that is only silent: EXIT_EGRESS.md section 5, tests 13 and 7.
+Minutes of waiting for keepalives and no work, so ./check runs this beside the other scenarios.
+
+TN_IDLE_S=1800 is the half hour of test 7; the default is longer than any limit of ours and than most NATs hold a flow."""
 import os
 import sys
 import time
@@ -10,12 +12,33 @@ from lib import inet, official, scripted  # noqa: E402
 from lib.case import case, main  # noqa: E402
 from lib.exitbed import ExitBed  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
+from lib.secureweb import SecureWeb, masked_frame, read_frame  # noqa: E402
+
+IDLE_S = int(os.environ.get("TN_IDLE_S", "330"))
 
 
 class VanishBed(ExitBed):
     def build(self):
         super().build()
         self.honest = scripted.Scripted(self.net.proxy, scripted.honest(self.net.proxy), port=1085)
+
+
+@case("7: a websocket that is silent for minutes is still there, for both sides", seconds=IDLE_S + 120)
+def silent_websocket(b):
+    b.need_tun()
+    b.exit(proxy=b.honest)
+    web = SecureWeb(b.net.inet, b.dir)
+    with b.oracle(b.honest):
+        s, _ = b.connect(web.host, 443)
+        tls, f = web.websocket(s)
+        time.sleep(IDLE_S)
+        web.websockets[-1].say(b"news")
+        expect(read_frame(f) == b"news", "what the server says after the silence")
+        tls.sendall(masked_frame(b"hello"))
+        expect(read_frame(f) == b"heard hello", "what the client says after the silence")
+        tls.close()
+    web.close()
+    return f"{IDLE_S} s"
 
 
 @case("13: the client vanishes: flow and proxy connection are reaped", seconds=420)

@@ -2,6 +2,7 @@
 # Builds the official parts that the end to end tests run against, into tests/peers/bin:
 #   tailscaled, tailscale, derper   Tailscale's own programs, as go.mod pins them
 #   testctl, tsnetpeer              ours, on Tailscale's testcontrol and tsnet
+#   quicpeer                        ours, on quic-go, pinned in quic/go.mod
 #   headscale                       the control server of self-hosters, pinned in headscale/go.mod
 # Does nothing when sources, pins and compiler are those of the last build.
 # Static (no cgo), so that each runs in any namespace; one package at a time (GO_P=n for more),
@@ -11,8 +12,8 @@ cd "$(dirname "$0")"
 command -v go >/dev/null || { echo "tests/peers/build.sh: no Go (golang.org/dl) in PATH" >&2; exit 3; }
 export CGO_ENABLED=0 GOWORK=off
 
-names="tailscaled tailscale derper testctl tsnetpeer headscale"
-want=$( { go version; cat build.sh go.mod go.sum headscale/go.mod headscale/go.sum testctl/*.go tsnetpeer/*.go; } |
+names="tailscaled tailscale derper testctl tsnetpeer quicpeer headscale"
+want=$( { go version; cat build.sh go.mod go.sum headscale/go.mod headscale/go.sum quic/go.mod quic/go.sum quic/*.go testctl/*.go tsnetpeer/*.go; } |
     sha256sum | cut -d' ' -f1)
 fresh=yes
 for n in $names; do [ -x "bin/$n" ] || fresh=no; done
@@ -31,7 +32,9 @@ build testctl ./testctl
 build tailscale tailscale.com/cmd/tailscale
 build tsnetpeer ./tsnetpeer
 build derper tailscale.com/cmd/derper
-cd headscale
+cd quic
+build quicpeer .
+cd ../headscale
 build headscale github.com/juanfont/headscale/cmd/headscale
 cd ..
 echo "$want" > bin/.stamp

@@ -17,6 +17,7 @@ REFUSED_SOON_S = 5.0  # "at once", with room for a loaded machine: far from ever
 
 class ExitBed(Bed):
     with_tun = True
+    tun_direct = False  # True: not by the relay, which holds 32 packets a client and drops the rest
 
     def build(self):
         n = self.net
@@ -27,7 +28,7 @@ class ExitBed(Bed):
         self.client.up(self.control.url)
         self.tun = None
         if self.with_tun and tun_possible():
-            self.tun = official.Tailscaled(self.sup, n.peer(2), self.dir, "tunclient", tun=True)
+            self.tun = official.Tailscaled(self.sup, n.peer(2), self.dir, "tunclient", tun=True, direct=self.tun_direct)
             self.tun.up(self.control.url)
         self.node = None
 

@@ -114,10 +114,11 @@ class Proc:
                 except OSError:
                     pass
 
-    def rss_kib(self):
+    def rss_kib(self, what="VmRSS"):
+        """Resident memory; VmHWM: the most there ever was."""
         with open(f"/proc/{self.pid}/status", encoding="ascii") as f:
             for line in f:
-                if line.startswith("VmRSS:"):
+                if line.startswith(what + ":"):
                     return int(line.split()[1])
         return 0
 
