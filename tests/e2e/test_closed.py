@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fail-closed: whatever goes wrong with the proxy or the settings, nothing forwarded leaves directly. EXIT_EGRESS.md section 5,
+"""Fail-closed: whatever goes wrong with the proxy or the settings, nothing forwarded leaves directly. docs/ACCEPTANCE.md,
 tests 23-29 and 32-34, each under the leak oracle."""
 import os
 import random

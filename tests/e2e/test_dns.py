@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Names of exit clients: the PeerAPI as official clients use it, and port 53 by UDP and TCP to whatever address, answered
-through the proxy with the leak oracle watching. EXIT_EGRESS.md section 5, tests 18 and 19; dig and dnsperf are real."""
+through the proxy with the leak oracle watching. docs/ACCEPTANCE.md, tests 18 and 19; dig and dnsperf are real."""
 import os
 import re
 import shutil

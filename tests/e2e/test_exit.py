@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The main job: an official client downloads through our exit node and a real proxy, byte-identical, by IPv4, IPv6 and by
-name, with the leak oracle watching. EXIT_EGRESS.md section 5, tests 1-6, and the policy's defaults."""
+name, with the leak oracle watching. docs/ACCEPTANCE.md, tests 1-6, and the policy's defaults."""
 import base64
 import os
 import sys

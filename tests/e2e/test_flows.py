@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What a flow through exit and proxy looks like to the client's kernel: refusals, half-close, resets, cancelled dials, back
-pressure. EXIT_EGRESS.md section 5, tests 8-12 and 44; the client is official with a TUN device, so errors are exact."""
+pressure. docs/ACCEPTANCE.md, tests 8-12 and 44; the client is official with a TUN device, so errors are exact."""
 import os
 import random
 import select

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Proxies that mean ill or are broken, behind the real node: EXIT_EGRESS.md section 5, tests 37-43. In each case the client is
+"""Proxies that mean ill or are broken, behind the real node: docs/ACCEPTANCE.md, tests 37-43. In each case the client is
 refused (or served, where the answer is odd but legal) within a bound, credentials are sent once, nothing leaks, the node
 lives and serves the next flow."""
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What one peer, or a full house, can take away from the others: EXIT_EGRESS.md section 5, tests 35, 46, 47, and row 27 of the
+"""What one peer, or a full house, can take away from the others: docs/ACCEPTANCE.md, tests 35, 46, 47, and row 27 of the
 leak table (48 and 49: tests/unit/forward/test_many.c). The node runs with few descriptors, or with a destination that swallows everything."""
 import errno
 import os

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Several proxies and one that speaks TLS behind the real node, official clients in front, settings that change while flows are
-under way: EXIT_EGRESS.md section 5, tests 14-16, 26 and 36, the operator's commands, and the node's own address as a
+under way: docs/ACCEPTANCE.md, tests 14-16, 26 and 36, the operator's commands, and the node's own address as a
 destination. Each under the leak oracle."""
 import json
 import os

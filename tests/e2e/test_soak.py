@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Soak: clients that come and go, proxy, peer and link that are killed at random, and in the end everything is as at the beginning:
-descriptors, memory, gauges, and not one packet that may not. EXIT_EGRESS.md section 5, test 50.
+descriptors, memory, gauges, and not one packet that may not. docs/ACCEPTANCE.md, test 50.
 
 TN_SOAK_SECONDS says how long (default 600, which is what ./check runs beside the other scenarios; scripts/soak.sh runs a day), and
 TN_SOAK_SEED repeats a run's choices."""

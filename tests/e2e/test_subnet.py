@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Subnet routes next to the exit: ours as the router for official clients and ours, an official router for ours.
-EXIT_EGRESS.md section 5, tests 17, 27 and 28. The LAN is behind the node, on a link of its own, with private addresses."""
+docs/ACCEPTANCE.md, tests 17, 27 and 28. The LAN is behind the node, on a link of its own, with private addresses."""
 import json
 import os
 import socket

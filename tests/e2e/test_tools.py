@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What people run through an exit node behind a proxy, with the real tools: git over https, ssh, a websocket, HTTP/3, a
-thousand connections at once. EXIT_EGRESS.md section 5, tests 7 and 22, and the operator's check over https. The client is
+thousand connections at once. docs/ACCEPTANCE.md, tests 7 and 22, and the operator's check over https. The client is
 official with a TUN device, so the tools need not know of anything."""
 import hashlib
 import os

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Exit nodes and TUN mode, under the leak oracle: an exit node behind a proxy whose host forwards and masquerades
-(EXIT_EGRESS.md section 5, test 30), one that uses another exit node itself (test 31), and a host behind an exit node."""
+(docs/ACCEPTANCE.md, test 30), one that uses another exit node itself (test 31), and a host behind an exit node."""
 import os
 import signal
 import subprocess

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """UDP and ping of exit clients: by the host, by a real proxy's UDP ASSOCIATE, by a hostile one, and refused.
-EXIT_EGRESS.md section 5, tests 20-22 and 45; the client is official with a TUN device, so that errors are exact."""
+docs/ACCEPTANCE.md, tests 20-22 and 45; the client is official with a TUN device, so that errors are exact."""
 import os
 import socket
 import struct

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A client or a proxy that vanishes without a word, and one that is only silent: EXIT_EGRESS.md section 5, tests 13 and 7.
+"""A client or a proxy that vanishes without a word, and one that is only silent: docs/ACCEPTANCE.md, tests 13 and 7.
 Minutes of waiting for keepalives and no work, so ./check runs this beside the other scenarios.
 
 TN_IDLE_S=1800 is the half hour of test 7; the default is longer than any limit of ours and than most NATs hold a flow."""

@@ -33,6 +33,7 @@ static const struct bulk_case cases[] = {
     {"bbr, 1 % loss", false, 100, 80, 0.01, 1, .seconds = 20, .sender = {{BBR, 1}}, .least = {87}},
     {"bbr, 1 Gbit/s, 1 % loss", false, 1000, 80, 0.01, 1,
      .seconds = 5, .from_s = 2.5, .sender = {{BBR, 1}}, .least = {650}},
+    {"bbr, 250 Mbit/s, 100 ms", false, 250, 100, 0, 1, .seconds = 8, .from_s = 3, .sender = {{BBR, 1}}, .least = {200}},
     {"bbr, shallow queue", false, 100, 40, 0, 0.1, .seconds = 20, .sender = {{BBR, 1}}, .least = {88}},
     {"bbr, deep queue", false, 20, 40, 0, 20,
      .seconds = 20, .sender = {{BBR, 1}}, .least = {18}, .most_queue_ms = 30},

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""src/egress on real sockets, in namespaces of its own, against proxies whose every byte is scripted: EXIT_EGRESS.md section 5,
+"""src/egress on real sockets, in namespaces of its own, against proxies whose every byte is scripted: docs/ACCEPTANCE.md,
 tests 2, 9-12, 23, 25-27, 32, 33, 35, 37-44 at the level of the room. In every case: the outcome, that it came long before a timeout that
 should not have mattered, one connection to the proxy, and no packet of the destination's from the node.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Several proxies: which one serves whom, what happens when one fails, and what a change of the policy does to what is under
-way. EXIT_EGRESS.md section 5, tests 14-16, 26 and 36 at the level of the room; every case under the sniffer.
+way. docs/ACCEPTANCE.md, tests 14-16, 26 and 36 at the level of the room; every case under the sniffer.
 
 usage: pool.py DRIVE_EGRESS [WORD...]
 """

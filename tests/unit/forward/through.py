@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The forwarder whole: a peer's stack, the gate's stack, the forwarder and a real egress, through scripted SOCKS5 servers in another
-namespace. EXIT_EGRESS.md section 5, tests 1, 9-13, 20, 21, 23, 24, 27, 29, 34, 44 at the level of the room.
+namespace. docs/ACCEPTANCE.md, tests 1, 9-13, 20, 21, 23, 24, 27, 29, 34, 44 at the level of the room.
 
 usage: through.py DRIVE_FORWARD
 """
