@@ -77,6 +77,12 @@ size_t tn_dns_canonical(const struct tn_dns_question *q, uint8_t out[TN_DNS_CANO
     return tn_wr_len(&w);
 }
 
+size_t tn_dns_canonical_plain(uint8_t *query, size_t len)
+{
+    tn_put_be16(query + 10, 0);
+    return len - OPT_LEN;
+}
+
 /* ---- answers of the upstream ---- */
 
 struct making {
@@ -86,7 +92,7 @@ struct making {
     const struct tn_dns_adjust *adjust;
     struct tn_dnsput put;
     unsigned rcode;
-    bool found, dropped, changed; /* a record of the asked type; one was left out for good; the data are not the zone's */
+    bool has_opt, found, dropped, changed; /* found: a record of the asked type; one was left out for good; the data are not the zone's */
     uint32_t ttl_s, soa_s;        /* least of the answer's records; UINT32_MAX: none */
 };
 
@@ -122,6 +128,7 @@ static int take_record(struct making *k, const struct tn_dnsrr *rr)
 {
     const struct tn_dns_adjust *a = k->adjust;
     if (rr->type == TN_DNSTYPE_OPT) {
+        k->has_opt = true;
         k->rcode |= rr->ttl_s >> 24 << 4;
         return 0;
     }
@@ -171,6 +178,7 @@ int tn_dns_answer_make(const uint8_t *msg, size_t len, const struct tn_dns_adjus
     long n = tn_dnsput_end(&k.put);
     if (n < 0) return (int)n;
     *answer = (struct tn_dns_answer){.bytes = out, .len = (size_t)n, .rcode = k.rcode, .ttl_s = lifetime(&k)};
+    answer->no_edns = !k.has_opt && (k.rcode == FORMERR || k.rcode == NOTIMP);
     return 0;
 }
 

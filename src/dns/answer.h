@@ -27,6 +27,8 @@ int tn_dns_question_refusal(const struct tn_dns_question *q);
 unsigned tn_dns_question_flags(const struct tn_dns_question *q);
 enum { TN_DNS_CANONICAL_MAX = TN_DNSMSG_HEADER + TN_DNSMSG_NAME_MAX + 4 + 11 };
 size_t tn_dns_canonical(const struct tn_dns_question *q, uint8_t out[TN_DNS_CANONICAL_MAX]);
+/* The same without its OPT record, for servers that know none; its new length. */
+size_t tn_dns_canonical_plain(uint8_t *query, size_t len);
 
 struct tn_dns_adjust {
     bool no_udp;  /* HTTP/3 has no chance: HTTPS and SVCB answers don't offer it */
@@ -36,6 +38,7 @@ struct tn_dns_answer {
     const uint8_t *bytes; /* without OPT, counts and pointers right */
     size_t len;
     unsigned rcode;       /* with the upper bits that OPT carries */
+    bool no_edns;         /* it says that its sender does not know OPT (RFC 6891 section 7) */
     uint32_t ttl_s;       /* how long it may be kept; 0: not at all */
 };
 /* Makes an answer of the upstream's message to a canonical question. out has cap bytes. 0; TN_E_MALFORMED, TN_E_NOSPC. */

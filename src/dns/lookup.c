@@ -8,6 +8,7 @@ enum {
     HEDGE_US = 1500000,         /* of silence: then the next upstream is asked too */
     AVOID_US = 30 * 1000000,    /* an upstream that failed is not the first choice for so long */
 };
+#define PLAIN_US 900000000ull   /* an old server does not become a new one by the minute */
 
 uint64_t tn_dns_lookups_now(const struct tn_dns_lookups *ls)
 {
@@ -74,22 +75,34 @@ static int choose(const struct tn_dns_lookup *l, uint64_t now_us)
     return fallback;
 }
 
+/* 0, or the upstream's refusal at once. */
+static int ask_one(struct tn_dns_lookup *l, unsigned i, bool edns, uint64_t now_us)
+{
+    struct tn_dns_attempt *a = &l->attempts[i];
+    struct tn_dns_upstream *u = l->way->upstreams[i];
+    uint8_t query[TN_DNS_CANONICAL_MAX];
+    size_t len = l->len;
+    memcpy(query, l->query, len);
+    if (!edns) len = tn_dns_canonical_plain(query, len);
+    a->edns = edns;
+    l->of->asked++;
+    int err = u->ops->ask(u, query, len, now_us, on_answer, a, &a->handle);
+    if (err) l->way->avoid_until_us[i] = now_us + AVOID_US;
+    a->pending = !err;
+    return err;
+}
+
 /* True when an upstream took the question; false when none is left. */
 static bool ask_next(struct tn_dns_lookup *l, uint64_t now_us)
 {
     struct tn_dns_lookups *ls = l->of;
     for (int i; (i = choose(l, now_us)) >= 0;) {
-        struct tn_dns_attempt *a = &l->attempts[i];
-        struct tn_dns_upstream *u = l->way->upstreams[i];
-        a->tried = true;
-        ls->asked++;
-        int err = u->ops->ask(u, l->query, l->len, now_us, on_answer, a, &a->handle);
+        l->attempts[i].tried = true;
+        int err = ask_one(l, (unsigned)i, l->way->plain_until_us[i] <= now_us, now_us);
         if (err) {
             l->err = err;
-            l->way->avoid_until_us[i] = now_us + AVOID_US;
             continue;
         }
-        a->pending = true;
         uint64_t hedge_us = now_us + HEDGE_US;
         bool more = choose(l, now_us) >= 0 && hedge_us < l->deadline_us;
         (void)tn_timer_arm(&ls->timers, &l->timer, more ? hedge_us : l->deadline_us); /* armed at birth: only moves */
@@ -112,18 +125,29 @@ static void go_on(struct tn_dns_lookup *l, int err, uint64_t now_us)
     if (!ask_next(l, now_us) && !anything_pending(l)) finish(l, l->err, NULL);
 }
 
+/* Did OPT bring this answer, so that the question is asked again without? */
+static bool ask_plain(struct tn_dns_lookup *l, unsigned i, const struct tn_dns_answer *a, uint64_t now_us)
+{
+    struct tn_dns_attempt *at = &l->attempts[i];
+    if (at->retried && !a->no_edns) l->way->plain_until_us[i] = now_us + PLAIN_US;
+    if (!a->no_edns || !at->edns) return false;
+    at->retried = true;
+    return ask_one(l, i, false, now_us) == 0;
+}
+
 static void take_answer(struct tn_dns_lookup *l, unsigned i, const uint8_t *bytes, size_t len, uint64_t now_us)
 {
     struct tn_dns_lookups *ls = l->of;
     struct tn_dns_answer a;
     int err = tn_dns_answer_make(bytes, len, &l->adjust, ls->scratch, TN_DNS_REPLY_MAX, &a);
+    if (!err && ask_plain(l, i, &a, now_us)) return;
     struct tn_dns_kept *k = err ? NULL : tn_dns_kept_new(&a, now_us);
     if (!k) {
         go_on(l, err ? err : TN_E_NOMEM, now_us);
         return;
     }
     l->way->avoid_until_us[i] = 0;
-    bool refused = a.rcode == TN_DNSMSG_SERVFAIL || a.rcode == TN_DNSMSG_REFUSED;
+    bool refused = a.rcode == TN_DNSMSG_SERVFAIL || a.rcode == TN_DNSMSG_REFUSED || a.no_edns;
     if (refused && (choose(l, now_us) >= 0 || anything_pending(l))) {
         tn_dns_kept_unref(l->second_best);
         l->second_best = k;

@@ -1,7 +1,8 @@
 /* What is asked upstream for clients' questions (resolver.c), and of whom.
  *
  * A lookup asks the first upstream that worked lately on the peer's way (ways.h); the next one when that fails, says that it
- * failed (SERVFAIL, REFUSED), or has said nothing for a while. The first good answer ends it. */
+ * failed (SERVFAIL, REFUSED), or has said nothing for a while. The first good answer ends it. One that does not know EDNS is
+ * asked once more without, and where that was it, without from the first for a while (RFC 6891 section 6.2.2). */
 #ifndef TN_DNS_LOOKUP_H
 #define TN_DNS_LOOKUP_H
 
@@ -15,6 +16,7 @@ struct tn_dns_attempt {
     struct tn_dns_lookup *lookup;
     void *handle;
     bool tried, pending;
+    bool edns, retried; /* the question had OPT; it is the second one, without */
 };
 
 struct tn_dns_lookup {

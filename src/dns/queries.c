@@ -1,4 +1,5 @@
 #include "dns/queries.h"
+#include "util/cursor.h"
 #include "util/err.h"
 
 #include <stdio.h>
@@ -61,18 +62,33 @@ void tn_dns_asked_verdict(struct tn_dns_asked *q, int err)
     q->err = err;
 }
 
+/* FORMERR or NOTIMP, and nothing behind the header. */
+static bool is_bare(const uint8_t *bytes, size_t len)
+{
+    static const uint8_t no_counts[8];
+    if (len != TN_DNSMSG_HEADER || memcmp(bytes + 4, no_counts, 8) != 0) return false;
+    unsigned flags = tn_get_be16(bytes + 2), rcode = flags & 15;
+    return flags & TN_DNSMSG_QR && !(flags & TN_DNSMSG_TC) && (rcode == 1 || rcode == 4);
+}
+
 void tn_dns_asked_give(struct tn_dns_asked *q, const uint8_t *bytes, size_t len)
 {
+    struct tn_dnsmsg query;
+    bool bare = is_bare(bytes, len) && tn_dnsmsg_parse(q->bytes, q->len, &query) == 0;
+    if (bare) len = query.question_end; /* who asked gets the question with it */
     q->reply = malloc(len);
-    if (q->reply) memcpy(q->reply, bytes, len);
+    if (q->reply && bare) (void)tn_dnsmsg_put_empty(&query, bytes[3] & 15, q->reply, len);
+    else if (q->reply) memcpy(q->reply, bytes, len);
     q->reply_len = len;
     tn_dns_asked_verdict(q, q->reply ? 0 : TN_E_NOMEM);
 }
 
-bool tn_dns_asked_matches(const struct tn_dns_asked *q, const struct tn_dnsmsg *answer)
+bool tn_dns_asked_matches(const struct tn_dns_asked *q, const uint8_t *bytes, size_t len)
 {
-    struct tn_dnsmsg query;
-    return tn_dnsmsg_parse(q->bytes, q->len, &query) == 0 && tn_dnsmsg_answers(answer, &query);
+    struct tn_dnsmsg answer, query;
+    if (is_bare(bytes, len)) return true;
+    return tn_dnsmsg_parse(bytes, len, &answer) == 0 && tn_dnsmsg_parse(q->bytes, q->len, &query) == 0 &&
+           tn_dnsmsg_answers(&answer, &query);
 }
 
 void tn_dns_queries_answer(struct tn_dns_queries *qs)

@@ -49,9 +49,11 @@ int tn_dns_queries_add(struct tn_dns_queries *qs, size_t size, const uint8_t *by
                        tn_dns_answer_fn *answer, void *arg, struct tn_dns_asked **out);
 void tn_dns_asked_free(struct tn_dns_asked *q); /* in any state */
 void tn_dns_asked_verdict(struct tn_dns_asked *q, int err);
-void tn_dns_asked_give(struct tn_dns_asked *q, const uint8_t *bytes, size_t len); /* this is its answer */
-/* Is this the answer to its question? The ID is another matter. */
-bool tn_dns_asked_matches(const struct tn_dns_asked *q, const struct tn_dnsmsg *answer);
+/* This message, which matches, is its answer. */
+void tn_dns_asked_give(struct tn_dns_asked *q, const uint8_t *bytes, size_t len);
+/* Is it an answer to its question? It repeats that, or is the bare header of a server that could not read it. The ID is another
+ * matter. */
+bool tn_dns_asked_matches(const struct tn_dns_asked *q, const uint8_t *bytes, size_t len);
 /* Runs the callbacks of those that are finished. What they add waits for the next time: no endless loop. */
 void tn_dns_queries_answer(struct tn_dns_queries *qs);
 

@@ -192,13 +192,12 @@ static void on_datagram(void *arg, const uint8_t *bytes, size_t len)
 {
     struct flow *f = arg;
     struct upstream *up = f->up;
-    struct tn_dnsmsg answer;
-    if (tn_dnsmsg_parse(bytes, len, &answer) != 0) return;
+    if (len < TN_DNSMSG_HEADER) return;
     TN_LIST_EACH(l, &up->qs.asked) {
         struct query *q = query_at(l);
-        if (q->flow != f || q->q.id != answer.id || !tn_dns_asked_matches(&q->q, &answer)) continue;
+        if (q->flow != f || q->q.id != tn_get_be16(bytes) || !tn_dns_asked_matches(&q->q, bytes, len)) continue;
         tn_dns_queries_set_health(&up->qs, 0, "works");
-        if (!(answer.flags & TN_DNSMSG_TC) || ask_by_tcp(q, up->qs.last_ask_us) != 0) give(q, bytes, len);
+        if (!(tn_get_be16(bytes + 2) & TN_DNSMSG_TC) || ask_by_tcp(q, up->qs.last_ask_us) != 0) give(q, bytes, len);
         break;
     }
     tn_dns_queries_answer(&up->qs);

@@ -158,6 +158,7 @@ void tn_dns_ways_reset(struct tn_dns_ways *w, uint64_t peer)
         struct tn_dns_way *way = way_at(l);
         if (peer && way->peer != peer) continue;
         memset(way->avoid_until_us, 0, sizeof way->avoid_until_us);
+        memset(way->plain_until_us, 0, sizeof way->plain_until_us);
         for (unsigned i = 0; i < way->n; i++) way->upstreams[i]->ops->reset(way->upstreams[i]);
     }
 }

@@ -23,6 +23,7 @@ struct tn_dns_way {
     unsigned lookups;   /* that hold it */
     struct tn_dns_upstream *upstreams[TN_DNS_UPSTREAMS_MAX];
     uint64_t avoid_until_us[TN_DNS_UPSTREAMS_MAX];
+    uint64_t plain_until_us[TN_DNS_UPSTREAMS_MAX]; /* this one does not know EDNS: asked without until then */
     unsigned n;
 };
 

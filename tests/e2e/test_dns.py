@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import official, proxies  # noqa: E402
 from lib.case import Skip, case, main  # noqa: E402
 from lib.exitbed import ExitBed  # noqa: E402
-from lib.inet import LONG_TXT  # noqa: E402
+from lib.inet import LONG_TXT, NoEdns  # noqa: E402
 from lib.node import Node  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
 
@@ -119,6 +119,20 @@ def second_upstream(b):
         before = b.egress()["DNS"]["Asked"]
         expect(short(b, "four.example", "A") == [b.net.inet.web4], "no answer from the second, later")
         expect(b.egress()["DNS"]["Asked"] == before + 1, "the dead one was asked again at once")
+
+
+@case("upstreams from before EDNS, by TCP and UDP: asked once more without, then without from the first")
+def old_upstream(b):
+    old = NoEdns(b.net.inet, b.net.inet.web4)
+    with Through(b, dns=f"tcp://{b.net.inet.web4}"):
+        for name in ("web.example", "four.example", "brief.example"):
+            expect(short(b, name, "A") == [b.net.inet.web4], f"{name} by TCP")
+        expect(status_of(dig(b, "nowhere.example")) == "NXDOMAIN", "NXDOMAIN by TCP")
+    expect((old.refused, old.answered) == (1, 4), f"by TCP: {old.refused} refused, {old.answered} answered")
+    b.exit("--exit-egress", "host", dns=f"udp://{b.net.inet.web4}")
+    for name in ("web.example", "four.example", "brief.example"):
+        expect(short(b, name, "A") == [b.net.inet.web4], f"{name} by UDP")
+    expect((old.refused, old.answered) == (2, 7), f"by UDP: {old.refused} refused, {old.answered} answered")
 
 
 @case("HTTPS records offer no HTTP/3 where UDP has no way; AAAA left out when told so; IDs and spelling are the client's")

@@ -304,6 +304,55 @@ remote-control:
             return []
 
 
+class NoEdns:
+    """Port 53 by UDP and TCP in front of unbound, as servers were before 1999: FORMERR to whatever has an OPT record (by UDP the
+    bare header)."""
+
+    def __init__(self, ns, addr):
+        self.ns, self.addr = ns, addr
+        self.refused = self.answered = 0
+        self.udp = ns.call(lambda: self._bind(socket.SOCK_DGRAM))
+        self.tcp = ns.call(lambda: self._bind(socket.SOCK_STREAM))
+        self.tcp.listen(16)
+        for f in (self._serve_udp, self._serve_tcp):
+            threading.Thread(target=f, daemon=True).start()
+
+    def _bind(self, kind):
+        s = socket.socket(socket.AF_INET, kind)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((self.addr, 53))
+        return s
+
+    def _answer(self, q, bare):
+        if q[10:12] != b"\0\0":
+            self.refused += 1
+            if bare:
+                return q[:2] + struct.pack(">5H", 0x8001, 0, 0, 0, 0)
+            return q[:2] + struct.pack(">5H", 0x8001, 1, 0, 0, 0) + q[12:-11]  # its OPT has no options
+        self.answered += 1
+        s = self.ns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with s:
+            s.settimeout(5)
+            s.sendto(q, (self.ns.dns4, 53))
+            return s.recvfrom(65536)[0]
+
+    def _serve_udp(self):
+        while True:
+            q, who = self.udp.recvfrom(4096)
+            self.udp.sendto(self._answer(q, True), who)
+
+    def _serve_tcp(self):
+        while True:
+            s, _ = self.tcp.accept()
+            threading.Thread(target=self._serve_conn, args=(s,), daemon=True).start()
+
+    def _serve_conn(self, s):
+        with s, s.makefile("rb") as f:
+            while len(head := f.read(2)) == 2:
+                a = self._answer(f.read(struct.unpack(">H", head)[0]), False)
+                s.sendall(struct.pack(">H", len(a)) + a)
+
+
 class Internet:
     def __init__(self, ns):
         self.ns = ns

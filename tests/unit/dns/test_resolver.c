@@ -186,17 +186,19 @@ struct record {
     size_t len;
 };
 
-/* The answer to an ask: the same question, these records, OPT behind them. */
+static bool has_opt(const struct fake_ask *a) { return tn_get_be16(a->query + 10) == 1; }
+
+/* The answer to an ask: the same question, these records, OPT behind them where the question had one. */
 static size_t answer_to(const struct fake_ask *a, uint16_t flags, const struct record *r, size_t n, uint8_t *out)
 {
     struct tn_wr wr = tn_wr_init(out, 8192);
-    unsigned counts[3] = {0, 0, 1};
+    unsigned counts[3] = {0, 0, has_opt(a)};
     for (size_t i = 0; i < n; i++) counts[r[i].section]++;
     tn_wr_be16(&wr, 0);
     tn_wr_be16(&wr, (uint16_t)(0x8180 | flags));
     tn_wr_be16(&wr, 1);
     for (int i = 0; i < 3; i++) tn_wr_be16(&wr, (uint16_t)counts[i]);
-    tn_wr_bytes(&wr, a->query + 12, a->len - 12 - 11);
+    tn_wr_bytes(&wr, a->query + 12, a->len - 12 - (has_opt(a) ? 11 : 0));
     for (size_t i = 0; i < n; i++) {
         tn_wr_be16(&wr, 0xc00c);
         tn_wr_be16(&wr, r[i].type);
@@ -205,7 +207,7 @@ static size_t answer_to(const struct fake_ask *a, uint16_t flags, const struct r
         tn_wr_be16(&wr, (uint16_t)r[i].len);
         tn_wr_bytes(&wr, r[i].data, r[i].len);
     }
-    tn_wr_bytes(&wr, "\0\0\x29\x04\xd0\0\0\0\0\0\0", 11);
+    if (has_opt(a)) tn_wr_bytes(&wr, "\0\0\x29\x04\xd0\0\0\0\0\0\0", 11);
     assert_true(tn_wr_ok(&wr));
     return tn_wr_len(&wr);
 }
@@ -218,6 +220,19 @@ static void reply(unsigned i, uint16_t flags, const struct record *r, size_t n)
     size_t len = answer_to(a, flags, r, n, bytes);
     a->live = false;
     a->answer(a->arg, 0, bytes, len);
+}
+
+/* As a server that knows nothing of OPT. */
+static void refuse_edns(unsigned i, unsigned rcode)
+{
+    struct fake_ask plain = w.asks[i];
+    uint8_t bytes[512];
+    assert_true(i < w.nasks && w.asks[i].live);
+    if (has_opt(&plain)) plain.len -= 11;
+    plain.query[11] = 0;
+    size_t len = answer_to(&plain, (uint16_t)rcode, NULL, 0, bytes);
+    w.asks[i].live = false;
+    w.asks[i].answer(w.asks[i].arg, 0, bytes, len);
 }
 
 static void fail_it(unsigned i, int err)
@@ -429,6 +444,55 @@ static void upstreams_in_order(void **state)
     /* Nobody takes it: said at once. */
     for (int i = 0; i < 3; i++) w.refuse[i] = TN_E_LIMIT;
     assert_int_equal(ask_a("7.example", &g), TN_E_LIMIT);
+    stop(NULL);
+}
+
+static void servers_that_do_not_know_edns(void **state)
+{
+    struct got g;
+    start("a,b");
+    for (unsigned i = 0; i < 2; i++) { /* FORMERR, or NOTIMP */
+        tn_dns_reset(w.d);
+        w.nasks = 0;
+        assert_int_equal(ask_a("1.example", &g), 0);
+        refuse_edns(0, i ? 4 : 1);
+        assert_int_equal(g.calls, 0);
+        assert_int_equal(w.nasks, 2); /* asked again, by the same, in the same words */
+        assert_int_equal(w.asks[1].upstream, 0);
+        assert_false(has_opt(&w.asks[1]));
+        assert_int_equal(w.asks[1].len, w.asks[0].len - 11);
+        reply(1, 0, &web, 1);
+        assert_int_equal(g.calls, 1);
+        assert_int_equal(answers_of(&g), 1);
+        assert_int_equal(ask_a("2.example", &g), 0); /* remembered */
+        assert_false(has_opt(&w.asks[2]));
+        reply(2, 0, &web, 1);
+        assert_int_equal(answers_of(&g), 1);
+    }
+    w.nasks = 0;
+    pass(PLAIN_US);
+    assert_int_equal(ask_a("3.example", &g), 0); /* but not for ever */
+    assert_true(has_opt(&w.asks[0]));
+    reply(0, 1, NULL, 0); /* FORMERR of one that knows OPT is about something else */
+    assert_int_equal(w.nasks, 1);
+    assert_int_equal(rcode_of(&g), 1);
+    assert_int_equal(ask_a("4.example", &g), 0);
+    refuse_edns(1, 1);
+    refuse_edns(2, 1); /* it was not OPT: nothing is remembered, and the next one is asked */
+    assert_int_equal(w.nasks, 4);
+    assert_int_equal(w.asks[3].upstream, 1);
+    assert_true(has_opt(&w.asks[3]));
+    fail_it(3, TN_E_CLOSED);
+    assert_int_equal(g.err, 0);
+    assert_int_equal(rcode_of(&g), 1);
+    assert_int_equal(ask_a("5.example", &g), 0);
+    assert_int_equal(w.asks[4].upstream, 0);
+    assert_true(has_opt(&w.asks[4]));
+    w.refuse[0] = TN_E_LIMIT; /* no second try there: the next one, as after any failure */
+    refuse_edns(4, 1);
+    assert_int_equal(w.asks[5].upstream, 1);
+    reply(5, 0, &web, 1);
+    assert_int_equal(answers_of(&g), 1);
     stop(NULL);
 }
 
@@ -765,6 +829,7 @@ int main(void)
         cmocka_unit_test(negative_answers),
         cmocka_unit_test(the_same_is_asked_once),
         cmocka_unit_test(upstreams_in_order),
+        cmocka_unit_test(servers_that_do_not_know_edns),
         cmocka_unit_test(five_seconds),
         cmocka_unit_test(garbage_is_a_failure),
         cmocka_unit_test(too_long_for_the_client),

@@ -165,6 +165,30 @@ static void answers_to_nobody(void **state)
     assert_int_equal(got[1].err, 0);
 }
 
+static void no_more_than_a_header(void **state)
+{
+    uint8_t head[12], q[64];
+    assert_int_equal(ask(1, NULL), 0);
+    opened();
+    memcpy(head, net.up + 2, 2);
+    memcpy(head + 2, "\x80\3\0\0\0\0\0\0\0\0", 10);
+    say(head, 12); /* NXDOMAIN of nothing */
+    head[3] = 1;
+    head[11] = 1;
+    say(head, 12); /* a record that is not there */
+    readable();
+    assert_int_equal(got[1].calls, 0);
+    head[11] = 0;
+    say(head, 12); /* FORMERR: it could not read the question */
+    readable();
+    assert_int_equal(got[1].calls, 1);
+    assert_int_equal(got[1].err, 0);
+    assert_int_equal(got[1].len, question(1, q));
+    assert_int_equal(got[1].bytes[2] & 0x80, 0x80);
+    assert_int_equal(got[1].bytes[3] & 15, 1);
+    assert_memory_equal(got[1].bytes + 4, q + 4, got[1].len - 4);
+}
+
 static void closed_by_the_server(void **state)
 {
     assert_int_equal(ask(1, NULL), 0);
@@ -283,6 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(pipelined_and_out_of_order, setup, teardown),
         cmocka_unit_test_setup_teardown(answers_to_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(no_more_than_a_header, setup, teardown),
         cmocka_unit_test_setup_teardown(closed_by_the_server, setup, teardown),
         cmocka_unit_test_setup_teardown(dials_fail, setup, teardown),
         cmocka_unit_test_setup_teardown(silence, setup, teardown),

@@ -152,6 +152,12 @@ static void forged(void **state)
     assert_int_equal(got[1].calls, 0);
     answer(0);
     assert_int_equal(got[1].calls, 1);
+    assert_int_equal(ask(2, NULL), 0);
+    memcpy(msg, net.msg, 2);
+    memcpy(msg + 2, "\x80\4\0\0\0\0\0\0\0\0", 10);
+    net.last_to->ev->on_datagram(net.last_to->arg, msg, 12); /* NOTIMP, and no more than a header: not forged */
+    assert_int_equal(got[2].calls, 1);
+    assert_int_equal(got[2].bytes[3] & 15, 4);
 }
 
 static void lost_and_sent_again(void **state)
