@@ -99,7 +99,7 @@ TAILNET_API int tailnet_new(tailnet **out);
  *                       over HTTPS), tcp://ADDRESS[:port] (DNS over TCP) or udp://ADDRESS[:port] (over UDP where the egress has
  *                       a way for it, else TCP), up to four in the order of preference, separated by commas; default
  *                       https://1.1.1.1/dns-query
- *   exit_dns_aaaa       true | false: are exit clients told IPv6 addresses? default true
+ *   exit_dns_aaaa       auto | true | false: are exit clients told IPv6 addresses? default auto: where IPv6 has a way
  *   tun                 name of a TUN device: the host's own programs are in the tailnet too. Needs root or CAP_NET_ADMIN. The
  *                       calls below go on in-process: what tailnet_listen has taken is not the host's, and a dial to one of
  *                       the node's own addresses reaches tailnet_listen's listeners, not the host's servers

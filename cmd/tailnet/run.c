@@ -54,7 +54,7 @@ static const char usage[] =
     "  --exit-dns URL[,URL...]  where names of exit clients are asked, the same way: https://ADDRESS/path or\n"
     "                           tcp://ADDRESS or udp://ADDRESS, the first that works\n"
     "                           (default https://1.1.1.1/dns-query)\n"
-    "  --exit-dns-aaaa BOOL     false: tell exit clients no IPv6 addresses\n"
+    "  --exit-dns-aaaa WHEN     tell exit clients IPv6 addresses: true, false, or auto (where IPv6 has a way; the default)\n"
     "  --exit-breaker=false     ask a proxy that did not answer for every flow anew, instead of leaving it alone for\n"
     "                           some seconds\n"
     "\n"

@@ -50,13 +50,13 @@ void tn_dns_kept_unref(struct tn_dns_kept *k)
     if (k && --k->refs == 0) free(k);
 }
 
-void tn_dns_key_make(struct tn_dns_key *k, uint64_t peer, const struct tn_dns_question *q)
+void tn_dns_key_make(struct tn_dns_key *k, uint64_t peer, const struct tn_dns_question *q, const struct tn_dns_adjust *adjust)
 {
     struct tn_wr w = tn_wr_init(k->bytes, sizeof k->bytes);
     tn_wr_be64(&w, peer);
     tn_wr_be16(&w, q->m.type);
     tn_wr_be16(&w, q->m.class);
-    tn_wr_u8(&w, (uint8_t)tn_dns_question_flags(q));
+    tn_wr_u8(&w, (uint8_t)(tn_dns_question_flags(q) | (adjust->no_udp ? 0x40u : 0) | (adjust->no_ipv6 ? 0x80u : 0)));
     for (size_t i = 0; i < q->m.name_len; i++) {
         uint8_t c = q->m.name[i];
         tn_wr_u8(&w, c >= 'A' && c <= 'Z' ? (uint8_t)(c + 32) : c);

@@ -24,13 +24,13 @@ struct tn_dns_kept *tn_dns_kept_new(const struct tn_dns_answer *a, uint64_t now_
 struct tn_dns_kept *tn_dns_kept_ref(struct tn_dns_kept *k);
 void tn_dns_kept_unref(struct tn_dns_kept *k);
 
-/* What is asked: name in lower case, type, class and the flags that make answers differ, as bytes. */
+/* What is asked: name in lower case, type, class, the flags that make answers differ and what is made of them, as bytes. */
 enum { TN_DNS_KEY_MAX = 8 + 5 + TN_DNSMSG_NAME_MAX };
 struct tn_dns_key {
     size_t len;
     uint8_t bytes[TN_DNS_KEY_MAX];
 };
-void tn_dns_key_make(struct tn_dns_key *k, uint64_t peer, const struct tn_dns_question *q);
+void tn_dns_key_make(struct tn_dns_key *k, uint64_t peer, const struct tn_dns_question *q, const struct tn_dns_adjust *adjust);
 
 struct tn_dns_cache;
 struct tn_dns_cache *tn_dns_cache_new(const struct tn_rng *rng, size_t bytes_max);

@@ -28,6 +28,9 @@ struct tn_dns_config {
     const struct tn_log *log;
     struct tn_rng rng;
     uint64_t (*now)(void *ctx); /* microseconds as everywhere; NULL: CLOCK_MONOTONIC */
+    /* Is there a way for this peer's UDP, and for IPv6? Asked for each question; NULL: for both. Without, answers don't lead
+     * there (HTTPS and SVCB without HTTP/3, no AAAA). Signed data that the client wants to verify itself (DO) are left alone. */
+    void (*reach)(void *ctx, uint64_t peer, bool *udp, bool *ipv6);
     void *ctx;
     uint64_t peer; /* not set by the owner: whose questions an upstream is for (ways.h) */
 };
@@ -50,9 +53,6 @@ uint64_t tn_dns_next_deadline(const struct tn_dns *d);
 /* How much of an answer by UDP this query's sender takes: 512, or what its EDNS says, without fragments in a tunnel. */
 size_t tn_dns_udp_limit(const uint8_t *query, size_t len);
 
-/* Is there a way for UDP, and for IPv6? Without, answers don't lead there (HTTPS and SVCB without HTTP/3, no AAAA). Both
- * are true at first. Signed data that the client wants to verify itself (DO) are left alone. */
-void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6);
 /* The proxy has changed: connections and what was learned through it are given up. A change of the egress mode is noticed
  * without this. */
 void tn_dns_reset(struct tn_dns *d);

@@ -195,7 +195,7 @@ struct tn_dns_lookup *tn_dns_lookup_find(struct tn_dns_lookups *ls, const struct
 }
 
 static int new_lookup(struct tn_dns_lookups *ls, uint64_t peer, const struct tn_dns_question *q, const struct tn_dns_key *key,
-                uint64_t now_us, struct tn_dns_lookup **out)
+                      uint64_t now_us, struct tn_dns_lookup **out)
 {
     struct tn_dns_lookup *l = calloc(1, sizeof *l);
     if (!l) return TN_E_NOMEM;
@@ -210,7 +210,6 @@ static int new_lookup(struct tn_dns_lookups *ls, uint64_t peer, const struct tn_
     l->key = *key;
     l->deadline_us = now_us + LOOKUP_US;
     l->err = TN_E_REFUSED;
-    if (!q->dnssec_ok) l->adjust = ls->adjust;
     l->len = tn_dns_canonical(q, l->query);
     tn_list_init(&l->waiters);
     for (unsigned i = 0; i < TN_DNS_UPSTREAMS_MAX; i++) l->attempts[i].lookup = l;
@@ -223,11 +222,14 @@ static int new_lookup(struct tn_dns_lookups *ls, uint64_t peer, const struct tn_
     return TN_E_NOMEM;
 }
 
-int tn_dns_lookup_start(struct tn_dns_lookups *ls, uint64_t peer, const struct tn_dns_question *q, const struct tn_dns_key *key,
-                        uint64_t now_us, struct tn_dns_lookup **out)
+int tn_dns_lookup_start(struct tn_dns_lookups *ls, uint64_t peer, const struct tn_dns_question *q,
+                        const struct tn_dns_adjust *adjust, const struct tn_dns_key *key, uint64_t now_us,
+                        struct tn_dns_lookup **out)
 {
     int err = new_lookup(ls, peer, q, key, now_us, out);
-    if (err || ask_next(*out, now_us)) return err;
+    if (err) return err;
+    (*out)->adjust = *adjust;
+    if (ask_next(*out, now_us)) return 0;
     err = (*out)->err;
     tn_dns_lookup_free(*out);
     return err;

@@ -40,7 +40,6 @@ struct tn_dns_lookups {
     struct tn_htable by_key;
     struct tn_hashkey hash;
     struct tn_heap timers;
-    struct tn_dns_adjust adjust; /* of those that begin */
     uint64_t asked;              /* questions to upstreams */
     uint8_t *scratch;            /* TN_DNS_REPLY_MAX bytes; pages that no answer needed are never touched */
     /* The owner's. over: the lookup has its answer, or (NULL) its error, and is freed behind it. turn: the end of an event,
@@ -55,9 +54,10 @@ void tn_dns_lookups_fini(struct tn_dns_lookups *ls); /* all have been freed */
 uint64_t tn_dns_lookups_now(const struct tn_dns_lookups *ls);
 /* The one under way for this key; NULL: none. */
 struct tn_dns_lookup *tn_dns_lookup_find(struct tn_dns_lookups *ls, const struct tn_dns_key *key);
-/* A new one. A negative return is a refusal at once, as of tn_dns_ask. */
-int tn_dns_lookup_start(struct tn_dns_lookups *ls, uint64_t peer, const struct tn_dns_question *q, const struct tn_dns_key *key,
-                        uint64_t now_us, struct tn_dns_lookup **out);
+/* A new one, by its key. A negative return is a refusal at once, as of tn_dns_ask. */
+int tn_dns_lookup_start(struct tn_dns_lookups *ls, uint64_t peer, const struct tn_dns_question *q,
+                        const struct tn_dns_adjust *adjust, const struct tn_dns_key *key, uint64_t now_us,
+                        struct tn_dns_lookup **out);
 void tn_dns_lookup_free(struct tn_dns_lookup *l); /* nobody waits */
 /* over and turn may be called from within; whoever asks as an answer to that must wait until it has returned. */
 void tn_dns_lookups_timeout(struct tn_dns_lookups *ls, uint64_t now_us);

@@ -236,11 +236,20 @@ static struct tn_dns_query *make_query(struct tn_dns *d, uint64_t peer, const st
     return q;
 }
 
+/* Other settings make other answers, and those of before are not found: nothing need be forgotten when they change. */
+static struct tn_dns_adjust adjust_of(const struct tn_dns *d, uint64_t peer, const struct tn_dns_question *q)
+{
+    bool udp = true, ipv6 = true;
+    if (d->config.reach && !q->dnssec_ok) d->config.reach(d->config.ctx, peer, &udp, &ipv6);
+    return (struct tn_dns_adjust){.no_udp = !udp, .no_ipv6 = !ipv6};
+}
+
 /* From the cache, together with another query, or upstream. */
 static int look_up(struct tn_dns *d, struct tn_dns_query *q, uint64_t peer, uint64_t now_us)
 {
     struct tn_dns_key key;
-    tn_dns_key_make(&key, peer, &q->q);
+    struct tn_dns_adjust adjust = adjust_of(d, peer, &q->q);
+    tn_dns_key_make(&key, peer, &q->q, &adjust);
     q->kept = tn_dns_cache_find(d->cache, &key, now_us);
     if (q->kept) {
         d->stats.cache_hits++;
@@ -251,7 +260,7 @@ static int look_up(struct tn_dns *d, struct tn_dns_query *q, uint64_t peer, uint
     if (l) {
         d->stats.joined++;
     } else {
-        int err = tn_dns_lookup_start(&d->lookups, peer, &q->q, &key, now_us, &l);
+        int err = tn_dns_lookup_start(&d->lookups, peer, &q->q, &adjust, &key, now_us, &l);
         if (err) return err;
     }
     q->lookup = l;
@@ -339,13 +348,6 @@ uint64_t tn_dns_next_deadline(const struct tn_dns *d)
 }
 
 /* ---- settings and figures ---- */
-
-void tn_dns_set_reach(struct tn_dns *d, bool udp, bool ipv6)
-{
-    if (d->lookups.adjust.no_udp == !udp && d->lookups.adjust.no_ipv6 == !ipv6) return;
-    d->lookups.adjust = (struct tn_dns_adjust){.no_udp = !udp, .no_ipv6 = !ipv6};
-    tn_dns_cache_clear(d->cache);
-}
 
 /* Questions that end by it are answered at the next timeout: an answer that asks again would move the ways that are walked. */
 static void reset_ways(struct tn_dns *d, uint64_t peer)

@@ -4,6 +4,8 @@
 #include "egress/socket.h"
 #include "util/err.h"
 
+enum { IPV6_LOOK_US = 1000000 };
+
 enum tn_egress_fail tn_direct_fail_of(int err)
 {
     switch (err) {
@@ -17,6 +19,16 @@ enum tn_egress_fail tn_direct_fail_of(int err)
     case TN_E_AGAIN: return TN_EGRESS_FAIL_FDS; /* EAGAIN: no port is free */
     default: return TN_EGRESS_FAIL_UNREACHABLE;
     }
+}
+
+bool tn_direct_has_ipv6(struct tn_egress *e)
+{
+    static const struct tn_addrport somewhere = {.ip = {.family = 6, .b = {0x26, 0x06, 0x47, 0, [15] = 1}}, .port = 53};
+    uint64_t now_us = tn_egress_now();
+    if (now_us < e->ipv6_until_us) return e->ipv6_route;
+    e->ipv6_until_us = now_us + IPV6_LOOK_US;
+    e->ipv6_route = tn_socket_has_route(&somewhere, e->mark);
+    return e->ipv6_route;
 }
 
 int tn_direct_begin(struct tn_egress_conn *c)

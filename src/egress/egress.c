@@ -162,6 +162,16 @@ int tn_egress_rotate(struct tn_egress *e, uint64_t peer)
     return 0;
 }
 
+bool tn_egress_has_ipv6(struct tn_egress *e, uint64_t peer)
+{
+    switch (e->policy->mode) {
+    case TN_EGRESS_HOST: return tn_direct_has_ipv6(e);
+    case TN_EGRESS_PROXY: return tn_policy_has_ipv6(e->policy, peer, &e->peers);
+    case TN_EGRESS_OFF: break;
+    }
+    return false;
+}
+
 bool tn_egress_by_peer(const struct tn_egress *e)
 {
     const struct tn_egress_spec *s = e->policy->mode == TN_EGRESS_PROXY ? e->policy->spec : NULL;

@@ -194,6 +194,9 @@ void tn_egress_forget_peer(struct tn_egress *e, uint64_t peer);
 /* Does it matter to the proxies for which peer a flow is: sessions of its own, rules by source, more than one proxy to choose
  * from? */
 bool tn_egress_by_peer(const struct tn_egress *e);
+/* Has IPv6 a way for this peer, as far as it can be known: HOST mode with a route to the internet (looked up once a second at
+ * most), PROXY mode with a rule, or without any, that lets some of it out? */
+bool tn_egress_has_ipv6(struct tn_egress *e, uint64_t peer);
 /* Called before (true) and after what one look at a socket of datagrams brings, so that the owner can send on together what
  * comes together. NULL: not called. */
 void tn_egress_set_batch(struct tn_egress *e, void (*on_batch)(void *ctx, bool begins), void *ctx);

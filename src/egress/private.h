@@ -154,6 +154,8 @@ struct tn_egress {
     void *batch_ctx;
     struct tn_egress_route *routes;
     size_t nroutes;
+    bool ipv6_route;         /* the host had one when it was looked up */
+    uint64_t ipv6_until_us;  /* and this is believed until then */
     struct tn_egress_stats stats;
 };
 
@@ -199,6 +201,7 @@ void tn_dial_drop_attempt(struct tn_egress_conn *c);
 /* direct.c: HOST mode. */
 int tn_direct_begin(struct tn_egress_conn *c);
 enum tn_egress_fail tn_direct_fail_of(int err);
+bool tn_direct_has_ipv6(struct tn_egress *e);
 
 /* subnet.c: what this node routes. */
 struct tn_egress_target tn_subnet_resolve(const struct tn_egress *e, const struct tn_egress_target *to);

@@ -176,11 +176,17 @@ static bool domain_matches(const struct tn_egress_rule *r, const char *name)
     return false;
 }
 
+bool tn_rule_is_for(const struct tn_egress_rule *r, uint64_t peer,
+                    bool (*peer_is)(void *ctx, uint64_t peer, enum tn_egress_source kind, const char *value), void *ctx)
+{
+    for (size_t i = 0; i < r->nfrom; i++)
+        if (peer && peer_is && peer_is(ctx, peer, r->from[i].kind, r->from[i].value)) return true;
+    return r->nfrom == 0;
+}
+
 bool tn_rule_matches(const struct tn_egress_rule *r, const struct tn_rule_subject *s,
                      bool (*peer_is)(void *ctx, uint64_t peer, enum tn_egress_source kind, const char *value), void *ctx)
 {
-    if (!address_matches(r, &s->dst->ip) || !port_matches(r, s->dst->port) || !domain_matches(r, s->name)) return false;
-    for (size_t i = 0; i < r->nfrom; i++)
-        if (s->peer && peer_is && peer_is(ctx, s->peer, r->from[i].kind, r->from[i].value)) return true;
-    return r->nfrom == 0;
+    return address_matches(r, &s->dst->ip) && port_matches(r, s->dst->port) && domain_matches(r, s->name) &&
+           tn_rule_is_for(r, s->peer, peer_is, ctx);
 }

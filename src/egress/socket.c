@@ -69,6 +69,17 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark)
     return fd;
 }
 
+bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = tn_addrport_to_sockaddr(to, &sa);
+    int fd = socket(sa.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS; /* not known: not denied */
+    bool way = tn_socket_mark(fd, mark) == 0 && connect(fd, (struct sockaddr *)&sa, len) == 0;
+    close(fd);
+    return way;
+}
+
 int tn_socket_error(int fd)
 {
     int err = 0;

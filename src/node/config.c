@@ -18,7 +18,7 @@ enum {
 
 void tn_config_init(struct tn_config *c)
 {
-    *c = (struct tn_config){.exit_dns_aaaa = true, .exit_breaker = true, .log_level = TN_LOG_INFO};
+    *c = (struct tn_config){.exit_breaker = true, .log_level = TN_LOG_INFO};
     c->port_mapping = true;
     tn_exitset_init(&c->exit);
 }
@@ -156,6 +156,15 @@ static int set_exit_dns(struct tn_config *c, const char *value, char why[200])
     return set_string(&c->exit_dns, value);
 }
 
+static int set_exit_dns_aaaa(struct tn_config *c, const char *value, char why[200])
+{
+    bool on;
+    if (!*value || !strcmp(value, "auto")) c->exit_dns_aaaa = TN_AAAA_AUTO;
+    else if (parse_bool(value, &on) == 0) c->exit_dns_aaaa = on ? TN_AAAA_YES : TN_AAAA_NO;
+    else return bad(why, "exit_dns_aaaa", "auto, true or false");
+    return 0;
+}
+
 static int set_socks5_server(struct tn_config *c, const char *value, char why[200])
 {
     struct tn_addrport ap;
@@ -212,7 +221,6 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
                  {"accept_routes", &c->accept_routes, TN_SAID_ACCEPT_ROUTES},
                  {"advertise_exit_node", &c->advertise_exit_node, 0},
                  {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0},
-                 {"exit_dns_aaaa", &c->exit_dns_aaaa, 0},
                  {"exit_breaker", &c->exit_breaker, 0},
                  {"exit_proxy_udp", &c->exit_proxy_udp, 0}};
     for (size_t i = 0; i < sizeof bools / sizeof *bools; i++) {
@@ -228,6 +236,7 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
                   {"advertise_routes", set_advertise_routes},
                   {"port", set_port},                 {"hostname", set_hostname},
                   {"login_server", set_login_server}, {"exit_dns", set_exit_dns},
+                  {"exit_dns_aaaa", set_exit_dns_aaaa},
                   {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node},
                   {"tun", set_tun}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)

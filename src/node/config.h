@@ -21,7 +21,7 @@ struct tn_config {
     struct tn_secret *auth_key;
     bool relay_only, port_mapping, tun_dns;
     bool ephemeral, accept_routes, advertise_exit_node, exit_node_allow_lan, exit_proxy_udp;
-    bool exit_dns_aaaa; /* false: exit clients are told of no IPv6 addresses */
+    enum tn_config_aaaa { TN_AAAA_AUTO, TN_AAAA_YES, TN_AAAA_NO } exit_dns_aaaa; /* are exit clients told of IPv6 addresses? */
     bool exit_breaker; /* a proxy that does not answer is left alone for a while */
     struct tn_egress_route *routes; /* advertise_routes */
     size_t nroutes;

@@ -6,11 +6,12 @@
 static const char *const *filtered(void *ctx, size_t *n) { return tn_peerapi_server_filtered(ctx, n); }
 
 /* Where UDP of exit clients is refused HTTP/3 has no way. */
-static void set_reach(struct tn_node *n)
+static void reach(void *ctx, uint64_t peer, bool *udp, bool *ipv6)
 {
+    const struct tn_node *n = ctx;
     enum tn_egress_mode mode = tn_egress_mode(n->egress);
-    bool udp = mode == TN_EGRESS_HOST || (mode == TN_EGRESS_PROXY && n->config.exit_proxy_udp);
-    tn_dns_set_reach(n->dns, udp, n->config.exit_dns_aaaa);
+    *udp = mode == TN_EGRESS_HOST || (mode == TN_EGRESS_PROXY && n->config.exit_proxy_udp);
+    *ipv6 = n->config.exit_dns_aaaa == TN_AAAA_AUTO ? tn_egress_has_ipv6(n->egress, peer) : n->config.exit_dns_aaaa == TN_AAAA_YES;
 }
 
 int tn_resolver_new(struct tn_node *n)
@@ -20,19 +21,17 @@ int tn_resolver_new(struct tn_node *n)
                                .egress = n->egress,
                                .tls = n->tls,
                                .log = &n->log,
-                               .rng = n->rng};
+                               .rng = n->rng,
+                               .reach = reach,
+                               .ctx = n};
     int err = tn_dns_new(&dc, &n->dns);
     if (err == TN_E_INVAL) tn_node_set_error(n, "exit_dns: expected https://ADDRESS[:port]/path, tcp://ADDRESS[:port] or udp://ADDRESS[:port]");
-    if (err) return err;
-    set_reach(n);
-    return 0;
+    return err;
 }
 
 void tn_resolver_policy_changed(struct tn_node *n)
 {
-    if (!n->dns) return;
-    tn_dns_reset(n->dns);
-    set_reach(n);
+    if (n->dns) tn_dns_reset(n->dns);
 }
 
 void tn_resolver_rotated(struct tn_node *n, uint64_t peer)

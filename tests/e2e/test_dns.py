@@ -19,6 +19,14 @@ NOBODY = "8.8.8.8"  # no host of the test internet: what answers there is our no
 PRIVATE = "192.168.77.1"
 
 
+def write_conf(b, text):
+    path = os.path.join(b.dir, "dns.conf")
+    with open(path + ".new", "w", encoding="ascii") as f:
+        f.write(text)
+    os.rename(path + ".new", path)
+    return path
+
+
 def dig(b, *args, server=NOBODY, timeout=8):
     """What dig prints, from the TUN client's kernel."""
     if not shutil.which("dig"):
@@ -159,6 +167,41 @@ def off(b):
         text = dig(b, "web.example", "A", timeout=5)
         expect("refused" in text or "no servers" in text, f"UDP: {text}")
         b.expect_refused(NOBODY, 53)
+
+
+@case("IPv6 addresses are told where IPv6 has a way: by the rules for this client, as they are now, and by the host's routes")
+def addresses_that_lead_somewhere(b):
+    p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)
+    conf = f"exit_dns = {b.doh.url}\nadvertise_exit_node = true\n[proxy p]\nurl = {p.url()}\n"
+    inet = b.net.inet
+
+    def told():
+        hint = "ipv6hint" in dig(b, "h3.example", "HTTPS")
+        return short(b, "web.example", "AAAA") == [inet.web6] and hint
+
+    def settings(text):
+        write_conf(b, conf + text)
+        wait_until(lambda: b.egress()["Mode"] == "proxy", "the settings are in force")
+    try:
+        b.exit("--config", write_conf(b, conf), advertise=False, dns=False)
+        with b.oracle(p):
+            expect(told(), "without rules: not told")
+            settings("[rule]\nfrom = tunclient\naddress = 0.0.0.0/0\nuse = p\n[rule]\nuse = p\n[rule]\nuse = block\n")
+            expect(told(), "the second rule is for this client too: not told")
+            settings("[rule]\nfrom = tunclient\naddress = ::/0\nuse = block\n[rule]\nuse = p\n")
+            wait_until(lambda: not told(), "told of what a rule blocks")
+            text = dig(b, "web.example", "AAAA")
+            expect(status_of(text) == "NOERROR" and "ANSWER: 0" in text, f"AAAA: {text}")
+            expect(short(b, "web.example", "A") == [inet.web4], "A")
+            settings("[rule]\nfrom = client\naddress = ::/0\nuse = block\n[rule]\nuse = p\n")
+            wait_until(told, "not told, though the rule is for another")
+        b.exit("--exit-egress", "host")
+        expect(told(), "host mode with a route: not told")
+        b.net.node.ip("-6", "route", "del", "default")
+        wait_until(lambda: not told(), "told though the host has no route for IPv6")
+    finally:
+        b.net.node.ip("-6", "route", "replace", "default", "via", b.net.node.gw6, "dev", b.net.node.dev)
+        p.stop()
 
 
 @case("host mode: port 53 is answered through the configured upstream, from the node's own address")

@@ -30,6 +30,7 @@ static struct world {
     enum tn_egress_mode mode;
     uint64_t now_us;
     bool by_peer;
+    bool no_udp, no_ipv6; /* of peers but 9 */
     int refuse[UPSTREAMS]; /* an upstream's refusal at once */
     uint64_t peer[UPSTREAMS]; /* whom it is for */
     struct fake_ask asks[ASKS];
@@ -130,13 +131,18 @@ void tn_dns_names_forget_peer(struct tn_dns_names *n, uint64_t peer) {}
 size_t tn_dns_names_count(const struct tn_dns_names *n) { return 0; }
 
 static uint64_t fake_now(void *ctx) { return w.now_us; }
+static void fake_reach(void *ctx, uint64_t peer, bool *udp, bool *ipv6)
+{
+    *udp = !w.no_udp || peer == 9;
+    *ipv6 = !w.no_ipv6 || peer == 9;
+}
 
 static void start(const char *upstreams)
 {
     static uint64_t seed = 3;
     w = (struct world){.mode = TN_EGRESS_PROXY, .now_us = 1000000};
     learned = (struct learned){0};
-    struct tn_dns_config dc = {.upstreams = upstreams, .rng = tn_rng_seeded(&seed), .now = fake_now};
+    struct tn_dns_config dc = {.upstreams = upstreams, .rng = tn_rng_seeded(&seed), .now = fake_now, .reach = fake_reach};
     assert_int_equal(tn_dns_new(&dc, &w.d), 0);
 }
 
@@ -610,7 +616,7 @@ static void answers_lead_where_there_is_a_way(void **state)
     const struct record six = {0, 28, 300, "0123456789abcdef", 16};
     struct got g;
     start("a");
-    tn_dns_set_reach(w.d, false, false);
+    w.no_udp = w.no_ipv6 = true;
     assert_int_equal(ask_as(1, "a.example", 65, 0, TN_DNS_MAX, &g, NULL), 0);
     reply(0, 0x20, &https, 1);
     assert_int_equal(answers_of(&g), 1);
@@ -632,11 +638,23 @@ static void answers_lead_where_there_is_a_way(void **state)
     reply(2, 0x20, &six, 1);
     assert_int_equal(answers_of(&g), 1);
     assert_int_equal(g.bytes[3] & 0x20, 0x20);
-    tn_dns_set_reach(w.d, true, true);
-    assert_int_equal(ask_as(1, "a.example", 28, 0, TN_DNS_MAX, &g, NULL), 0);
+    assert_int_equal(ask_as(9, "a.example", 28, 0, TN_DNS_MAX, &g, NULL), 0); /* a peer that has a way */
     reply(3, 0x20, &six, 1);
     assert_int_equal(answers_of(&g), 1);
     assert_int_equal(g.bytes[3] & 0x20, 0); /* not asked for */
+    /* Other settings: at once, also for what was asked before and is answered after. */
+    assert_int_equal(ask_as(1, "b.example", 28, 0, TN_DNS_MAX, &g, NULL), 0);
+    w.no_udp = w.no_ipv6 = false;
+    reply(4, 0, &six, 1);
+    assert_int_equal(answers_of(&g), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(ask_as(1, i ? "b.example" : "a.example", 28, 0, TN_DNS_MAX, &g, NULL), 0);
+        reply(5 + i, 0, &six, 1);
+        assert_int_equal(answers_of(&g), 1);
+    }
+    w.no_ipv6 = true;
+    assert_int_equal(ask_as(1, "a.example", 28, 0, TN_DNS_MAX, &g, NULL), 0);
+    assert_int_equal(w.nasks, 8);
     stop(NULL);
 }
 
@@ -763,17 +781,18 @@ static void the_cache_is_bounded(void **state)
     uint8_t q[512], body[2000] = {0};
     struct tn_dns_question parsed;
     struct tn_dns_key quiet, busy, big;
+    struct tn_dns_adjust plain = {0};
     struct tn_dns_answer a = {.bytes = body, .len = 100, .ttl_s = 60};
     size_t entries, bytes;
     assert_int_equal(tn_dns_question_parse(q, question(q, 1, 0, "quiet.example", 1, 0, false), &parsed), 0);
-    tn_dns_key_make(&quiet, 2, &parsed);
+    tn_dns_key_make(&quiet, 2, &parsed, &plain);
     struct tn_dns_kept *k = tn_dns_kept_new(&a, 0);
     tn_dns_cache_put(c, &quiet, 2, k);
     for (int i = 0; i < 1000; i++) {
         char name[32];
         snprintf(name, sizeof name, "n%d.example", i);
         assert_int_equal(tn_dns_question_parse(q, question(q, 1, 0, name, 1, 0, false), &parsed), 0);
-        tn_dns_key_make(&busy, 1, &parsed);
+        tn_dns_key_make(&busy, 1, &parsed, &plain);
         tn_dns_cache_put(c, &busy, 1, k);
         tn_dns_cache_size(c, &entries, &bytes);
         assert_true(bytes <= 20000);
@@ -787,7 +806,7 @@ static void the_cache_is_bounded(void **state)
     a.bytes = large;
     struct tn_dns_kept *l = tn_dns_kept_new(&a, 0);
     assert_int_equal(tn_dns_question_parse(q, question(q, 1, 0, "big.example", 1, 0, false), &parsed), 0);
-    tn_dns_key_make(&big, 1, &parsed);
+    tn_dns_key_make(&big, 1, &parsed, &plain);
     tn_dns_cache_put(c, &big, 1, l);
     assert_null(tn_dns_cache_find(c, &big, 0));
     tn_dns_kept_unref(l);

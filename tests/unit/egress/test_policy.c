@@ -144,6 +144,38 @@ static void test_rules(void **state)
     tn_policy_free(p);
 }
 
+static void test_ipv6_has_a_way(void **state)
+{
+    static const struct {
+        const char *use, *key, *value;
+    } table[][3] = {
+        {{"a", "address", "0.0.0.0/0"}},                                     /* IPv4 alone */
+        {{"block", "address", "::/0"}, {"a", NULL, NULL}},
+        {{"block", "address", "9.9.9.9, 2000::/3"}, {"a", NULL, NULL}},
+        {{"block", "address", "2a00::/16"}, {"a", NULL, NULL}},              /* some of it is let out */
+        {{"block", "port", "443"}, {"a", NULL, NULL}},
+        {{"block", "domain", "ads.example"}, {"a", NULL, NULL}},
+        {{"a", "address", "45.0.0.0/8"}, {"a", "address", "2a00::/16"}, {"block", NULL, NULL}},
+        {{"a", "from", "tag:kids"}},                                         /* 7 is one */
+        {{"block", "from", "tag:kids"}, {"a", NULL, NULL}},
+        {{"a", "from", "ann@example.com"}, {"block", "address", "::/0"}, {"a", NULL, NULL}},
+    };
+    static const bool has[][2] = {{0, 0}, {0, 0}, {0, 0}, {1, 1}, {1, 1}, {1, 1}, {1, 1}, {1, 0}, {0, 1}, {1, 0}}; /* 7, 8 */
+    static const struct tn_egress_peers peers = {.is = is};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct tn_egress_spec *s = spec(TN_EGRESS_PROXY, "a b");
+        for (size_t k = 0; k < 3 && table[i][k].use; k++) rule(s, table[i][k].use, table[i][k].key, table[i][k].value);
+        struct tn_policy *p = tn_policy_new(s);
+        assert_int_equal(p->mode, TN_EGRESS_PROXY);
+        assert_int_equal(tn_policy_has_ipv6(p, 7, &peers), has[i][0]);
+        assert_int_equal(tn_policy_has_ipv6(p, 8, &peers), has[i][1]);
+        tn_policy_free(p);
+    }
+    struct tn_policy *p = tn_policy_new(spec(TN_EGRESS_PROXY, "a"));
+    assert_true(tn_policy_has_ipv6(p, 8, &peers));
+    tn_policy_free(p);
+}
+
 static void test_bad_rules(void **state)
 {
     static const char *const bad[][2] = {
@@ -202,6 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_truth_table), cmocka_unit_test(test_contradictions), cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_ipv6_has_a_way),
         cmocka_unit_test(test_bad_rules),   cmocka_unit_test(test_describe),       cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,6 +47,7 @@ ALLOWED_DATA = {
 # src/egress: who may make a socket, and who may dial directly.
 EGRESS_CALLERS = {
     "tn_socket_connect": {"direct.c", "proxied.c", "subnet.c"},
+    "tn_socket_has_route": {"direct.c"},
     "tn_dgramsock_udp": {"dgram.c"},
     "tn_dgramsock_echo": {"dgram.c"},
     "tn_dgramsock_connected": {"associate.c"},
