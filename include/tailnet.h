@@ -67,8 +67,9 @@ TAILNET_API const char *tailnet_strerror(int err);
 /* A node that does nothing yet. -ENOMEM. */
 TAILNET_API int tailnet_new(tailnet **out);
 
-/* Sets an option by name, before the node is started; exit_proxy, exit_egress, forward_exit_egress and exit_names at any time
- * (flows under way stay). -ENOENT: no such option; -EINVAL: the value does not fit (detail in
+/* Sets an option by name, before the node is started; exit_proxy, exit_egress, forward_exit_egress, exit_names, exit_proxy_udp,
+ * exit_dns, exit_dns_aaaa, advertise_exit_node and advertise_routes at any time (flows under way stay as long as their destination
+ * is carried). -ENOENT: no such option; -EINVAL: the value does not fit (detail in
  * tailnet_error). A NULL or empty value means the default, except that
  * an exit_proxy which is given but empty or not valid turns the egress off for good, as one that was meant. Options:
  *
@@ -116,8 +117,8 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   log_level           error | warn | info | debug */
 TAILNET_API int tailnet_set(tailnet *t, const char *option, const char *value);
 
-/* Reads the configuration file and the files that hold proxy URLs anew, and puts what they say about exit traffic in force.
- * Flows under way stay. An error (detail in tailnet_error) leaves exit traffic off until a later reload succeeds. */
+/* Reads the configuration file and the files that hold proxy URLs anew, and puts what they say of the options that may be set at
+ * any time in force. Flows under way stay. An error (detail in tailnet_error) leaves exit traffic off until a later reload succeeds. */
 TAILNET_API int tailnet_reload(tailnet *t);
 
 /* Where log lines go; default: nowhere. To be set before the start. Called on the node's thread, and by tailnet_start on its

@@ -1,4 +1,4 @@
-/* tailnet set: changes of a running node's exit egress, in force at once.
+/* tailnet set: changes of a running exit node or subnet router, in force at once.
  *
  * The proxy URL is blotted out of argv, and goes over the LocalAPI's Unix socket only. */
 #include "cmd.h"
@@ -11,12 +11,18 @@
 static const char usage[] =
     "usage: tailnet set FLAGS\n"
     "\n"
-    "Changes how a running exit node lets traffic out; flows under way stay. Until the next start, where the flags of\n"
-    "tailnet run say it again. A node with a configuration file is changed there (tailnet egress reload).\n"
+    "Changes what a running node carries and how an exit node lets traffic out; flows under way stay as long as their\n"
+    "destination is carried. Until the next start, where the flags of tailnet run say it again. A node with a\n"
+    "configuration file is changed there (tailnet egress reload).\n"
     "\n"
     "  --exit-proxy URL|file:PATH  through this proxy, or pool of proxies between blanks, and never otherwise\n"
     "  --exit-egress off|host|proxy\n"
     "  --exit-names[=false]     tell the proxy names instead of addresses, where they are known\n"
+    "  --exit-proxy-udp[=false] carry UDP by SOCKS5 UDP ASSOCIATE\n"
+    "  --exit-dns URL[,URL]     whom names of exit clients are asked of\n"
+    "  --exit-dns-aaaa auto|true|false\n"
+    "  --advertise-routes LIST  subnets to carry, instead of those of before (\"\": none)\n"
+    "  --advertise-exit-node[=false]\n"
     "  --cut                    end flows whose way is gone, instead of keeping them\n"
     "  --socket PATH            the node's LocalAPI socket\n"
     "\n"
@@ -38,35 +44,53 @@ static int send_patch(const char *socket, json_t *patch)
     return !err && status == 200 ? EXIT_OK : EXIT_FAILED;
 }
 
+enum { CUT = CMD_LONG, SOCKET, HELP, FIRST };
+static const struct option longs[] = {{"cut", no_argument, NULL, CUT},
+                                      {"socket", required_argument, NULL, SOCKET},
+                                      {"help", no_argument, NULL, HELP},
+                                      {"exit-proxy", required_argument, NULL, FIRST},
+                                      {"exit-egress", required_argument, NULL, FIRST + 1},
+                                      {"exit-names", optional_argument, NULL, FIRST + 2},
+                                      {"exit-proxy-udp", optional_argument, NULL, FIRST + 3},
+                                      {"exit-dns", required_argument, NULL, FIRST + 4},
+                                      {"exit-dns-aaaa", required_argument, NULL, FIRST + 5},
+                                      {"advertise-routes", required_argument, NULL, FIRST + 6},
+                                      {"advertise-exit-node", optional_argument, NULL, FIRST + 7},
+                                      {0}};
+static const char *const keys[] = {"ExitProxy", "ExitEgress",  "ExitNames",       "ExitProxyUDP",
+                                   "ExitDNS",   "ExitDNSAAAA", "AdvertiseRoutes", "AdvertiseExitNode"}; /* from FIRST */
+
+/* One change into the patch; NULL, or what is wrong with it. */
+static const char *take(json_t *patch, int c, char *value)
+{
+    const struct option *flag = &longs[c - FIRST + 3];
+    json_t *v = json_string(value ? value : "");
+    if (flag->has_arg == optional_argument) {
+        bool on = !value || !strcmp(value, "true");
+        json_decref(v);
+        if (!on && strcmp(value, "false") != 0) return "expected true or false";
+        v = json_boolean(on);
+    } else if (c == FIRST) {
+        blot(value);
+    }
+    return json_object_set_new(patch, keys[c - FIRST], v) == 0 ? NULL : "not UTF-8";
+}
+
 int cmd_set(int argc, char **argv)
 {
-    enum { PROXY = CMD_LONG, EGRESS, NAMES, CUT, SOCKET, HELP };
-    static const struct option longs[] = {{"exit-proxy", required_argument, NULL, PROXY},
-                                          {"exit-egress", required_argument, NULL, EGRESS},
-                                          {"exit-names", optional_argument, NULL, NAMES},
-                                          {"cut", no_argument, NULL, CUT},
-                                          {"socket", required_argument, NULL, SOCKET},
-                                          {"help", no_argument, NULL, HELP},
-                                          {0}};
     const char *socket = NULL, *wrong = NULL; /* wrong: nothing is sent, for half of it may mean something else */
+    const char *flag = "";
     json_t *patch = json_object();
     size_t changes = 0;
-    for (int c; (c = getopt_long(argc, argv, ":h", longs, NULL)) != -1;) {
+    for (int c, i = 0; (c = getopt_long(argc, argv, ":h", longs, &i)) != -1;) {
+        if (c >= FIRST) {
+            const char *why = take(patch, c, optarg);
+            if (why) flag = longs[i].name;
+            if (why) wrong = why;
+            changes++;
+            continue;
+        }
         switch (c) {
-        case PROXY:
-            if (json_object_set_new(patch, "ExitProxy", json_string(optarg)) != 0) wrong = "--exit-proxy: not UTF-8";
-            blot(optarg);
-            changes++;
-            break;
-        case EGRESS:
-            if (json_object_set_new(patch, "ExitEgress", json_string(optarg)) != 0) wrong = "--exit-egress: not UTF-8";
-            changes++;
-            break;
-        case NAMES:
-            if (optarg && strcmp(optarg, "true") != 0 && strcmp(optarg, "false") != 0)
-                wrong = "--exit-names: expected true or false";
-            changes += json_object_set_new(patch, "ExitNames", json_boolean(!optarg || !strcmp(optarg, "true"))) == 0;
-            break;
         case CUT: json_object_set_new(patch, "Cut", json_true()); break;
         case SOCKET: socket = optarg; break;
         case 'h':
@@ -75,7 +99,7 @@ int cmd_set(int argc, char **argv)
         }
     }
     int code = optind < argc ? cmd_bad_word("run", argv[optind]) : changes && !wrong ? EXIT_OK : EXIT_USAGE;
-    if (wrong) cmd_complain("%s", wrong);
+    if (wrong) cmd_complain("--%s: %s", flag, wrong);
     else if (code == EXIT_USAGE && optind == argc) fputs(usage, stderr);
     if (code == EXIT_OK) {
         char *fallback = socket ? NULL : cmd_default_socket();

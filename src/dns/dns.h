@@ -53,6 +53,9 @@ uint64_t tn_dns_next_deadline(const struct tn_dns *d);
 /* How much of an answer by UDP this query's sender takes: 512, or what its EDNS says, without fragments in a tunnel. */
 size_t tn_dns_udp_limit(const uint8_t *query, size_t len);
 
+/* Other upstreams, as tn_dns_new takes them: questions under way end with those they were put to. What was learned is
+ * forgotten. TN_E_INVAL, TN_E_NOMEM: nothing has changed. */
+int tn_dns_set_upstreams(struct tn_dns *d, const char *upstreams);
 /* The proxy has changed: connections and what was learned through it are given up. A change of the egress mode is noticed
  * without this. */
 void tn_dns_reset(struct tn_dns *d);

@@ -358,6 +358,13 @@ static void reset_ways(struct tn_dns *d, uint64_t peer)
     d->busy = was_busy;
 }
 
+int tn_dns_set_upstreams(struct tn_dns *d, const char *upstreams)
+{
+    int err = tn_dns_ways_replace(&d->lookups.ways, upstreams);
+    if (!err) forget_learned(d);
+    return err;
+}
+
 void tn_dns_reset(struct tn_dns *d)
 {
     forget_learned(d);

@@ -71,6 +71,7 @@ int tn_dns_ways_init(struct tn_dns_ways *w, const struct tn_dns_config *config)
     *w = (struct tn_dns_ways){.config = *config};
     tn_htable_init(&w->by_peer);
     tn_list_init(&w->ages);
+    tn_list_init(&w->leaving);
     tn_list_init(&w->retired);
     tn_rng_fill(&config->rng, &w->key, sizeof w->key);
     int err = tn_dns_check_upstreams(config->upstreams);
@@ -83,10 +84,44 @@ int tn_dns_ways_init(struct tn_dns_ways *w, const struct tn_dns_config *config)
 void tn_dns_ways_fini(struct tn_dns_ways *w)
 {
     TN_LIST_EACH(l, &w->ages) free_way(way_at(l));
+    TN_LIST_EACH(l, &w->leaving) free_way(way_at(l));
     TN_LIST_EACH(l, &w->retired) free_way(way_at(l));
     tn_htable_fini(&w->by_peer);
     free(w->urls);
     w->urls = NULL;
+}
+
+static void leave(struct tn_dns_ways *w, struct tn_dns_way *way)
+{
+    tn_htable_remove(&w->by_peer, &way->node);
+    tn_list_remove(&way->age);
+    tn_list_push_back(&w->leaving, &way->age);
+}
+
+/* The shared way is always there: the new one is made before the old one goes. */
+int tn_dns_ways_replace(struct tn_dns_ways *w, const char *upstreams)
+{
+    struct tn_list old;
+    struct tn_dns_way *shared;
+    char *before = w->urls, *urls = strdup(upstreams);
+    int err = urls ? tn_dns_check_upstreams(upstreams) : TN_E_NOMEM;
+    if (err) {
+        free(urls);
+        return err;
+    }
+    tn_list_init(&old);
+    for (struct tn_list *l; (l = tn_list_pop_front(&w->ages));) tn_list_push_back(&old, l);
+    w->urls = urls;
+    err = make(w, 0, &shared);
+    if (err) {
+        for (struct tn_list *l; (l = tn_list_pop_front(&old));) tn_list_push_back(&w->ages, l);
+        w->urls = before;
+        free(urls);
+        return err;
+    }
+    TN_LIST_EACH(l, &old) leave(w, way_at(l));
+    free(before);
+    return 0;
 }
 
 /* The one that was not used for longest and is not needed now makes room. */
@@ -123,30 +158,48 @@ static uint64_t unused_at(const struct tn_dns_way *way)
     return way->peer && !way->lookups ? way->used_us + UNUSED_US : TN_NEVER;
 }
 
-void tn_dns_ways_timeout(struct tn_dns_ways *w, uint64_t now_us)
+static void drive(struct tn_list *ways, uint64_t now_us)
 {
-    TN_LIST_EACH(l, &w->ages) {
+    TN_LIST_EACH(l, ways) {
         struct tn_dns_way *way = way_at(l);
         for (unsigned i = 0; i < way->n; i++) {
             struct tn_dns_upstream *u = way->upstreams[i];
             if (u->ops->next_deadline(u) <= now_us) u->ops->timeout(u, now_us);
         }
     }
+}
+
+void tn_dns_ways_timeout(struct tn_dns_ways *w, uint64_t now_us)
+{
+    drive(&w->ages, now_us);
+    drive(&w->leaving, now_us);
     TN_LIST_EACH(l, &w->ages)
         if (unused_at(way_at(l)) <= now_us) retire(w, way_at(l));
+    TN_LIST_EACH(l, &w->leaving)
+        if (way_at(l)->lookups == 0) free_way(way_at(l));
     TN_LIST_EACH(l, &w->retired) free_way(way_at(l));
+}
+
+static uint64_t next_of(const struct tn_dns_way *way)
+{
+    uint64_t at = TN_NEVER;
+    for (unsigned i = 0; i < way->n; i++) {
+        uint64_t due = way->upstreams[i]->ops->next_deadline(way->upstreams[i]);
+        if (due < at) at = due;
+    }
+    return at;
 }
 
 uint64_t tn_dns_ways_next_deadline(const struct tn_dns_ways *w)
 {
     uint64_t next = tn_list_empty(&w->retired) ? TN_NEVER : 0;
     for (const struct tn_list *l = w->ages.next; l != &w->ages; l = l->next) {
-        const struct tn_dns_way *way = way_at(l);
-        uint64_t at = unused_at(way);
-        for (unsigned i = 0; i < way->n; i++) {
-            uint64_t due = way->upstreams[i]->ops->next_deadline(way->upstreams[i]);
-            if (due < at) at = due;
-        }
+        uint64_t unused = unused_at(way_at(l)), at = next_of(way_at(l));
+        if (unused < at) at = unused;
+        if (at < next) next = at;
+    }
+    for (const struct tn_list *l = w->leaving.next; l != &w->leaving; l = l->next) {
+        uint64_t at = way_at(l)->lookups ? next_of(way_at(l)) : 0;
         if (at < next) next = at;
     }
     return next;

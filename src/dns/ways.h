@@ -17,7 +17,7 @@ enum { TN_DNS_WAYS_MAX = 128 /* a TLS connection each: some 50 KB */ };
 
 struct tn_dns_way {
     struct tn_hnode node;
-    struct tn_list age; /* of ages, used last at the end; or of retired */
+    struct tn_list age; /* of ages, used last at the end; or of leaving, or retired */
     uint64_t peer;      /* 0: everybody's */
     uint64_t used_us;
     unsigned lookups;   /* that hold it */
@@ -33,12 +33,15 @@ struct tn_dns_ways {
     struct tn_hashkey key;
     struct tn_htable by_peer;
     struct tn_list ages;
+    struct tn_list leaving; /* replaced: freed when no lookup holds them any more */
     struct tn_list retired; /* to be freed at the next timeout: one of their upstreams may be calling just now */
 };
 
 /* TN_E_INVAL: the upstreams. */
 int tn_dns_ways_init(struct tn_dns_ways *w, const struct tn_dns_config *config);
 void tn_dns_ways_fini(struct tn_dns_ways *w);
+/* Other upstreams from now on; those who hold a way keep it. TN_E_INVAL, TN_E_NOMEM: nothing has changed. */
+int tn_dns_ways_replace(struct tn_dns_ways *w, const char *upstreams);
 /* The way of this peer's questions now, held until it is released. TN_E_LIMIT, TN_E_NOMEM. */
 int tn_dns_way_hold(struct tn_dns_ways *w, uint64_t peer, uint64_t now_us, struct tn_dns_way **out);
 void tn_dns_way_release(struct tn_dns_way *way);

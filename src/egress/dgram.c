@@ -386,8 +386,9 @@ void tn_dgrams_init(struct tn_egress *e)
     tn_list_init(&g->graveyard);
 }
 
-/* all: also what could go on under the policy that is in force now. */
-static void end_chans(struct tn_egress *e, bool all)
+/* What a policy leaves: its associations too, unless they are to be cut. */
+enum leave { LEAVE_NOTHING, LEAVE_SUBNETS, LEAVE_WORKING };
+static void end_chans(struct tn_egress *e, enum leave leave)
 {
     /* Those that are being read from right now stay in the list until that is over: each is taken once. */
     struct tn_list todo;
@@ -396,28 +397,29 @@ static void end_chans(struct tn_egress *e, bool all)
     for (struct tn_list *n; (n = tn_list_pop_front(&todo));) {
         struct tn_chan *c = TN_CONTAINER(n, struct tn_chan, all);
         tn_list_push_back(&e->dgrams.chans, n);
-        bool stays = c->subnet || (c->assoc && tn_assoc_outlives(c->assoc));
-        if (all || !stays) tn_chan_end(c, TN_EGRESS_FAIL_CANCELED);
+        bool works = c->assoc && tn_assoc_outlives(c->assoc);
+        bool stays = (leave >= LEAVE_SUBNETS && c->subnet) || (leave == LEAVE_WORKING && works);
+        if (!stays) tn_chan_end(c, TN_EGRESS_FAIL_CANCELED);
     }
 }
 
 void tn_dgrams_policy_changed(struct tn_egress *e)
 {
-    end_chans(e, false);
+    end_chans(e, LEAVE_WORKING);
     tn_assoc_probe(e);
 }
 
-void tn_egress_set_proxy_udp(struct tn_egress *e, bool on)
+void tn_egress_set_proxy_udp(struct tn_egress *e, bool on, bool cut)
 {
     if (e->dgrams.by_proxy == on) return;
     e->dgrams.by_proxy = on;
-    if (!on) end_chans(e, false);
+    if (!on) end_chans(e, cut ? LEAVE_SUBNETS : LEAVE_WORKING);
     tn_assoc_probe(e);
 }
 
 void tn_dgrams_fini(struct tn_egress *e)
 {
-    end_chans(e, true);
+    end_chans(e, LEAVE_NOTHING);
     tn_htable_fini(&e->dgrams.flows);
     tn_htable_fini(&e->dgrams.sources);
     tn_htable_fini(&e->dgrams.peers);

@@ -45,7 +45,7 @@ void tn_dgram_close(struct tn_dgram *d);
 
 /* UDP through the proxy: off at first. While on, and the proxy does SOCKS5, the proxy is asked for it at once, so that status
  * can tell. */
-void tn_egress_set_proxy_udp(struct tn_egress *e, bool on);
+void tn_egress_set_proxy_udp(struct tn_egress *e, bool on, bool cut);
 enum tn_relay { TN_RELAY_UNKNOWN, TN_RELAY_WORKS, TN_RELAY_REFUSED, TN_RELAY_FAILS };
 
 struct tn_dgram_stats {

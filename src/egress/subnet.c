@@ -118,6 +118,9 @@ bool tn_egress_is_subnet(const struct tn_egress *e, const struct tn_addrport *ds
     return r->direct || !tn_guard_is_public(&real->ip);
 }
 
+bool tn_egress_conn_is_subnet(const struct tn_egress_conn *c) { return c->purpose == TN_EGRESS_SUBNET; }
+bool tn_dgram_is_subnet(const struct tn_dgram *d) { return d->chan->subnet; }
+
 struct tn_egress_target tn_subnet_resolve(const struct tn_egress *e, const struct tn_egress_target *to)
 {
     struct tn_egress_target real = *to;

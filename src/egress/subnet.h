@@ -26,4 +26,9 @@ int tn_egress_set_routes(struct tn_egress *e, const struct tn_egress_route *rout
 /* Is a peer's flow to this destination one to a subnet? real: where it goes (the address that 4via6 carries). */
 bool tn_egress_is_subnet(const struct tn_egress *e, const struct tn_addrport *dst, struct tn_addrport *real);
 
+/* Was it opened as a subnet's? */
+struct tn_dgram;
+bool tn_egress_conn_is_subnet(const struct tn_egress_conn *c);
+bool tn_dgram_is_subnet(const struct tn_dgram *d);
+
 #endif

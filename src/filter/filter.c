@@ -192,12 +192,17 @@ static enum tn_filter_reason check_pieces(const struct tn_ippkt *p)
     return TN_FILTER_OK;
 }
 
+bool tn_filter_takes(const struct tn_filter *f, const struct tn_ip *dst)
+{
+    return is_own(f, dst) || tn_ipset_has(&f->local, dst);
+}
+
 static enum tn_filter_reason check_dst(const struct tn_filter *f, const struct tn_ip *dst)
 {
     static const struct tn_ip metadata = {4, {169, 254, 169, 254}}, broadcast = {4, {255, 255, 255, 255}};
     if (tn_ip_is_multicast(dst) || tn_ip_eq(dst, &broadcast)) return TN_FILTER_MULTICAST;
     if (tn_ip_is_link_local(dst) && !tn_ip_eq(dst, &metadata)) return TN_FILTER_LINK_LOCAL;
-    return is_own(f, dst) || tn_ipset_has(&f->local, dst) ? TN_FILTER_OK : TN_FILTER_NOT_OURS;
+    return tn_filter_takes(f, dst) ? TN_FILTER_OK : TN_FILTER_NOT_OURS;
 }
 
 /* Echo replies and errors, with a whole ICMP header. */

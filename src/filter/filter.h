@@ -34,6 +34,8 @@ size_t tn_filter_rule_count(const struct tn_filter *f);
  * address put back. On an error (TN_E_TOOBIG, TN_E_NOMEM) the old set stays. */
 int tn_filter_set_local(struct tn_filter *f, const struct tn_ip *own, size_t nown, const struct tn_prefix *routes,
                         size_t nroutes, const struct tn_prefix *attached, size_t nattached);
+/* Is it one of those destinations? */
+bool tn_filter_takes(const struct tn_filter *f, const struct tn_ip *dst);
 void tn_filter_set_shields(struct tn_filter *f, bool up);
 /* TCP SYNs to this port of an own address bypass the rules (PeerAPI); 0: none. */
 void tn_filter_set_peerapi_ports(struct tn_filter *f, uint16_t port4, uint16_t port6);

@@ -8,6 +8,7 @@
  * said nothing for SILENT_US: a server that pushes for ever does not keep it. A peer with too many flows loses its
  * own least recently used one, never somebody else's; when all flows are in use, the least recently used of all goes. A
  * refused datagram is answered port unreachable: QUIC then falls back to TCP in a round trip. */
+#include "egress/subnet.h"
 #include "forward/private.h"
 #include "util/cursor.h"
 #include "util/err.h"
@@ -334,6 +335,15 @@ void tn_dflows_drop_peer(struct tn_forward *f, uint64_t peer)
 {
     struct tn_dpeer_flows *p = find_peer(f, peer);
     for (unsigned n = p ? p->count : 0; n > 0; n--) end(oldest_of(p));
+}
+
+void tn_dflows_drop_gone(struct tn_forward *f, const struct tn_gone *gone)
+{
+    for (int i = 0; i < TN_DFLOW_AGES; i++)
+        TN_LIST_EACH(n, &f->ages[i]) {
+            struct tn_dflow *w = TN_CONTAINER(n, struct tn_dflow, age);
+            if (gone->is(gone->ctx, &w->dst.ip, tn_dgram_is_subnet(w->up))) end(w);
+        }
 }
 
 void tn_dflows_drop_all(struct tn_forward *f)

@@ -12,6 +12,7 @@
  *   RST or another break of either           RST to the other, at once
  *
  * Per turn one direction moves PUMP_MAX at most; a flow with more to do is called again by whoever called it. */
+#include "egress/subnet.h"
 #include "forward/private.h"
 #include "util/err.h"
 
@@ -254,3 +255,18 @@ void tn_flow_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us)
 }
 
 void tn_flow_drop_all(struct tn_forward *f, uint64_t now_us) { tn_flow_drop_peer(f, 0, now_us); }
+
+static void drop_gone(struct tn_list *flows, const struct tn_gone *gone, uint64_t now_us)
+{
+    TN_LIST_EACH(n, flows) {
+        struct tn_flow *w = TN_CONTAINER(n, struct tn_flow, all);
+        struct tn_addrport dst = tn_tcp_local(w->tcp);
+        if (gone->is(gone->ctx, &dst.ip, tn_egress_conn_is_subnet(w->up))) reset(w, now_us);
+    }
+}
+
+void tn_flow_drop_gone(struct tn_forward *f, const struct tn_gone *gone, uint64_t now_us)
+{
+    drop_gone(&f->flows, gone, now_us);
+    drop_gone(&f->opening, gone, now_us);
+}

@@ -67,6 +67,15 @@ void tn_forward_set_enabled(struct tn_forward *f, bool on, uint64_t now_us)
     tn_dflows_drop_all(f);
 }
 
+void tn_forward_drop_gone(struct tn_forward *f, bool (*gone)(void *ctx, const struct tn_ip *dst, bool subnet), void *ctx,
+                          uint64_t now_us)
+{
+    struct tn_gone g = {gone, ctx};
+    tn_gate_drop_gone(f, &g, now_us);
+    tn_flow_drop_gone(f, &g, now_us);
+    tn_dflows_drop_gone(f, &g);
+}
+
 void tn_forward_peer_gone(struct tn_forward *f, uint64_t peer, uint64_t now_us)
 {
     tn_gate_drop_peer(f, peer, now_us);

@@ -53,6 +53,9 @@ void tn_forward_other(void *forward, uint8_t ipproto, const uint8_t *packet, siz
  * refused like any other, never dialed, whatever the guard would say. Nothing while we are no exit node. */
 void tn_forward_refuse(struct tn_forward *f, const uint8_t *packet, size_t len, uint64_t now_us);
 
+/* Resets the flows whose destination has no place here any more; subnet: it is on the way of a subnet. gone must not call back. */
+void tn_forward_drop_gone(struct tn_forward *f, bool (*gone)(void *ctx, const struct tn_ip *dst, bool subnet), void *ctx,
+                          uint64_t now_us);
 void tn_forward_peer_gone(struct tn_forward *f, uint64_t peer, uint64_t now_us); /* reset its flows */
 void tn_forward_timeout(struct tn_forward *f, uint64_t now_us);
 uint64_t tn_forward_next_deadline(const struct tn_forward *f);

@@ -14,6 +14,7 @@
  * A TCP that still wants the connection retransmits its SYN after 1 s and then at doubling intervals (RFC 6298), Linux since
  * 6.5 a few times each second first. After SILENCE_MIN at least two must have been lost in a row, and later QUIET_GAPS
  * times the last interval has the next one in it twice over: then nobody waits any more. */
+#include "egress/subnet.h"
 #include "forward/private.h"
 #include "util/err.h"
 
@@ -175,6 +176,7 @@ void tn_gate_timeout(struct tn_forward *f, uint64_t now_us)
 
 struct drop {
     uint64_t peer, now_us;
+    const struct tn_gone *gone;
     bool all;
 };
 
@@ -182,7 +184,8 @@ static void drop_one(struct tn_hnode *node, void *arg)
 {
     struct tn_held *h = TN_CONTAINER(node, struct tn_held, node);
     const struct drop *d = arg;
-    if (!d->all && h->peer != d->peer) return;
+    bool mine = d->gone ? d->gone->is(d->gone->ctx, &h->syn.dst.ip, tn_egress_conn_is_subnet(h->up)) : d->all || h->peer == d->peer;
+    if (!mine) return;
     if (h->f->stack) tn_stack_reset_syn(h->f->stack, &h->syn, d->now_us);
     cancel(h);
 }
@@ -190,6 +193,11 @@ static void drop_one(struct tn_hnode *node, void *arg)
 void tn_gate_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us)
 {
     tn_htable_each(&f->held, drop_one, &(struct drop){.peer = peer, .now_us = now_us});
+}
+
+void tn_gate_drop_gone(struct tn_forward *f, const struct tn_gone *gone, uint64_t now_us)
+{
+    tn_htable_each(&f->held, drop_one, &(struct drop){.gone = gone, .now_us = now_us});
 }
 
 void tn_gate_drop_all(struct tn_forward *f, uint64_t now_us)

@@ -27,6 +27,12 @@ struct tn_forward {
     struct tn_forward_stats stats;
 };
 
+/* Which destinations have no place any more. */
+struct tn_gone {
+    bool (*is)(void *ctx, const struct tn_ip *dst, bool subnet);
+    void *ctx;
+};
+
 uint64_t tn_forward_now(const struct tn_forward *f);
 bool tn_forward_is_subnet(const struct tn_forward *f, const struct tn_addrport *dst); /* none of the exit's business */
 
@@ -43,11 +49,13 @@ void tn_gate_init(struct tn_forward *f, struct tn_rng rng);
 void tn_gate_fini(struct tn_forward *f); /* drops everything held; every peer gets RST */
 void tn_gate_timeout(struct tn_forward *f, uint64_t now_us);
 void tn_gate_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us);
+void tn_gate_drop_gone(struct tn_forward *f, const struct tn_gone *gone, uint64_t now_us);
 void tn_gate_drop_all(struct tn_forward *f, uint64_t now_us);
 
 /* flow.c: an accepted SYN with its upstream. Takes up in every case. */
 void tn_flow_start(struct tn_forward *f, const struct tn_syn *syn, uint64_t peer, struct tn_egress_conn *up, uint64_t now_us);
 void tn_flow_drop_peer(struct tn_forward *f, uint64_t peer, uint64_t now_us);
+void tn_flow_drop_gone(struct tn_forward *f, const struct tn_gone *gone, uint64_t now_us);
 void tn_flow_drop_all(struct tn_forward *f, uint64_t now_us);
 
 /* dgram.c: UDP and echo flows. False: refused, and the peer is to be told. */
@@ -61,6 +69,7 @@ void tn_dflow_peer_closed(struct tn_forward *f, const struct tn_addrport *src, c
 void tn_dflows_init(struct tn_forward *f);
 void tn_dflows_fini(struct tn_forward *f);
 void tn_dflows_drop_peer(struct tn_forward *f, uint64_t peer);
+void tn_dflows_drop_gone(struct tn_forward *f, const struct tn_gone *gone);
 void tn_dflows_drop_all(struct tn_forward *f);
 void tn_dflows_timeout(struct tn_forward *f, uint64_t now_us);
 uint64_t tn_dflows_next_deadline(const struct tn_forward *f);

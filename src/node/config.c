@@ -32,6 +32,7 @@ void tn_config_fini(struct tn_config *c)
     tn_secret_free(c->auth_key);
     tn_exitset_fini(&c->exit);
     free(c->routes);
+    for (size_t i = 0; i < sizeof c->beside / sizeof *c->beside; i++) free(c->beside[i].value);
     tn_config_init(c);
 }
 
@@ -206,7 +207,8 @@ static int set_advertise_routes(struct tn_config *c, const char *value, char why
     return 0;
 }
 
-int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200])
+/* wherever it was said */
+static int set_option(struct tn_config *c, const char *option, const char *value, char why[200])
 {
     why[0] = '\0';
     if (!value) value = "";
@@ -260,6 +262,88 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
     return TN_E_NOENT;
 }
 
+/* ---- settings that change while the node runs ---- */
+
+static const char *const live[] = {"advertise_exit_node", "advertise_routes", "exit_proxy_udp", "exit_dns", "exit_dns_aaaa"};
+_Static_assert(sizeof live / sizeof *live == sizeof((struct tn_config *)0)->beside / sizeof(struct tn_config_said_beside),
+               "one for each");
+
+static int live_index(const char *option)
+{
+    for (size_t i = 0; i < sizeof live / sizeof *live; i++)
+        if (!strcmp(option, live[i])) return (int)i;
+    return -1;
+}
+
+bool tn_config_is_live(const char *option) { return live_index(option) >= 0; }
+
+static int note_beside(struct tn_config *c, int i, const char *value)
+{
+    char *copy = strdup(value ? value : "");
+    if (!copy) return TN_E_NOMEM;
+    free(c->beside[i].value);
+    c->beside[i].value = copy;
+    c->beside[i].behind_file = c->config_file != NULL;
+    return 0;
+}
+
+int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200])
+{
+    int i = live_index(option), err = set_option(c, option, value, why);
+    return err || i < 0 ? err : note_beside(c, i, value);
+}
+
+static int set_beside(const struct tn_config *c, bool behind_file, struct tn_config *fresh, char why[200])
+{
+    int err = 0;
+    for (size_t i = 0; i < sizeof live / sizeof *live && !err; i++)
+        if (c->beside[i].value && c->beside[i].behind_file == behind_file)
+            err = set_option(fresh, live[i], c->beside[i].value, why);
+    return err;
+}
+
+int tn_config_change(struct tn_config *c, const char *option, const char *value, struct tn_config *fresh, char why[200])
+{
+    tn_config_init(fresh);
+    int i = live_index(option), err = set_beside(c, false, fresh, why);
+    if (!err) err = set_beside(c, true, fresh, why);
+    if (!err) err = i < 0 ? TN_E_NOENT : set_option(fresh, option, value, why);
+    return err ? err : note_beside(c, i, value);
+}
+
+static bool same_routes(const struct tn_config *a, const struct tn_config *b)
+{
+    if (a->nroutes != b->nroutes) return false;
+    for (size_t i = 0; i < a->nroutes; i++) {
+        const struct tn_egress_route *x = &a->routes[i], *y = &b->routes[i];
+        if (x->direct != y->direct || x->prefix.bits != y->prefix.bits || !tn_ip_eq(&x->prefix.ip, &y->prefix.ip)) return false;
+    }
+    return true;
+}
+
+static bool same_text(const char *a, const char *b) { return a && b ? !strcmp(a, b) : a == b; }
+
+unsigned tn_config_take_live(struct tn_config *c, struct tn_config *fresh)
+{
+    unsigned changed = (c->advertise_exit_node != fresh->advertise_exit_node ? TN_LIVE_EXIT_NODE : 0) |
+                       (same_routes(c, fresh) ? 0 : TN_LIVE_ROUTES) |
+                       (c->exit_proxy_udp != fresh->exit_proxy_udp ? TN_LIVE_PROXY_UDP : 0) |
+                       (same_text(c->exit_dns, fresh->exit_dns) ? 0 : TN_LIVE_DNS) |
+                       (c->exit_dns_aaaa != fresh->exit_dns_aaaa ? TN_LIVE_DNS_AAAA : 0);
+    free(c->routes);
+    free(c->exit_dns);
+    c->advertise_exit_node = fresh->advertise_exit_node;
+    c->exit_proxy_udp = fresh->exit_proxy_udp;
+    c->exit_dns_aaaa = fresh->exit_dns_aaaa;
+    c->routes = fresh->routes;
+    c->nroutes = fresh->nroutes;
+    c->exit_dns = fresh->exit_dns;
+    fresh->routes = NULL;
+    fresh->nroutes = 0;
+    fresh->exit_dns = NULL;
+    return changed;
+}
+
 /* ---- the configuration file ---- */
 
 struct reading {
@@ -289,7 +373,7 @@ static int take_line(void *ctx, const struct tn_confline *l)
         snprintf(r->why, sizeof r->why, "%.40s: %s", l->key, strcmp(l->key, "config") ? "said twice" : "not in a file");
         return TN_E_INVAL;
     }
-    return tn_config_set(r->c, l->key, l->value, r->why);
+    return set_option(r->c, l->key, l->value, r->why);
 }
 
 static int read_lines(struct reading *r, const char *path, unsigned *line)
@@ -325,27 +409,22 @@ int tn_config_read_file(struct tn_config *c, const char *path, char why[200])
     return err;
 }
 
-int tn_config_read_exit(const struct tn_config *c, struct tn_exitset *x, int *advertise, char why[200])
+int tn_config_reread(const struct tn_config *c, struct tn_config *fresh, char why[200])
 {
-    struct tn_config fresh;
-    int err = 0;
-    tn_config_init(&fresh);
-    *advertise = -1;
+    tn_config_init(fresh);
     why[0] = '\0';
-    if (c->config_file) {
-        err = tn_config_read_file(&fresh, c->config_file, why);
-        *advertise = fresh.advertise_exit_node;
-    } else {
-        fresh.exit.egress_said = c->exit.egress_said;
-        fresh.exit.forward_said = c->exit.forward_said;
-        fresh.exit.names = c->exit.names;
-        fresh.exit.proxy_said = c->exit.proxy_said;
-        if (c->exit.proxy_raw) err = tn_exitset_set(&fresh.exit, "exit_proxy", tn_secret_bytes(c->exit.proxy_raw), why);
+    int err = set_beside(c, false, fresh, why);
+    if (!err && c->config_file) {
+        err = tn_config_read_file(fresh, c->config_file, why);
+        if (!err) err = set_beside(c, true, fresh, why);
+    } else if (!err) {
+        fresh->exit.egress_said = c->exit.egress_said;
+        fresh->exit.forward_said = c->exit.forward_said;
+        fresh->exit.names = c->exit.names;
+        fresh->exit.proxy_said = c->exit.proxy_said;
+        if (c->exit.proxy_raw) err = tn_exitset_set(&fresh->exit, "exit_proxy", tn_secret_bytes(c->exit.proxy_raw), why);
     }
-    if (err && !fresh.exit.defect[0]) snprintf(fresh.exit.defect, sizeof fresh.exit.defect, "%.199s", why);
-    *x = fresh.exit;
-    tn_exitset_init(&fresh.exit);
-    tn_config_fini(&fresh);
+    if (err && !fresh->exit.defect[0]) snprintf(fresh->exit.defect, sizeof fresh->exit.defect, "%.199s", why);
     return err;
 }
 

@@ -32,6 +32,16 @@ struct tn_config {
 
     struct tn_exitset exit; /* exit egress: what options said (until a configuration file says it) */
     char *config_file;      /* NULL: none */
+    /* Live settings as options gave them, beside the file: what holds when the file does not say them. */
+    struct tn_config_said_beside {
+        char *value;
+        bool behind_file;   /* said after the file was: it holds whatever the file says */
+    } beside[5];
+};
+
+/* Settings that a reload takes while the node runs, beside those of exitset.h. Bits. */
+enum tn_config_live {
+    TN_LIVE_EXIT_NODE = 1, TN_LIVE_ROUTES = 2, TN_LIVE_PROXY_UDP = 4, TN_LIVE_DNS = 8, TN_LIVE_DNS_AAAA = 16,
 };
 
 #define TN_DEFAULT_LOGIN_SERVER "https://controlplane.tailscale.com"
@@ -45,9 +55,14 @@ int tn_config_set(struct tn_config *c, const char *option, const char *value, ch
 /* Reads the configuration file: every setting of it, as tn_config_set takes it, and its sections. An error has the file's name
  * and the line in why, and leaves the egress OFF. */
 int tn_config_read_file(struct tn_config *c, const char *path, char why[200]);
-/* Reads what is said about exit traffic anew: the file, and the files that hold secrets. x gets it in any case: OFF after an
- * error. advertise: what the file says of advertise_exit_node, -1 for nothing. Other settings are checked, not taken. */
-int tn_config_read_exit(const struct tn_config *c, struct tn_exitset *x, int *advertise, char why[200]);
+/* Reads what is said about exit traffic anew: the file, and the files that hold secrets. fresh (to be freed) has it in any
+ * case: OFF after an error. Other settings than the live ones are checked, and not to be taken. */
+int tn_config_reread(const struct tn_config *c, struct tn_config *fresh, char why[200]);
+/* One live setting is another: remembered as tn_config_set does it, and fresh (to be freed) has what they amount to now. */
+int tn_config_change(struct tn_config *c, const char *option, const char *value, struct tn_config *fresh, char why[200]);
+/* Moves fresh's live settings here; which of them differ. */
+unsigned tn_config_take_live(struct tn_config *c, struct tn_config *fresh);
+bool tn_config_is_live(const char *option);
 /* The mode these settings amount to; missing (may be NULL) names the setting that is lacking when it is OFF. */
 enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing);
 

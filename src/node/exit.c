@@ -5,6 +5,7 @@
 #include "node/tunmode.h"
 #include "util/err.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -102,25 +103,41 @@ int tn_exit_new(struct tn_node *n)
     return err || !n->config.advertise_exit_node ? err : apply(n, false, false);
 }
 
+/* A node that just became an exit node has been OFF until here; one that is none any more is OFF from here on. */
 static void put_in_force(struct tn_node *n, bool cut, bool told)
 {
-    if (!n->config.advertise_exit_node) return;
-    (void)apply(n, cut, told); /* what it says is in the mode and the log */
+    if (n->config.advertise_exit_node) (void)apply(n, cut, told); /* what it says is in the mode and the log */
+    else (void)tn_egress_set(n->egress, tn_egress_spec_new(TN_EGRESS_OFF), cut);
     tn_resolver_policy_changed(n); /* names are asked for the new way, at once */
+}
+
+/* The live settings of fresh, whose routes are still compared with ours when they are in force. */
+static void take_live(struct tn_node *n, struct tn_config *fresh, bool cut)
+{
+    struct tn_exitlive_before before = {NULL, n->config.nroutes};
+    struct tn_egress_route *old = before.nroutes ? malloc(before.nroutes * sizeof *old) : NULL;
+    if (old) memcpy(old, n->config.routes, before.nroutes * sizeof *old);
+    else before.nroutes = 0; /* no memory: what lost its route is kept as long as it is let in */
+    before.routes = old;
+    unsigned changed = tn_config_take_live(&n->config, fresh);
+    if (changed) tn_exitlive_changed(n, changed, &before, cut);
+    free(old);
 }
 
 int tn_exit_reload(struct tn_node *n, bool cut, char why[200])
 {
-    struct tn_exitset fresh;
-    int advertise, err = tn_config_read_exit(&n->config, &fresh, &advertise, why);
+    struct tn_config fresh;
+    bool was = n->config.advertise_exit_node;
+    int err = tn_config_reread(&n->config, &fresh, why);
     const char *so = err && strstr(why, "exit traffic is off") ? "" : "; exit traffic is off";
     if (err) tn_logf(&n->log, TN_LOG_ERROR, "egress", "reload: %s%s", why, so);
     else tn_logf(&n->log, TN_LOG_INFO, "egress", "settings were read anew");
-    if (!err && advertise >= 0 && advertise != n->config.advertise_exit_node)
-        tn_logf(&n->log, TN_LOG_WARN, "egress", "advertise_exit_node changes with the next start");
     tn_exitset_fini(&n->config.exit);
-    n->config.exit = fresh;
-    put_in_force(n, cut, err != 0);
+    n->config.exit = fresh.exit;
+    tn_exitset_init(&fresh.exit);
+    if (!err) take_live(n, &fresh, cut);
+    tn_config_fini(&fresh);
+    if (was || n->config.advertise_exit_node) put_in_force(n, cut, err != 0);
     tn_exitwatch_again(n);
     return err;
 }
@@ -131,9 +148,18 @@ int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool c
         snprintf(why, 200, "%.40s: %.100s says it: change it there", option, n->config.config_file);
         return TN_E_BUSY;
     }
+    if (tn_config_is_live(option)) {
+        struct tn_config fresh;
+        bool was = n->config.advertise_exit_node;
+        int err = tn_config_change(&n->config, option, value, &fresh, why);
+        if (!err) take_live(n, &fresh, cut);
+        tn_config_fini(&fresh);
+        if (!err && was != n->config.advertise_exit_node) put_in_force(n, cut, false);
+        return err;
+    }
     int err = tn_exitset_set(&n->config.exit, option, value, why);
     if (err == TN_E_NOENT && !why[0]) return err;
-    put_in_force(n, cut, false);
+    if (n->config.advertise_exit_node) put_in_force(n, cut, false);
     tn_exitwatch_again(n);
     return err;
 }

@@ -5,11 +5,19 @@
 #include "node/node.h"
 
 int tn_exit_new(struct tn_node *n); /* makes n->egress and gives it its policy */
-/* Reads the settings anew (exitset.h) and puts them in force. 0, or an error with one line of why: then exit traffic is off.
- * cut: flows whose way the new policy does not have end. */
+/* Reads the settings anew (exitset.h, and the live ones of config.h) and puts them in force. 0, or an error with one line of why:
+ * then exit traffic is off, and the live ones are as they were. cut: flows whose way the new settings do not have end. */
 int tn_exit_reload(struct tn_node *n, bool cut, char why[200]);
-/* One option of exitset.h, put in force at once. TN_E_BUSY: a configuration file says it. */
+/* One of these options, put in force at once. TN_E_BUSY: a configuration file says it. */
 int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool cut, char why[200]);
+
+/* exitlive.c: puts what has changed (enum tn_config_live) in force, but for the policy; before is what was. When it fails we
+ * are no exit node. */
+struct tn_exitlive_before {
+    const struct tn_egress_route *routes;
+    size_t nroutes;
+};
+void tn_exitlive_changed(struct tn_node *n, unsigned changed, const struct tn_exitlive_before *before, bool cut);
 
 /* exitwatch.c: reloads when the configuration file, or a file that holds a secret of it, changes. */
 int tn_exitwatch_new(struct tn_node *n);

@@ -69,17 +69,26 @@ static void respond_change(struct tn_node *n, struct tn_httpd_req *req, int err,
     else respond(req, 200, tn_localapi_egress_object(n));
 }
 
+/* In the order in which they are put in force: what is offered comes last. */
+static const struct {
+    const char *key, *option;
+    bool is_bool;
+} changes[] = {{"ExitNames", "exit_names", true},          {"ExitEgress", "exit_egress", false},
+               {"ExitProxy", "exit_proxy", false},         {"ExitProxyUDP", "exit_proxy_udp", true},
+               {"ExitDNS", "exit_dns", false},             {"ExitDNSAAAA", "exit_dns_aaaa", false},
+               {"AdvertiseRoutes", "advertise_routes", false}, {"AdvertiseExitNode", "advertise_exit_node", true}};
+
 /* Every key is known and fits, or nothing of it is done. */
 static bool check_patch(const json_t *o)
 {
-    static const char *const strings[] = {"ExitProxy", "ExitEgress"}, *const bools[] = {"ExitNames", "Cut"};
-    size_t known = 0;
-    for (int i = 0; i < 2; i++) {
-        const json_t *s = json_object_get(o, strings[i]), *b = json_object_get(o, bools[i]);
-        if ((s && !json_is_string(s)) || (b && !json_is_boolean(b))) return false;
-        known += (s != NULL) + (b != NULL);
+    const json_t *cut = json_object_get(o, "Cut");
+    size_t known = cut != NULL;
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        const json_t *v = json_object_get(o, changes[i].key);
+        if (v && (changes[i].is_bool ? !json_is_boolean(v) : !json_is_string(v))) return false;
+        known += v != NULL;
     }
-    return json_is_object(o) && known == json_object_size(o) && known > 0;
+    return json_is_object(o) && known == json_object_size(o) && known > 0 && (!cut || json_is_boolean(cut));
 }
 
 void tn_localapi_patch_egress(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
@@ -89,18 +98,16 @@ void tn_localapi_patch_egress(struct tn_node *n, struct tn_httpd_req *req, const
     int err = 0;
     if (!check_patch(o)) {
         json_decref(o);
-        tn_httpd_error(req, 400, "expected ExitProxy, ExitEgress, ExitNames, Cut");
+        tn_httpd_error(req, 400, "expected ExitProxy, ExitEgress, ExitNames, ExitProxyUDP, ExitDNS, ExitDNSAAAA, AdvertiseRoutes, "
+                                 "AdvertiseExitNode, Cut");
         return;
     }
     bool cut = json_is_true(json_object_get(o, "Cut"));
-    const struct {
-        const char *key, *option;
-    } all[] = {{"ExitNames", "exit_names"}, {"ExitEgress", "exit_egress"}, {"ExitProxy", "exit_proxy"}};
-    for (int i = 0; i < 3 && !err; i++) {
-        const json_t *v = json_object_get(o, all[i].key);
+    for (size_t i = 0; i < sizeof changes / sizeof *changes && !err; i++) {
+        const json_t *v = json_object_get(o, changes[i].key);
         if (!v) continue;
         const char *text = json_is_boolean(v) ? (json_is_true(v) ? "true" : "false") : json_string_value(v);
-        err = tn_exit_set(n, all[i].option, text, cut, why);
+        err = tn_exit_set(n, changes[i].option, text, cut, why);
     }
     json_decref(o);
     respond_change(n, req, err, why);

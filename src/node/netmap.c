@@ -338,20 +338,24 @@ static int set_stack_addresses(struct tn_node *n, uint64_t now_us)
     return tn_stack_set_addrs(n->stack, addrs, n->nown + tn_magicdns_addrs(n, addrs + n->nown), now_us);
 }
 
-static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, uint64_t now_us)
+int tn_node_take_offered(struct tn_node *n)
 {
     enum { MAX_ATTACHED = 512 }; /* a host with more addresses does not learn from us what is local: no default route then */
     struct tn_prefix attached[MAX_ATTACHED], offered[OFFERED_MAX];
-    n->nown = 0;
-    for (size_t i = 0; i < self->naddresses && n->nown < sizeof n->own / sizeof *n->own; i++)
-        n->own[n->nown++] = self->addresses[i].ip;
     int nattached = attached_prefixes(n, attached, MAX_ATTACHED);
     if (nattached < 0) tn_logf(&n->log, TN_LOG_ERROR, "node", "own interfaces: %s; no exit traffic", tn_err_text(nattached));
     bool offer = n->config.advertise_exit_node && nattached >= 0;
+    return tn_filter_set_local(n->filter, n->own, n->nown, offered, offered_routes(n, offer, offered), attached,
+                               nattached > 0 ? (size_t)nattached : 0);
+}
+
+static void apply_addresses(struct tn_node *n, const struct tn_netnode *self, uint64_t now_us)
+{
+    n->nown = 0;
+    for (size_t i = 0; i < self->naddresses && n->nown < sizeof n->own / sizeof *n->own; i++)
+        n->own[n->nown++] = self->addresses[i].ip;
     int err = set_stack_addresses(n, now_us);
-    if (!err)
-        err = tn_filter_set_local(n->filter, n->own, n->nown, offered, offered_routes(n, offer, offered), attached,
-                                  nattached > 0 ? (size_t)nattached : 0);
+    if (!err) err = tn_node_take_offered(n);
     if (!err) err = tn_egress_set_own(n->egress, n->own, n->nown);
     if (!err) err = tn_peerapi_server_update(n, now_us);
     if (err) tn_logf(&n->log, TN_LOG_ERROR, "node", "own addresses: %s", tn_err_text(err));

@@ -242,7 +242,7 @@ static int make_egress(struct tn_node *n)
 {
     int err = tn_exit_new(n);
     if (err) return err;
-    tn_egress_set_proxy_udp(n->egress, n->config.exit_proxy_udp);
+    tn_egress_set_proxy_udp(n->egress, n->config.exit_proxy_udp, false);
     err = tn_egress_set_routes(n->egress, n->config.routes, n->config.nroutes);
     if (err) return err;
     struct tn_forward_config fc = {.egress = n->egress, .log = &n->log, .peer_of = tn_node_peer_of,

@@ -159,6 +159,7 @@ struct tn_npeer *tn_node_peer_by_id(const struct tn_node *n, int64_t id);
 const struct tn_netnode *tn_node_netnode(const struct tn_node *n, const struct tn_npeer *p);
 /* A peer (or ourselves) by host name, full name or address text; out gets its address of the wanted family (0: IPv4 first). */
 int tn_node_resolve(const struct tn_node *n, const char *host, int family, struct tn_ip *out);
+int tn_node_take_offered(struct tn_node *n); /* tells the filter what we carry now */
 bool tn_node_offers_exit(const struct tn_netnode *node); /* control routes a default route to it */
 void tn_node_choose_exit(struct tn_node *n, uint64_t now_us);
 int tn_node_push_host(struct tn_node *n);

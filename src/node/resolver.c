@@ -14,10 +14,12 @@ static void reach(void *ctx, uint64_t peer, bool *udp, bool *ipv6)
     *ipv6 = n->config.exit_dns_aaaa == TN_AAAA_AUTO ? tn_egress_has_ipv6(n->egress, peer) : n->config.exit_dns_aaaa == TN_AAAA_YES;
 }
 
+static const char *upstreams(const struct tn_node *n) { return n->config.exit_dns ? n->config.exit_dns : TN_DEFAULT_EXIT_DNS; }
+
 int tn_resolver_new(struct tn_node *n)
 {
-    if (!n->config.advertise_exit_node) return 0;
-    struct tn_dns_config dc = {.upstreams = n->config.exit_dns ? n->config.exit_dns : TN_DEFAULT_EXIT_DNS,
+    if (!n->config.advertise_exit_node || n->dns) return 0;
+    struct tn_dns_config dc = {.upstreams = upstreams(n),
                                .egress = n->egress,
                                .tls = n->tls,
                                .log = &n->log,
@@ -28,6 +30,8 @@ int tn_resolver_new(struct tn_node *n)
     if (err == TN_E_INVAL) tn_node_set_error(n, "exit_dns: expected https://ADDRESS[:port]/path, tcp://ADDRESS[:port] or udp://ADDRESS[:port]");
     return err;
 }
+
+int tn_resolver_changed_upstreams(struct tn_node *n) { return n->dns ? tn_dns_set_upstreams(n->dns, upstreams(n)) : 0; }
 
 void tn_resolver_policy_changed(struct tn_node *n)
 {
@@ -43,7 +47,7 @@ void tn_resolver_rotated(struct tn_node *n, uint64_t peer)
 
 int tn_resolver_listen(struct tn_node *n)
 {
-    if (!n->dns) return 0;
+    if (!n->dns || n->port53) return 0;
     struct tn_port53_config pc = {.dns = n->dns, .stack = n->stack, .log = &n->log, .filtered = filtered, .ctx = n};
     return tn_port53_new(&pc, &n->port53);
 }
@@ -124,7 +128,7 @@ json_t *tn_resolver_status(const struct tn_node *n)
     if (n->port53) tn_port53_stats(n->port53, &p);
     const char *problem = tn_resolver_problem(n);
     json_t *o = json_pack("{s:s s:b s:I s:I s:I s:I s:I s:I s:I s:I s:I s:I s:I s:I s:I s:I}",
-                          "Upstreams", n->config.exit_dns ? n->config.exit_dns : TN_DEFAULT_EXIT_DNS, "Healthy", !problem,
+                          "Upstreams", upstreams(n), "Healthy", !problem,
                           "Queries", (json_int_t)s.queries, "CacheHits", (json_int_t)s.cache_hits, "Joined", (json_int_t)s.joined,
                           "Asked", (json_int_t)s.upstream_queries, "Failed", (json_int_t)s.failed,
                           "TimedOut", (json_int_t)s.timed_out, "OverLimit", (json_int_t)(s.over_limit + p.over_limit),

@@ -4,7 +4,8 @@
 
 #include "node/node.h"
 
-int tn_resolver_new(struct tn_node *n);     /* after the egress; nothing when we are no exit node */
+int tn_resolver_new(struct tn_node *n);     /* after the egress; nothing when we are no exit node, or it is there */
+int tn_resolver_changed_upstreams(struct tn_node *n); /* exit_dns is another; 0 or TN_E_NOMEM */
 int tn_resolver_listen(struct tn_node *n);  /* after the stack: port 53 */
 void tn_resolver_policy_changed(struct tn_node *n); /* the egress has other settings */
 void tn_resolver_rotated(struct tn_node *n, uint64_t peer); /* new sessions at the proxies, for this peer or all (0) */

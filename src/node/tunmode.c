@@ -255,6 +255,8 @@ void tn_tunmode_update(struct tn_node *n)
     tn_tunhost_flush(n->tun->host);
 }
 
+int tn_tunmode_seal(struct tn_node *n) { return n->tun ? tn_tunhost_seal(n->tun->host) : 0; }
+
 /* ---- birth and end ---- */
 
 static int poll_device(struct tn_node *n)

@@ -25,6 +25,8 @@ int tn_tunmode_mark_socket(const struct tn_node *n, int fd);
 uint32_t tn_tunmode_mark(const struct tn_node *n); /* 0: none */
 
 /* Our addresses, or the exit node, changed. */
+/* Before we become an exit node while we run: the kernel forwards nothing that comes out of the device. 0 without TUN mode. */
+int tn_tunmode_seal(struct tn_node *n);
 void tn_tunmode_update(struct tn_node *n);
 /* These prefixes lead to this peer now; count 0: none. */
 void tn_tunmode_peer_routes(struct tn_node *n, struct tn_npeer *p, const struct tn_prefix *prefixes, size_t count);

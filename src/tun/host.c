@@ -196,6 +196,15 @@ int tn_tunhost_new(const struct tn_tunhost_config *config, struct tn_tunhost **o
     return 0;
 }
 
+int tn_tunhost_seal(struct tn_tunhost *h)
+{
+    if (h->config.exit_node) return 0;
+    int err = tn_tunhost_add_rules(h, PREF_SEAL, 0);
+    if (!err) err = tn_rtnl_flush(&h->nl);
+    h->config.exit_node = !err;
+    return err;
+}
+
 /* The device's routes and addresses go when its link goes down, also where the device itself stays. */
 void tn_tunhost_free(struct tn_tunhost *h)
 {

@@ -24,6 +24,9 @@ struct tn_tunhost_config {
 int tn_tunhost_new(const struct tn_tunhost_config *config, struct tn_tunhost **out);
 void tn_tunhost_free(struct tn_tunhost *h); /* removes everything; before the device is closed */
 
+/* From now on we carry others' traffic (exit_node above). 0, or the rule can't be set. */
+int tn_tunhost_seal(struct tn_tunhost *h);
+
 /* Failures are logged; what could not be set is missing, and the rest works. */
 void tn_tunhost_set_addrs(struct tn_tunhost *h, const struct tn_ip *addrs, size_t n);
 /* Prefixes are counted: each wanted is to be unwanted once. Default routes are not for here. */

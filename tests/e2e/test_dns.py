@@ -4,13 +4,14 @@ through the proxy with the leak oracle watching. docs/ACCEPTANCE.md, tests 18 an
 import os
 import re
 import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import official, proxies  # noqa: E402
 from lib.case import Skip, case, main  # noqa: E402
 from lib.exitbed import ExitBed  # noqa: E402
-from lib.inet import LONG_TXT, NoEdns  # noqa: E402
+from lib.inet import LONG_TXT, SINK, NoEdns  # noqa: E402
 from lib.node import Node  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
 
@@ -127,6 +128,25 @@ def second_upstream(b):
         before = b.egress()["DNS"]["Asked"]
         expect(short(b, "four.example", "A") == [b.net.inet.web4], "no answer from the second, later")
         expect(b.egress()["DNS"]["Asked"] == before + 1, "the dead one was asked again at once")
+
+
+@case("exit_dns changes while clients ask: the new one is asked from then on, nobody goes without an answer")
+def other_upstream(b):
+    with Through(b, dns=f"tcp://{b.net.inet.web4}:{SINK},{b.doh.url}"):
+        one = subprocess.Popen(b.need_tun().ns.wrap(["dig", f"@{NOBODY}", "+short", "+tries=1", "+time=8", "one.many.example"]),
+                               stdout=subprocess.PIPE, text=True)
+        wait_until(lambda: b.egress()["DNS"]["InFlight"] == 1, "a question is under way")
+        b.node.cli("set", "--exit-dns", b.doh.tcp_url)
+        expect(b.egress()["DNS"]["Upstreams"] == b.doh.tcp_url, "told by the status")
+        expect(short(b, "two.many.example") == [b.net.inet.web4], "asked of the new one")
+        expect(one.communicate(timeout=20)[0].split() == [b.net.inet.web4], "the one under way ends with its own")
+        r = b.node.try_cli("set", "--exit-dns", "tcp://name.example")
+        expect(r.returncode == 1 and "exit_dns" in r.stderr, f"a name: {r.stderr}")
+        expect(short(b, "three.many.example") == [b.net.inet.web4], "and nothing has changed")
+        b.node.cli("set", "--exit-dns-aaaa", "false")
+        expect(status_of(dig(b, "web.example", "AAAA")) == "NOERROR" and not short(b, "web.example", "AAAA"), "AAAA")
+        b.node.cli("set", "--exit-dns-aaaa", "auto")
+        expect(short(b, "web.example", "AAAA") == [b.net.inet.web6], "AAAA, automatic again")
 
 
 @case("upstreams from before EDNS, by TCP and UDP: asked once more without, then without from the first")

@@ -3,6 +3,7 @@
 docs/ACCEPTANCE.md, tests 17, 27 and 28. The LAN is behind the node, on a link of its own, with private addresses."""
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -188,6 +189,110 @@ def public_prefixes(b):
         with b.oracle(p, allow=["net 45.45.45.0/24"]):
             expect(page(b, b.net.inet.web4) == b.net.node.ip4, "directly, as marked")
             expect(udp_echo(b, b.net.inet.web4), "UDP directly, as marked")
+    finally:
+        p.stop()
+
+
+def echoes(s):
+    """Does this flow still work? False: it was reset."""
+    data = os.urandom(64)
+    try:
+        s.sendall(data)
+        got = b""
+        while len(got) < len(data):
+            more = s.recv(len(data) - len(got))
+            expect(more, "an orderly end of a flow that is cut")
+            got += more
+        return got == data
+    except (ConnectionResetError, BrokenPipeError):
+        return False
+
+
+def offered(b):
+    stock = [official.program("tailscale"), f"--socket={b.node.socket}", "debug", "prefs"]
+    return set(json.loads(b.net.node.run(*stock).stdout)["AdvertiseRoutes"] or [])
+
+
+@case("the exit and routes come and go in the file, told by it or a signal: flows of what stays go on, others are reset", seconds=180)
+def file_changes(b):
+    p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)
+    path = os.path.join(b.dir, "subnet.conf")
+
+    def conf(text):
+        write(path + ".new", text + f"exit_dns = {b.doh.url}\n[proxy p]\nurl = {p.url()}\n")
+        os.rename(path + ".new", path)
+        return path
+    exit_too, lan = "advertise_exit_node = true\n", f"advertise_routes = {LAN4}0/24\n"
+    try:
+        b.exit("--config", conf(exit_too + lan), advertise=False, dns=False)
+        b.routes(ROUTES[0])
+        with b.oracle(p):
+            def flows():
+                return b.connect(b.lan.ip4, inet.ECHO)[0], b.connect(b.net.inet.web4, inet.ECHO)[0]
+            near, far = flows()
+            conf(exit_too)  # the route is withdrawn
+            wait_until(lambda: offered(b) == {"0.0.0.0/0", "::/0"}, "the route is offered no more")
+            expect(not echoes(near) and echoes(far), "the LAN's flow is reset, the other not")
+            b.expect_refused(b.lan.ip4, inet.ECHO)
+            conf(exit_too + lan)
+            wait_until(lambda: len(offered(b)) == 3, "the route is offered again")
+            near.close()
+            near, _ = b.connect(b.lan.ip4, inet.ECHO)
+            write(path, lan + f"[proxy p]\nurl = {p.url()}\n")  # no exit node any more
+            os.kill(b.node.proc.pid, signal.SIGHUP)
+            wait_until(lambda: offered(b) == {ROUTES[0]}, "the exit is offered no more")
+            expect(echoes(near) and not echoes(far), "the exit's flow is reset, the LAN's not")
+            seen = len(b.inet.echo.seen)
+            try:
+                b.connect(b.net.inet.web4, inet.ECHO, timeout=3)[0].close()
+                expect(False, "the exit still works")
+            except OSError:
+                pass
+            expect(len(b.inet.echo.seen) == seen, f"the internet was reached from {b.inet.echo.seen[seen:]}")
+            conf(lan + exit_too)
+            wait_until(lambda: len(offered(b)) == 3, "the exit is offered again")
+            far.close()
+            far, _ = b.connect(b.net.inet.web4, inet.ECHO)
+            expect(echoes(far) and echoes(near) and set(b.inet.echo.seen[seen:]) <= p.sources(), "by the proxy again")
+            conf("advertise_routes = 300.0.0.0/8\n")  # nonsense: exit traffic is off, what is offered stays
+            wait_until(lambda: b.egress()["Mode"] == "off", "off")
+            expect(len(offered(b)) == 3 and echoes(near) and echoes(far), "flows stay")
+            near.close()
+            far.close()
+    finally:
+        p.stop()
+
+
+@case("tailnet set: a node becomes an exit node and a subnet router, and stops; with --cut a withdrawn direct route's flows end")
+def set_changes(b):
+    p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)
+    inet4 = b.net.inet.web4
+    direct = inet4.rsplit(".", 1)[0] + ".0/24"
+    try:
+        b.exit(advertise=False, dns=False)
+        b.control.ask("routes", node="exit", routes=["0.0.0.0/0", "::/0", ROUTES[0], direct])
+        b.tun.wait_peer("exit", lambda q: ROUTES[0] in (q.get("AllowedIPs") or []), "routes all")
+        with b.oracle(p, allow=[f"(host {inet4})"]):
+            b.node.cli("set", "--exit-proxy", p.url(), "--exit-dns", b.doh.tcp_url, "--advertise-exit-node")
+            s, _ = b.connect(inet4, inet.ECHO)
+            expect(echoes(s) and set(b.inet.echo.seen[-1:]) <= p.sources(), "an exit node now, by the proxy")
+            expect(b.tun.ns.run("getent", "ahostsv4", "nowhere.example", check=False).returncode != 0, "asked")
+            b.node.cli("set", "--advertise-routes", f"{ROUTES[0]},{direct}=direct")
+            expect(offered(b) == {"0.0.0.0/0", "::/0", ROUTES[0], direct}, f"{offered(b)}")
+            near, _ = b.connect(b.lan.ip4, inet.ECHO)
+            straight, _ = b.connect(inet4, inet.ECHO)
+            expect(echoes(near) and echoes(straight) and b.inet.echo.seen[-1] == b.net.node.ip4, "marked direct")
+            b.node.cli("set", "--advertise-routes", "")
+            expect(not echoes(near), "the LAN's flow goes on without its route")
+            expect(echoes(straight), "the exit would take it, and it was not to be cut")
+            b.node.cli("set", "--advertise-routes", f"{direct}=direct")
+            b.node.cli("set", "--advertise-routes", "", "--cut")
+            expect(not echoes(straight) and echoes(s), "cut what was direct, and that alone")
+            b.expect_through(p)
+            r = b.node.try_cli("set", "--advertise-routes", "10.0.0.1/8")
+            expect(r.returncode == 1 and "advertise_routes" in r.stderr, f"{r.stderr}")
+            b.node.cli("set", "--advertise-exit-node=false")
+            expect(not echoes(s) and offered(b) == set(), f"{offered(b)}")
     finally:
         p.stop()
 

@@ -97,6 +97,18 @@ def dante(b):
             q.settimeout(10)
             b.push.push(b"later")
             expect(q.recv(100) == b"later", "what the server pushes")
+            b.node.cli("set", "--exit-proxy-udp=false")
+            expect(b.egress()["UDP"] == "off", "off while it runs")
+            echo_in_time(s, 100)  # what is under way stays
+            refused(talk(b, b.net.inet.web4, 443), "switched off")
+            b.node.cli("set", "--exit-proxy-udp")
+            wait_until(lambda: b.egress()["UDP"] == "proxy", "on again")
+            t = talk(b, b.net.inet.web4, inet.UDP_ECHO)
+            echo_in_time(t, 100)
+            b.node.cli("set", "--exit-proxy-udp=false", "--cut")
+            expect(b.egress()["UDPFlows"] == 0, f"flows that were to be cut: {b.egress()}")
+            refused(talk(b, b.net.inet.web4, 443), "switched off")
+            expect(set(b.inet.udp_seen) == {p.ns.ip4}, f"the internet saw {set(b.inet.udp_seen)}")
     finally:
         p.stop()
 

@@ -763,6 +763,37 @@ static void a_reset_that_fails_questions_and_makes_new_ones(void **state)
     assert_int_equal(w.freed, w.made);
 }
 
+static void other_upstreams(void **state)
+{
+    struct got g[4];
+    start("a");
+    assert_int_equal(ask_as(1, "kept.example", 1, 0, TN_DNS_MAX, &g[0], NULL), 0);
+    reply(0, 0, &web, 1);
+    assert_int_equal(ask_as(1, "under.way", 1, 0, TN_DNS_MAX, &g[0], NULL), 0);
+    w.by_peer = true;
+    assert_int_equal(ask_as(7, "under.way", 1, 0, TN_DNS_MAX, &g[1], NULL), 0);
+    assert_int_equal(tn_dns_set_upstreams(w.d, "b,c"), 0);
+    expect_asked(2, 1, 7);
+    assert_int_equal(w.made, 4);
+    assert_int_equal(ask_as(7, "kept.example", 1, 0, TN_DNS_MAX, &g[2], NULL), 0);
+    expect_asked(3, 4, 7);
+    w.by_peer = false;
+    assert_int_equal(ask_as(1, "kept.example", 1, 0, TN_DNS_MAX, &g[3], NULL), 0); /* what was learned is forgotten */
+    expect_asked(4, 2, 0);
+    pass(1);
+    assert_int_equal(w.freed, 0); /* two wait for their answers still */
+    reply(1, 0, &web, 1);
+    pass(1);
+    assert_int_equal(w.freed, 1);
+    pass(5 * 1000000);
+    assert_int_equal(g[0].calls, 1);
+    assert_int_equal(g[1].err, TN_E_TIMEDOUT);
+    pass(1);
+    assert_int_equal(w.freed, 2);
+    stop(NULL);
+    assert_int_equal(w.freed, w.made);
+}
+
 static void one_peer_does_not_take_it_all(void **state)
 {
     static struct got g;
@@ -831,6 +862,7 @@ static void whole_life(void *arg)
     pass(5000000);
     assert_int_equal(g.calls, one);
     assert_int_equal(h.calls, two);
+    (void)tn_dns_set_upstreams(w.d, "c");
     if (ask_a("a.example", &g) == 0 && w.nasks && w.asks[w.nasks - 1].live) fail_it(w.nasks - 1, TN_E_CLOSED);
     tn_dns_free(w.d);
 }
@@ -858,6 +890,7 @@ int main(void)
         cmocka_unit_test(each_peer_goes_its_own_way),
         cmocka_unit_test(ways_are_limited_and_never_lent),
         cmocka_unit_test(a_reset_that_fails_questions_and_makes_new_ones),
+        cmocka_unit_test(other_upstreams),
         cmocka_unit_test(one_peer_does_not_take_it_all),
         cmocka_unit_test(the_cache_is_bounded),
         cmocka_unit_test(out_of_memory)};

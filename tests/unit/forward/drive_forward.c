@@ -324,7 +324,7 @@ static void obey(char *line)
         tn_forward_peer_gone(b.f, 7, now(NULL));
         say("gone");
     } else if (!strcmp(verb, "proxyudp")) {
-        tn_egress_set_proxy_udp(b.e, rest[0] == '1');
+        tn_egress_set_proxy_udp(b.e, rest[0] == '1', false);
         say("proxyudp %s", rest);
     } else if (!strcmp(verb, "udp")) {
         do_udp(rest);

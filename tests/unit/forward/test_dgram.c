@@ -253,6 +253,9 @@ static void test_peer_closed_its_socket(void **state)
 }
 
 /* A peer that opens more than its share loses its own oldest; another peer's stay. */
+bool tn_dgram_is_subnet(const struct tn_dgram *d) { return false; }
+static bool is_it(void *ctx, const struct tn_ip *dst, bool subnet) { return tn_ip_eq(ctx, dst); }
+
 static void test_cap_per_peer(void **state)
 {
     struct tn_forward *f = setup();
@@ -266,6 +269,12 @@ static void test_cap_per_peer(void **state)
     assert_non_null(find_dflow(f, TN_DGRAM_UDP, &other, &to));
     tn_dflows_drop_peer(f, 7);
     assert_int_equal(f->stats.udp_flows, 1);
+    struct tn_gone it = {is_it, &(struct tn_ip){.family = 4}};
+    tn_dflows_drop_gone(f, &it);
+    assert_int_equal(f->stats.udp_flows, 1);
+    it.ctx = &to.ip;
+    tn_dflows_drop_gone(f, &it);
+    assert_int_equal(f->stats.udp_flows, 0);
     finish(f);
 }
 

@@ -222,6 +222,9 @@ void tn_dflows_init(struct tn_forward *f) {}
 void tn_dflows_fini(struct tn_forward *f) {}
 void tn_dflows_drop_peer(struct tn_forward *f, uint64_t peer) {}
 void tn_dflows_drop_all(struct tn_forward *f) {}
+void tn_dflows_drop_gone(struct tn_forward *f, const struct tn_gone *gone) {}
+bool tn_egress_conn_is_subnet(const struct tn_egress_conn *c) { return false; }
+struct tn_addrport tn_tcp_local(const struct tn_tcp *c) { return fake.last_accept.dst; }
 void tn_dflows_timeout(struct tn_forward *f, uint64_t now_us) {}
 uint64_t tn_dflows_next_deadline(const struct tn_forward *f) { return TN_NEVER; }
 
@@ -479,6 +482,27 @@ static void test_peer_gone(void **state)
     assert_int_equal(stats(f).held, 1);
     tn_forward_peer_gone(f, 8, 5);
     assert_true(fake.conn->closed);
+    tn_forward_free(f);
+    free(flow);
+    free_fakes();
+}
+
+static bool is_it(void *ctx, const struct tn_ip *dst, bool subnet) { return tn_ip_eq(ctx, dst); }
+
+static void test_destinations_gone(void **state)
+{
+    struct tn_forward *f = setup(true);
+    open_flow(f);
+    struct tn_egress_conn *flow = fake.conn;
+    struct tn_syn held = syn_of(8, 1, 1);
+    struct tn_ip other = tn_ip4(203, 0, 113, 77), dst = held.dst.ip;
+    tn_forward_syn(f, &held, 0);
+    tn_forward_drop_gone(f, is_it, &other, 5);
+    assert_int_equal(stats(f).flows + stats(f).held, 2);
+    tn_forward_drop_gone(f, is_it, &dst, 5);
+    assert_int_equal(stats(f).flows + stats(f).held, 0);
+    assert_true(flow->closed && fake.tcp->aborted && fake.conn->closed);
+    assert_int_equal(fake.resets, 1); /* and the peer that waited is told */
     tn_forward_free(f);
     free(flow);
     free_fakes();
@@ -943,6 +967,7 @@ int main(void)
         cmocka_unit_test(test_silence),
         cmocka_unit_test(test_switch_off_resets_all),
         cmocka_unit_test(test_peer_gone),
+        cmocka_unit_test(test_destinations_gone),
         cmocka_unit_test(test_many_held),
         cmocka_unit_test(test_bytes_both_ways),
         cmocka_unit_test(test_early_bytes_wait_for_the_handshake),

@@ -71,6 +71,8 @@ void tn_egress_close(struct tn_egress_conn *c, bool reset)
     tn_list_remove(&c->link);
     free(c);
 }
+bool tn_egress_conn_is_subnet(const struct tn_egress_conn *c) { return false; }
+bool tn_dgram_is_subnet(const struct tn_dgram *d) { return false; }
 bool tn_egress_is_subnet(const struct tn_egress *e, const struct tn_addrport *dst, struct tn_addrport *real) { return false; }
 int tn_dgram_open(struct tn_egress *e, const struct tn_dgram_key *key, const struct tn_dgram_events *ev, void *arg,
                   struct tn_dgram **out)

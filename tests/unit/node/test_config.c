@@ -222,8 +222,7 @@ static void configuration_files(void **state)
     close(mkstemp(path));
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         struct tn_config c;
-        struct tn_exitset x;
-        int advertise;
+        struct tn_config fresh;
         write_file(path, files[i].text);
         tn_config_init(&c);
         int err = tn_config_set(&c, "config", path, why);
@@ -236,17 +235,72 @@ static void configuration_files(void **state)
         tn_config_init(&c);
         assert_int_equal(set(&c, "config", path), 0);
         write_file(path, files[i].text);
-        assert_int_equal(tn_config_read_exit(&c, &x, &advertise, why) != 0, err != 0);
-        assert_int_equal(tn_exitset_mode(&x, NULL), files[i].mode);
-        assert_int_equal(x.defect[0] != '\0', err != 0);
-        tn_exitset_fini(&x);
+        assert_int_equal(tn_config_reread(&c, &fresh, why) != 0, err != 0);
+        assert_int_equal(tn_config_egress(&fresh, NULL), files[i].mode);
+        assert_int_equal(fresh.exit.defect[0] != '\0', err != 0);
+        tn_config_fini(&fresh);
         unlink(path);
-        assert_int_equal(tn_config_read_exit(&c, &x, &advertise, why), TN_E_NOENT);
-        assert_int_equal(tn_exitset_mode(&x, NULL), TN_EGRESS_OFF);
-        tn_exitset_fini(&x);
+        assert_int_equal(tn_config_reread(&c, &fresh, why), TN_E_NOENT);
+        assert_int_equal(tn_config_egress(&fresh, NULL), TN_EGRESS_OFF);
+        tn_config_fini(&fresh);
         tn_config_fini(&c);
     }
     unlink(path);
+}
+
+static unsigned reread(struct tn_config *c)
+{
+    struct tn_config fresh;
+    char why[200];
+    assert_int_equal(tn_config_reread(c, &fresh, why), 0);
+    unsigned changed = tn_config_take_live(c, &fresh);
+    tn_config_fini(&fresh);
+    return changed;
+}
+
+/* What a reload changes: as if the node had been started with the same flags and the file as it is now. */
+static void live_settings(void **state)
+{
+    char path[] = "/tmp/tn-config-XXXXXX", why[200];
+    struct tn_config c, fresh;
+    close(mkstemp(path));
+    write_file(path, "exit_proxy_udp = true\n");
+    tn_config_init(&c);
+    assert_int_equal(set(&c, "advertise_exit_node", "true"), 0);
+    assert_int_equal(set(&c, "exit_dns", "tcp://9.9.9.9"), 0);
+    assert_int_equal(set(&c, "config", path), 0);
+    assert_int_equal(set(&c, "exit_dns_aaaa", "false"), 0); /* behind the file: it holds */
+    assert_true(c.advertise_exit_node && c.exit_proxy_udp && c.exit_dns_aaaa == TN_AAAA_NO);
+    assert_int_equal(reread(&c), 0);
+    write_file(path, "advertise_exit_node = false\nexit_dns = udp://9.9.9.9\nexit_dns_aaaa = true\nadvertise_routes = 10.0.0.0/8\n");
+    assert_int_equal(reread(&c), TN_LIVE_EXIT_NODE | TN_LIVE_DNS | TN_LIVE_ROUTES | TN_LIVE_PROXY_UDP);
+    assert_false(c.advertise_exit_node || c.exit_proxy_udp);
+    assert_string_equal(c.exit_dns, "udp://9.9.9.9");
+    assert_int_equal(c.exit_dns_aaaa, TN_AAAA_NO);
+    assert_int_equal(c.nroutes, 1);
+    write_file(path, "advertise_routes = 10.0.0.0/8=direct\n"); /* it says no more: the flags do, or nobody */
+    assert_int_equal(reread(&c), TN_LIVE_EXIT_NODE | TN_LIVE_DNS | TN_LIVE_ROUTES);
+    assert_true(c.advertise_exit_node);
+    assert_string_equal(c.exit_dns, "tcp://9.9.9.9");
+    write_file(path, "advertise_routes = 10.0.0.0/33\n");
+    assert_int_equal(tn_config_reread(&c, &fresh, why), TN_E_INVAL);
+    tn_config_fini(&fresh);
+    tn_config_fini(&c);
+    unlink(path);
+    /* Without a file: what was set last. */
+    tn_config_init(&c);
+    assert_int_equal(set(&c, "advertise_routes", "10.0.0.0/8,10.0.0.0/16"), 0);
+    assert_int_equal(tn_config_change(&c, "advertise_routes", "10.0.0.0/40", &fresh, why), TN_E_INVAL);
+    tn_config_fini(&fresh);
+    assert_int_equal(reread(&c), 0);
+    assert_int_equal(tn_config_change(&c, "advertise_routes", "", &fresh, why), 0);
+    assert_int_equal(tn_config_take_live(&c, &fresh), TN_LIVE_ROUTES);
+    tn_config_fini(&fresh);
+    assert_int_equal(c.nroutes, 0);
+    assert_int_equal(reread(&c), 0);
+    assert_int_equal(tn_config_change(&c, "hostname", "x", &fresh, why), TN_E_NOENT);
+    tn_config_fini(&fresh);
+    tn_config_fini(&c);
 }
 
 /* Cut at every byte: never host where the whole does not say so, and a line that is cut is always noticed. */
@@ -313,7 +367,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(values),
         cmocka_unit_test(words), cmocka_unit_test(proxy_copies),
         cmocka_unit_test(configuration_files),
-        cmocka_unit_test(half_written_files),
+        cmocka_unit_test(live_settings), cmocka_unit_test(half_written_files),
         cmocka_unit_test(example_file),
         cmocka_unit_test(secrets_from_files),
     };
