@@ -3,6 +3,7 @@
  * Routes live in localapi_routes.c. A connection is freed from its handle's close callback; the HTTP engine goes with it. */
 #include "node/localapi.h"
 
+#include "node/acceptor.h"
 #include "node/httpd.h"
 #include "node/localapi_routes.h"
 #include "util/err.h"
@@ -20,6 +21,7 @@ enum {
     CONNS_MAX = 128,
     OTHERS_MAX = 64, /* for callers without the right to change anything: they can't lock out those who have it */
     READ_MAX = 16 * 1024,
+    BACKLOG = 64,
     BACKLOG_MAX = 64 * 1024 * 1024, /* a status with 10,000 peers, twice */
 };
 
@@ -34,11 +36,12 @@ struct conn {
 };
 
 struct tn_localapi {
-    uv_pipe_t pipe;
+    struct tn_node *node;
+    struct tn_acceptor acceptor;
     struct tn_list conns;
     struct tn_heap timers;
     unsigned count, others;
-    int refs; /* the listening pipe and every connection: the last one out frees */
+    int refs; /* the acceptor and every connection: the last one out frees */
 };
 
 struct write_req {
@@ -169,38 +172,40 @@ static void identify(struct conn *c)
     c->caller.may_write = cred.uid == 0 || cred.uid == geteuid();
 }
 
-static void incoming(uv_stream_t *server, int status)
+static struct conn *new_conn(struct tn_node *n)
 {
-    struct tn_node *n = server->data;
-    struct tn_localapi *l = n->localapi;
-    if (status < 0 || !l) return;
     struct conn *c = calloc(1, sizeof *c);
-    if (!c) return;
+    if (!c) return NULL;
     struct tn_httpd_config hc = {.handle = tn_localapi_handle,
                                  .write = http_write,
                                  .on_close = http_close,
                                  .on_resume = http_resume,
                                  .ctx = c};
     c->node = n;
-    c->caller = (struct tn_localapi_caller){.node = n, .localapi = l};
-    if (tn_httpd_new(&hc, tn_node_now(), &c->http) != 0) {
-        free(c);
-        return;
-    }
+    c->caller = (struct tn_localapi_caller){.node = n, .localapi = n->localapi};
+    if (tn_httpd_new(&hc, tn_node_now(), &c->http) == 0) return c;
+    free(c);
+    return NULL;
+}
+
+static bool incoming(void *localapi, int fd)
+{
+    struct tn_localapi *l = localapi;
+    struct tn_node *n = l->node;
+    struct conn *c = new_conn(n);
+    if (!c) return false;
     uv_pipe_init(&n->loop, &c->pipe, 0);
     c->pipe.data = c;
     l->refs++;
     l->count++;
     tn_list_push_back(&l->conns, &c->link);
-    bool taken = uv_accept(server, (uv_stream_t *)&c->pipe) == 0;
+    bool taken = uv_pipe_open(&c->pipe, fd) == 0;
     if (taken) identify(c);
     if (!c->caller.may_write) l->others++;
-    if (!taken || l->count > CONNS_MAX || l->others > OTHERS_MAX) {
-        end_conn(c);
-        return;
-    }
-    uv_read_start((uv_stream_t *)&c->pipe, alloc_read, read_done);
+    if (!taken || l->count > CONNS_MAX || l->others > OTHERS_MAX) end_conn(c);
+    else uv_read_start((uv_stream_t *)&c->pipe, alloc_read, read_done);
     rearm(c);
+    return taken;
 }
 
 const struct tn_localapi_caller *tn_localapi_caller_of(void *conn) { return &((struct conn *)conn)->caller; }
@@ -246,7 +251,23 @@ static const char *why(int err)
     return tn_err_text(err);
 }
 
-static void listener_closed(uv_handle_t *h) { drop_ref(TN_CONTAINER(h, struct tn_localapi, pipe)); }
+static void listener_closed(void *localapi) { drop_ref(localapi); }
+
+/* Everybody may connect; rights are checked per request. */
+static int listen_at(const char *path)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    strcpy(sa.sun_path, path); /* make_parent has seen to its length */
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -errno;
+    int err = bind(fd, (struct sockaddr *)&sa, sizeof sa) == 0 ? 0 : -errno;
+    bool made = !err;
+    if (!err && (chmod(path, 0666) != 0 || listen(fd, BACKLOG) != 0)) err = -errno;
+    if (!err) return fd;
+    if (made) unlink(path);
+    close(fd);
+    return err;
+}
 
 int tn_localapi_new(struct tn_node *n)
 {
@@ -255,19 +276,21 @@ int tn_localapi_new(struct tn_node *n)
     if (!err) err = remove_stale(path);
     struct tn_localapi *l = err ? NULL : calloc(1, sizeof *l);
     if (!err && !l) err = TN_E_NOMEM;
-    if (!err) {
-        tn_list_init(&l->conns);
-        tn_heap_init(&l->timers);
-        l->refs = 1;
-        uv_pipe_init(&n->loop, &l->pipe, 0);
-        l->pipe.data = n;
-        n->localapi = l;
-        err = uv_pipe_bind(&l->pipe, path);
+    int fd = err ? err : listen_at(path);
+    if (!err && fd < 0) err = fd;
+    if (!err) err = tn_acceptor_start(&l->acceptor, &n->loop, fd, incoming, listener_closed, l);
+    if (err) {
+        if (fd >= 0) unlink(path);
+        free(l);
+        tn_node_set_error(n, "socket %.150s: %s", path, why(err));
+        return err;
     }
-    if (!err) err = uv_pipe_chmod(&l->pipe, UV_READABLE | UV_WRITABLE);
-    if (!err) err = uv_listen((uv_stream_t *)&l->pipe, 64, incoming);
-    if (err) tn_node_set_error(n, "socket %.150s: %s", path, why(err));
-    return err;
+    l->node = n;
+    tn_list_init(&l->conns);
+    tn_heap_init(&l->timers);
+    l->refs = 1;
+    n->localapi = l;
+    return 0;
 }
 
 void tn_localapi_free(struct tn_node *n)
@@ -276,7 +299,8 @@ void tn_localapi_free(struct tn_node *n)
     if (!l) return;
     TN_LIST_EACH(link, &l->conns) end_conn(TN_CONTAINER(link, struct conn, link));
     n->localapi = NULL;
-    uv_close((uv_handle_t *)&l->pipe, listener_closed); /* also removes the socket's file */
+    tn_acceptor_stop(&l->acceptor);
+    (void)unlink(n->config.socket);
 }
 
 void tn_localapi_timeout(struct tn_node *n, uint64_t now_us)

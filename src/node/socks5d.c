@@ -4,6 +4,8 @@
  * Requests are read byte-exactly into one small buffer (262 bytes hold any request), so early payload stays in the socket. */
 #include "node/socks5d.h"
 
+#include "node/acceptor.h"
+
 #include "node/dial.h"
 #include "node/exitdns.h"
 #include "util/cursor.h"
@@ -19,7 +21,6 @@ enum {
     REQUEST_MAX = 262,        /* 4 + 1 + 255 + 2 */
     HANDSHAKE_MS = 10 * 1000, /* from accept to request */
     CONNECT_MS = 30 * 1000,   /* from request to an open flow */
-    ACCEPT_PAUSE_MS = 100,    /* out of descriptors: connections wait in the kernel meanwhile */
 };
 
 enum reply { OK = 0, FAILURE = 1, NOT_ALLOWED = 2, NET_UNREACHABLE = 3, HOST_UNREACHABLE = 4, REFUSED = 5, TTL = 6,
@@ -43,9 +44,7 @@ struct client {
 
 struct tn_socks5d {
     struct tn_node *node;
-    uv_poll_t poll;
-    uv_timer_t again;
-    int fd, handles;
+    struct tn_acceptor acceptor;
     unsigned nclients;
     struct tn_list clients;
 };
@@ -236,51 +235,29 @@ static void client_readable(uv_poll_t *p, int status, int events)
     }
 }
 
-static void add_client(struct tn_node *n, int fd)
+static bool take_client(void *arg, int fd)
 {
-    struct client *c = calloc(1, sizeof *c);
-    if (!c) {
+    struct tn_socks5d *s = arg;
+    struct tn_node *n = s->node;
+    if (s->nclients >= CLIENTS_MAX) {
         close(fd);
-        return;
+        return true;
+    }
+    struct client *c = calloc(1, sizeof *c);
+    if (!c || uv_poll_init(&n->loop, &c->poll, fd) != 0) {
+        free(c);
+        return false;
     }
     c->node = n;
     c->fd = fd;
-    if (uv_poll_init(&n->loop, &c->poll, fd) != 0) {
-        close(fd);
-        free(c);
-        return;
-    }
     uv_timer_init(&n->loop, &c->timer);
     c->handles = 2;
     c->poll.data = c->timer.data = c;
-    tn_list_push_back(&n->socks5d->clients, &c->link);
-    n->socks5d->nclients++;
+    tn_list_push_back(&s->clients, &c->link);
+    s->nclients++;
     uv_timer_start(&c->timer, too_slow, HANDSHAKE_MS, 0);
     uv_poll_start(&c->poll, UV_READABLE, client_readable);
-}
-
-static void listen_readable(uv_poll_t *p, int status, int events);
-
-static void listen_again(uv_timer_t *t)
-{
-    struct tn_socks5d *s = t->data;
-    uv_poll_start(&s->poll, UV_READABLE, listen_readable);
-}
-
-static void listen_readable(uv_poll_t *p, int status, int events)
-{
-    struct tn_socks5d *s = p->data;
-    for (int i = 0; i < 64; i++) {
-        int fd = accept4(s->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
-        if (fd < 0 && errno != EAGAIN) { /* what can't be taken would make us spin */
-            uv_poll_stop(&s->poll);
-            uv_timer_start(&s->again, listen_again, ACCEPT_PAUSE_MS, 0);
-        }
-        if (fd < 0) return;
-        if (s->nclients >= CLIENTS_MAX) close(fd);
-        else add_client(s->node, fd);
-    }
+    return true;
 }
 
 /* ---- the listener ---- */
@@ -311,28 +288,16 @@ int tn_socks5d_new(struct tn_node *n)
         return fd;
     }
     struct tn_socks5d *s = calloc(1, sizeof *s);
-    int err = s ? uv_poll_init(&n->loop, &s->poll, fd) : TN_E_NOMEM;
-    if (err) {
+    if (!s) {
         close(fd);
-        free(s);
-        return err;
+        return TN_E_NOMEM;
     }
-    uv_timer_init(&n->loop, &s->again);
     s->node = n;
-    s->fd = fd;
-    s->handles = 2;
-    s->poll.data = s->again.data = s;
     tn_list_init(&s->clients);
-    n->socks5d = s;
-    return uv_poll_start(&s->poll, UV_READABLE, listen_readable);
-}
-
-static void listener_gone(uv_handle_t *h)
-{
-    struct tn_socks5d *s = h->data;
-    if (--s->handles > 0) return;
-    close(s->fd);
-    free(s);
+    int err = tn_acceptor_start(&s->acceptor, &n->loop, fd, take_client, free, s);
+    if (err) free(s);
+    else n->socks5d = s;
+    return err;
 }
 
 void tn_socks5d_free(struct tn_node *n)
@@ -341,7 +306,5 @@ void tn_socks5d_free(struct tn_node *n)
     if (!s) return;
     TN_LIST_EACH(link, &s->clients) end_client(TN_CONTAINER(link, struct client, link));
     n->socks5d = NULL;
-    uv_poll_stop(&s->poll);
-    uv_close((uv_handle_t *)&s->poll, listener_gone);
-    uv_close((uv_handle_t *)&s->again, listener_gone);
+    tn_acceptor_stop(&s->acceptor);
 }

@@ -135,6 +135,24 @@ def few_descriptors_udp(b):
             s.close()
 
 
+@case("no descriptor left for the LocalAPI: it rests, and answers again when there is one", seconds=120)
+def no_descriptor_for_the_localapi(b):
+    b.limited(["--nofile=48:48"], advertise=False, dns=False)
+    socks = []
+    for _ in range(60):  # of the machine's own users: 128 connections are allowed
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(b.node.socket)
+        socks.append(s)
+    ticks = b.node.proc.cpu_ticks()
+    time.sleep(2)
+    ticks = b.node.proc.cpu_ticks() - ticks
+    expect(ticks < os.sysconf("SC_CLK_TCK"), f"the node was busy for {ticks} ticks in two seconds of nothing")
+    for s in socks:
+        s.close()
+    wait_until(lambda: b.node.try_cli("status").returncode == 0, "the LocalAPI answers again")
+    return f"{ticks} ticks"
+
+
 def syns(b, dst, ports, seq=1):
     """Bare SYNs of the client's own address, some 10,000 a second."""
     raw = b.tun.ns.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)

@@ -114,6 +114,12 @@ class Proc:
                 except OSError:
                     pass
 
+    def cpu_ticks(self):
+        """User and system time so far, in clock ticks."""
+        with open(f"/proc/{self.pid}/stat", encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
     def rss_kib(self, what="VmRSS"):
         """Resident memory; VmHWM: the most there ever was."""
         with open(f"/proc/{self.pid}/status", encoding="ascii") as f:
