@@ -58,6 +58,7 @@ void tn_dial_drop_attempt(struct tn_egress_conn *c)
     tn_conn_close_fd(c, false);
     tn_secure_free(c);
     if (!d) return;
+    tn_race_end(c);
     tn_timer_stop(&c->e->timers, &d->alarm.timer);
     tn_list_remove(&d->waiting);
     if (d->in_handshake) tn_handshake_fini(&d->handshake);
@@ -74,6 +75,7 @@ void tn_dial_dispose(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
     if (!d) return;
+    tn_race_end(c);
     tn_timer_stop(&c->e->timers, &d->alarm.timer);
     tn_list_remove(&d->waiting);
     if (d->in_handshake) tn_handshake_fini(&d->handshake);
@@ -97,6 +99,13 @@ static void attempt_failed(struct tn_egress_conn *c, int err)
     tn_conn_close_fd(c, false);
     int why = c->dialing->addrs ? tn_proxied_next(c) : (int)tn_direct_fail_of(err);
     if (why) tn_dial_failed(c, (enum tn_egress_fail)why);
+}
+
+/* The one under way had its time alone, or all of the dial's. */
+static void next_address(struct tn_egress_conn *c)
+{
+    if (c->dialing->addrs) tn_race_leave(c);
+    attempt_failed(c, TN_E_TIMEDOUT);
 }
 
 static void handshake_step(struct tn_egress_conn *c);
@@ -149,7 +158,7 @@ static void connected(struct tn_egress_conn *c)
         tn_conn_opened(c);
         return;
     }
-    tn_upstream_prefer(c->up, &d->addrs[d->next - 1]);
+    tn_upstream_prefer(c->up, &d->addrs[d->at]);
     d->deadline_us = tn_egress_now() + c->e->limits.handshake_timeout_us;
     if (d->deadline_us > d->end_us) d->deadline_us = d->end_us;
     (void)tn_dial_arm(c, d->deadline_us); /* armed already: moving it can't fail */
@@ -239,6 +248,12 @@ void tn_dial_step(struct tn_egress_conn *c)
         handshake_step(c);
         return;
     }
+    if (c->dialing->addrs) { /* whatever was noted may be of an earlier look */
+        int lost = tn_race_look(c);
+        if (lost == 0) connected(c);
+        else if (lost != TN_E_AGAIN) attempt_failed(c, lost);
+        return;
+    }
     if (!c->ready) return;
     int err = tn_socket_error(c->fd);
     if (err) attempt_failed(c, err);
@@ -249,7 +264,7 @@ void tn_dial_timeout(struct tn_egress_conn *c)
 {
     switch ((enum tn_conn_state)c->state) {
     case TN_CONN_RESOLVING: tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_NAME); return;
-    case TN_CONN_CONNECTING: attempt_failed(c, TN_E_TIMEDOUT); return;
+    case TN_CONN_CONNECTING: next_address(c); return;
     case TN_CONN_HANDSHAKE: tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_TIMEOUT); return;
     case TN_CONN_NEW:
     case TN_CONN_OPEN:

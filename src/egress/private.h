@@ -38,6 +38,14 @@ enum tn_conn_state {
 /* Beside enum tn_egress_purpose: our own look whether a proxy is there. */
 enum { TN_EGRESS_PROBE = 16 };
 
+enum { TN_RACE_MAX = 4 }; /* descriptors that one dial may have at once */
+
+/* An attempt that goes on though another address was begun (race.c). */
+struct tn_racer {
+    int fd;
+    size_t at; /* of addrs */
+};
+
 /* What exists only until the connection is open. */
 struct tn_dialing {
     struct tn_egress_conn *conn;
@@ -52,8 +60,10 @@ struct tn_dialing {
     struct tn_alarm alarm;     /* the phase's deadline, or that of one of the proxy's addresses */
     uint64_t deadline_us;      /* of the phase */
     struct tn_list waiting;    /* RESOLVING: in tn_upstream.waiting */
-    struct tn_addrport *addrs; /* the proxy's addresses still to be tried; NULL in HOST mode */
-    size_t naddrs, next;
+    struct tn_addrport *addrs; /* the proxy's addresses; NULL in HOST mode */
+    size_t naddrs, next, at;   /* how many; the next to be tried; that of the descriptor */
+    struct tn_racer behind[TN_RACE_MAX - 1];
+    unsigned nbehind;
     struct tn_proxy *as;       /* the proxy with this peer's credentials; NULL: as it stands */
     struct tn_addrport *bound; /* not NULL: a UDP association is asked for, and this is where it is */
     bool in_handshake;         /* handshake is initialised */
@@ -197,6 +207,13 @@ void tn_dial_dispose(struct tn_egress_conn *c); /* frees c->dialing */
 void tn_dial_failed(struct tn_egress_conn *c, enum tn_egress_fail why);
 /* Drops the attempt under way, not the dial: socket, TLS, handshake, place in the queue. */
 void tn_dial_drop_attempt(struct tn_egress_conn *c);
+
+/* race.c */
+void tn_race_leave(struct tn_egress_conn *c);     /* the attempt under way goes on behind the next one */
+bool tn_race_take_back(struct tn_egress_conn *c); /* no attempt of its own: one from behind. False: there is none */
+/* 0: c->fd stands, and has no rival any more; TN_E_AGAIN: all that are left are under way; else the newest failed. */
+int tn_race_look(struct tn_egress_conn *c);
+void tn_race_end(struct tn_egress_conn *c);       /* closes those behind */
 
 /* direct.c: HOST mode. */
 int tn_direct_begin(struct tn_egress_conn *c);

@@ -8,9 +8,9 @@
  * What a proxy is blamed for must not be of a peer's making: a destination that makes a proxy hang up costs that dial, not
  * the proxy (`counts`).
  *
- * A proxy's addresses are tried one after the other in the resolver's order, the last one that worked first; each but the last
- * has ADDRESS_US at most, so that a family that leads nowhere costs little, and only once. Where another proxy could be asked,
- * one that does not answer has less time. */
+ * A proxy's addresses are tried in the resolver's order, families in turn, the last one that worked first, side by side with a
+ * head start (race.c), so that one that leads nowhere costs little, and only once. Where another proxy could be asked, one that
+ * does not answer has less time. */
 #include "egress/private.h"
 #include "egress/socket.h"
 #include "egress/template.h"
@@ -19,7 +19,7 @@
 #include <stdlib.h>
 
 enum { TRIES_MAX = 3, RESTARTS_MAX = 4 };
-#define ADDRESS_US 1000000ull
+#define STAGGER_US 250000ull /* RFC 8305 section 5 */
 #define CONNECT_OTHERS_US 3000000ull /* a proxy that needs longer for a TCP handshake is no use beside one that works */
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -61,7 +61,7 @@ int tn_proxied_connect(struct tn_egress_conn *c)
     if (!d->addrs) return TN_EGRESS_FAIL_FDS;
     memcpy(d->addrs, u->addrs, u->count * sizeof *d->addrs);
     d->naddrs = u->count;
-    d->next = 0;
+    d->next = d->at = 0;
     return tn_proxied_next(c);
 }
 
@@ -108,14 +108,19 @@ int tn_proxied_next(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
     uint64_t now_us = tn_egress_now();
+    int why = TN_EGRESS_FAIL_PROXY_CONNECT;
     while (d->next < d->naddrs && now_us < d->deadline_us) {
-        uint64_t share_us = (d->deadline_us - now_us) / (d->naddrs - d->next);
-        if (d->next + 1 < d->naddrs) share_us = least(share_us, ADDRESS_US);
-        int fd = tn_socket_connect(&d->addrs[d->next++], c->e->mark);
-        if (fd >= 0) return tn_dial_attempt(c, fd, now_us + share_us);
-        if (tn_direct_fail_of(fd) == TN_EGRESS_FAIL_FDS) return TN_EGRESS_FAIL_FDS;
+        bool last = d->next + 1 == d->naddrs;
+        d->at = d->next++;
+        int fd = tn_socket_connect(&d->addrs[d->at], c->e->mark);
+        if (fd >= 0) return tn_dial_attempt(c, fd, last ? d->deadline_us : least(now_us + STAGGER_US, d->deadline_us));
+        if (tn_direct_fail_of(fd) != TN_EGRESS_FAIL_FDS) continue;
+        why = TN_EGRESS_FAIL_FDS;
+        break;
     }
-    return TN_EGRESS_FAIL_PROXY_CONNECT;
+    /* Those that are under way may still do. */
+    if (now_us >= d->deadline_us || !tn_race_take_back(c)) return why;
+    return tn_dial_arm(c, d->deadline_us) == 0 ? 0 : TN_EGRESS_FAIL_FDS;
 }
 
 /* Its kind: about the proxy, and whether somebody else may be asked. */

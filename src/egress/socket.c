@@ -7,6 +7,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -78,6 +79,13 @@ bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark)
     bool way = tn_socket_mark(fd, mark) == 0 && connect(fd, (struct sockaddr *)&sa, len) == 0;
     close(fd);
     return way;
+}
+
+int tn_socket_connected(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    int err = tn_socket_error(fd);
+    return err ? err : poll(&p, 1, 0) > 0 ? 0 : TN_E_AGAIN;
 }
 
 int tn_socket_error(int fd)

@@ -12,9 +12,11 @@
  * tn_egress_config. */
 int tn_socket_connect(const struct tn_addrport *to, uint32_t mark);
 int tn_socket_mark(int fd, uint32_t mark); /* before it is connected. 0 for mark 0 */
-/* The outcome of the connect, or what broke the connection since: 0 or a negative errno. Reading it clears it. */
 /* Would the host know a way there? Nothing is sent. */
 bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark);
+/* Does the connection stand? TN_E_AGAIN: not decided yet; else why it never will. */
+int tn_socket_connected(int fd);
+/* The outcome of the connect, or what broke the connection since: 0 or a negative errno. Reading it clears it. */
 int tn_socket_error(int fd);
 /* Bytes, 0 at the end of the stream, TN_E_AGAIN, TN_E_RESET (EPIPE too: see the source) or another negative errno. */
 long tn_socket_readv(int fd, const struct iovec *iov, int n);

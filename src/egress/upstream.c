@@ -93,6 +93,22 @@ int tn_upstream_lookup(struct tn_upstream *u)
     return u->count > 0 ? 0 : err;
 }
 
+/* Families in turn, each in the resolver's order: one that leads nowhere is not all that is tried (RFC 8305 section 4). */
+static void take_turns(struct tn_addrport *out, const struct tn_addrport *in, size_t n)
+{
+    size_t next[2] = {0, 0}, count = 0; /* of the first's family; of the other */
+    while (count < n) {
+        int want = (int)(count % 2);
+        for (int k = 0; k < 2; k++, want = !want) {
+            size_t *i = &next[want];
+            while (*i < n && (in[*i].ip.family == in[0].ip.family) == (want == 1)) ++*i;
+            if (*i == n) continue;
+            out[count++] = in[(*i)++];
+            break;
+        }
+    }
+}
+
 void tn_upstream_on_lookup(struct tn_upstream *u)
 {
     struct tn_addrport addrs[TN_RESOLVE_MAX];
@@ -101,8 +117,11 @@ void tn_upstream_on_lookup(struct tn_upstream *u)
     if (n == TN_E_AGAIN) return;
     end_lookup(u);
     if (n > 0) {
-        memcpy(u->addrs, addrs, (size_t)n * sizeof *addrs);
+        struct tn_addrport first = u->addrs[0];
+        bool worked = u->count > 0 && u->ok_us;
         u->count = (size_t)n;
+        take_turns(u->addrs, addrs, u->count);
+        if (worked) tn_upstream_prefer(u, &first);
         u->fresh_until_us = tn_egress_now() + LOOKUP_FRESH_US;
     }
     u->refs++; /* the last of those who wait may let go of it */

@@ -495,6 +495,70 @@ def t8_proxy_by_name_both_families(bed):
     bed.d.ask("close 35", "35 closed")
 
 
+def full_listener(bed, at):
+    """(listener, its first connection's other end): no SYN is taken before that one was accepted."""
+    listener = bed.net.socket(socket.AF_INET6)
+    listener.settimeout(SOON_S)
+    listener.bind(at)
+    listener.listen(0)
+    filler = bed.net.socket(socket.AF_INET6)
+    filler.connect(at)
+    return listener, filler
+
+
+def wait_syn(bed, dst):
+    until = time.monotonic() + SOON_S
+    while not any(dst in p for p in bed.sniffer.leaks()):
+        expect(time.monotonic() < until, f"{dst} was not tried")
+
+
+@case
+def a_proxys_addresses_race(bed):
+    """A dead address is not waited for, and a slow one is not given up for the next."""
+    with open("/etc/hosts", "w", encoding="ascii") as f:
+        f.write("127.0.0.1 localhost\n2a00:46:9::9 dead.test\n46.1.1.1 dead.test\n"
+                "2a00:46:1::1 slow.test\n46.9.9.9 slow.test\n46.9.9.9 none.test\n2a00:46:9::9 none.test\n")
+    bed.act = answer(SUCCESS4 + EARLY)
+    d = Driver(bed.node, bed.program, connect_ms=20000)
+    d.ask("policy proxy socks5://dead.test:1070", "policy proxy")
+    began = time.monotonic()
+    for i in ("36", "37"):
+        d.tell(f"dial {i} {DST} read")
+        d.expect(f"{i} end")
+        d.ask(f"close {i}", f"{i} closed")
+    took = time.monotonic() - began
+    wait_syn(bed, "2a00:46:9::9")
+    expect(took < 10, f"{took:.1f} s: the dead address had its half of the time")
+    listener, filler = full_listener(bed, (bed.net.ip6, 1072))
+    d.ask("policy proxy socks5://slow.test:1072", "policy proxy")
+    d.tell(f"dial 38 {DST} read")
+    wait_syn(bed, "46.9.9.9")
+    listener.accept()[0].close()  # now there is room: the first address's SYN comes again
+    conn, _ = listener.accept()
+    conn.settimeout(SOON_S)
+    conn.recv(16)
+    conn.sendall(b"\5\0")
+    conn.recv(64)
+    conn.sendall(SUCCESS4 + EARLY)
+    conn.close()
+    d.expect("38 end")
+    d.ask("close 38", "38 closed")
+    for s in (filler, listener):
+        s.close()
+    expect(d.stats()["flows"] == 0, "over")
+    d.tell(f"dial 39 {DST} read")  # all that race are given back when it is canceled, or all fail
+    wait_syn(bed, "46.9.9.9")
+    d.ask("close 39", "39 closed")
+    d.quit()
+    d = Driver(bed.node, bed.program, connect_ms=700)
+    d.ask("policy proxy socks5://none.test:1072", "policy proxy")
+    fds = d.stats()["fds"]
+    expect(d.ask(f"dial 40 {DST} read", "40").endswith("fail proxy_connect"), "both are dead")
+    expect(d.stats()["fds"] == fds, f"{d.stats()['fds']} descriptors, {fds} before")
+    d.quit()
+    bed.sniffer.leaks()
+
+
 @case
 def t27_guard_keeps_the_proxy_from_being_asked(bed):
     bed.policy(f"proxy {bed.proxies['socks5'].url()}")

@@ -48,6 +48,7 @@ ALLOWED_DATA = {
 EGRESS_CALLERS = {
     "tn_socket_connect": {"direct.c", "proxied.c", "subnet.c"},
     "tn_socket_has_route": {"direct.c"},
+    "tn_socket_connected": {"race.c"},
     "tn_dgramsock_udp": {"dgram.c"},
     "tn_dgramsock_echo": {"dgram.c"},
     "tn_dgramsock_connected": {"associate.c"},
