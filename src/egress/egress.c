@@ -162,6 +162,21 @@ int tn_egress_rotate(struct tn_egress *e, uint64_t peer)
     return 0;
 }
 
+uint32_t tn_egress_epoch(struct tn_egress *e, uint64_t peer)
+{
+    const struct tn_share *s = peer ? tn_share_find(e, peer) : NULL;
+    return !peer ? e->epoch : s ? s->epoch : 0;
+}
+
+int tn_egress_set_epoch(struct tn_egress *e, uint64_t peer, uint32_t epoch)
+{
+    struct tn_share *s = peer ? tn_share_get(e, peer) : NULL;
+    if (peer && !s) return TN_E_NOMEM;
+    if (s) s->epoch = epoch;
+    else e->epoch = epoch;
+    return 0;
+}
+
 bool tn_egress_has_ipv6(struct tn_egress *e, uint64_t peer)
 {
     switch (e->policy->mode) {

@@ -189,7 +189,11 @@ int tn_egress_set(struct tn_egress *e, struct tn_egress_spec *spec, bool cut);
 int tn_egress_set_policy(struct tn_egress *e, enum tn_egress_mode mode, struct tn_proxy *proxy);
 /* New sessions at the proxies for this peer, or for all (0): what {peer}, {user} and {epoch} give changes. */
 int tn_egress_rotate(struct tn_egress *e, uint64_t peer);
-/* The peer is gone for good: its figures are forgotten. Its flows are the caller's to end. */
+/* How often that was done, and the same said anew after a restart. TN_E_NOMEM. */
+uint32_t tn_egress_epoch(struct tn_egress *e, uint64_t peer);
+int tn_egress_set_epoch(struct tn_egress *e, uint64_t peer, uint32_t epoch);
+/* The peer is gone for good: its figures are forgotten (not how often it was rotated: a session that was given up does not come
+ * back with it). Its flows are the caller's to end. */
 void tn_egress_forget_peer(struct tn_egress *e, uint64_t peer);
 /* Does it matter to the proxies for which peer a flow is: sessions of its own, rules by source, more than one proxy to choose
  * from? */

@@ -90,10 +90,21 @@ static void drop_share(struct tn_egress *e, struct tn_share *s)
     free(s);
 }
 
+/* Nothing is under way for it. */
+static void forget(struct tn_egress *e, struct tn_share *s)
+{
+    if (!s->epoch) {
+        drop_share(e, s);
+        return;
+    }
+    s->opened = s->refused = s->bytes_up = s->bytes_down = 0;
+    s->gone = false;
+}
+
 void tn_egress_forget_peer(struct tn_egress *e, uint64_t peer)
 {
     struct tn_share *s = tn_share_find(e, peer);
-    if (s && s->flows + s->dials == 0) drop_share(e, s);
+    if (s && s->flows + s->dials == 0) forget(e, s);
     else if (s) s->gone = true;
 }
 
@@ -129,7 +140,7 @@ void tn_limits_give(struct tn_egress_conn *c)
         s->dials--;
         e->stats.dials--;
     }
-    if (s->gone && s->flows + s->dials == 0) drop_share(e, s);
+    if (s->gone && s->flows + s->dials == 0) forget(e, s);
 }
 
 struct each {
@@ -141,6 +152,7 @@ static void tell(struct tn_hnode *n, void *arg)
 {
     const struct tn_share *s = TN_CONTAINER(n, struct tn_share, node);
     const struct each *each = arg;
+    if (s->flows + s->dials == 0 && s->opened + s->refused == 0) return; /* there for its epoch alone */
     each->fn(each->arg, &(struct tn_egress_peer_stats){.peer = s->peer, .opened = s->opened, .refused = s->refused,
                                                        .bytes_up = s->bytes_up, .bytes_down = s->bytes_down,
                                                        .flows = s->flows, .dials = s->dials});

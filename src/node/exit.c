@@ -68,6 +68,16 @@ static struct tn_hashkey session_key(const struct tn_node *n)
     return key;
 }
 
+int tn_exit_rotate(struct tn_node *n, uint64_t peer)
+{
+    int err = tn_egress_rotate(n->egress, peer);
+    if (err) return err;
+    tn_resolver_rotated(n, peer);
+    err = tn_state_set_epoch(&n->state, peer, tn_egress_epoch(n->egress, peer));
+    if (err) tn_logf(&n->log, TN_LOG_WARN, "egress", "rotated until the next start; state: %s", tn_state_err_text(err));
+    return 0;
+}
+
 /* ---- the policy ---- */
 
 /* told: whoever reads the log knows what is wrong with the settings already. */
@@ -99,6 +109,9 @@ int tn_exit_new(struct tn_node *n)
                                   .no_breaker = !n->config.exit_breaker};
     int err = tn_egress_new(&ec, &n->egress);
     tn_wipe(&ec.key, sizeof ec.key);
+    if (!err) err = tn_egress_set_epoch(n->egress, 0, n->state.exit_epoch);
+    for (size_t i = 0; !err && i < n->state.nexit_epochs; i++)
+        err = tn_egress_set_epoch(n->egress, n->state.exit_epochs[i].peer, n->state.exit_epochs[i].epoch);
     /* Not an exit node: off, as the egress begins, and not a word about settings nobody needs. */
     return err || !n->config.advertise_exit_node ? err : apply(n, false, false);
 }

@@ -11,6 +11,9 @@ int tn_exit_reload(struct tn_node *n, bool cut, char why[200]);
 /* One of these options, put in force at once. TN_E_BUSY: a configuration file says it. */
 int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool cut, char why[200]);
 
+/* New sessions at the proxies for this peer, or all (0), kept over a restart. TN_E_NOMEM. */
+int tn_exit_rotate(struct tn_node *n, uint64_t peer);
+
 /* exitlive.c: puts what has changed (enum tn_config_live) in force, but for the policy; before is what was. When it fails we
  * are no exit node. */
 struct tn_exitlive_before {

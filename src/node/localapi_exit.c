@@ -3,7 +3,6 @@
 #include "node/exit.h"
 #include "node/exitcheck.h"
 #include "node/metrics.h"
-#include "node/resolver.h"
 #include "util/err.h"
 
 #include <stdlib.h>
@@ -138,11 +137,10 @@ void tn_localapi_egress_rotate(struct tn_node *n, struct tn_httpd_req *req, cons
             return;
         }
     }
-    if (tn_egress_rotate(n->egress, p ? (uint64_t)p->id : 0) != 0) {
+    if (tn_exit_rotate(n, p ? (uint64_t)p->id : 0) != 0) {
         tn_httpd_error(req, 500, "out of memory");
         return;
     }
-    tn_resolver_rotated(n, p ? (uint64_t)p->id : 0);
     respond(req, 200, json_object());
 }
 

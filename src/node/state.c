@@ -4,6 +4,7 @@
 #include "util/file.h"
 #include "util/text.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +41,45 @@ static int take_node_key(const json_t *obj, const char *key, struct tn_node_priv
     return json_is_string(v) && tn_node_private_parse(json_string_value(v), out) == 0 ? 0 : TN_E_STATE;
 }
 
+static int note_epoch(struct tn_state *s, uint64_t peer, uint32_t epoch)
+{
+    if (peer == 0) {
+        s->exit_epoch = epoch;
+        return 0;
+    }
+    for (size_t i = 0; i < s->nexit_epochs; i++) {
+        if (s->exit_epochs[i].peer != peer) continue;
+        s->exit_epochs[i].epoch = epoch;
+        return 0;
+    }
+    if (!s->exit_epochs) s->exit_epochs = malloc(TN_STATE_EPOCHS_MAX * sizeof *s->exit_epochs);
+    if (!s->exit_epochs) return TN_E_NOMEM;
+    if (s->nexit_epochs == TN_STATE_EPOCHS_MAX)
+        memmove(s->exit_epochs, s->exit_epochs + 1, --s->nexit_epochs * sizeof *s->exit_epochs);
+    s->exit_epochs[s->nexit_epochs++] = (struct tn_state_epoch){peer, epoch};
+    return 0;
+}
+
+/* {"all": 2, "5": 1}: by node ID. */
+static int take_epochs(struct tn_state *s, const json_t *epochs)
+{
+    const char *key;
+    json_t *v;
+    if (!epochs || json_is_null(epochs)) return 0;
+    if (!json_is_object(epochs)) return TN_E_STATE;
+    json_object_foreach ((json_t *)(uintptr_t)epochs, key, v) {
+        char *end;
+        json_int_t n = json_is_integer(v) ? json_integer_value(v) : -1;
+        bool all = !strcmp(key, "all");
+        errno = 0;
+        unsigned long long peer = all || key[0] < '1' || key[0] > '9' ? 0 : strtoull(key, &end, 10);
+        if (n < 0 || n > UINT32_MAX || (!all && (peer == 0 || *end || errno))) return TN_E_STATE;
+        int err = note_epoch(s, peer, (uint32_t)n);
+        if (err) return err;
+    }
+    return 0;
+}
+
 static int parse_state(struct tn_state *s, const json_t *root)
 {
     if (!json_is_object(root) || json_integer_value(json_object_get(root, "version")) != STATE_VERSION)
@@ -56,6 +96,7 @@ static int parse_state(struct tn_state *s, const json_t *root)
     if (!err) err = take_string(prefs, "hostname", &s->hostname);
     if (!err) err = take_string(prefs, "exit_node", &s->exit_node);
     if (!err) err = take_bool(prefs, "accept_routes", &s->accept_routes);
+    if (!err) err = take_epochs(s, json_object_get(root, "exit_epochs"));
     return err;
 }
 
@@ -141,6 +182,7 @@ void tn_state_close(struct tn_state *s)
     free(s->login_server);
     free(s->hostname);
     free(s->exit_node);
+    free(s->exit_epochs);
     if (s->lock_fd >= 0) close(s->lock_fd);
     tn_wipe(s, sizeof *s);
     s->lock_fd = -1;
@@ -159,16 +201,35 @@ static json_t *string_or_null(const char *s) { return s ? json_string(s) : json_
 
 const char *tn_state_err_text(int err) { return err == TN_E_NOSPC ? "no space left on the disk" : tn_err_text(err); }
 
+static json_t *epochs_json(const struct tn_state *s)
+{
+    char key[24];
+    json_t *o = s->exit_epoch ? json_pack("{s:I}", "all", (json_int_t)s->exit_epoch) : json_object();
+    for (size_t i = 0; o && i < s->nexit_epochs; i++) {
+        snprintf(key, sizeof key, "%llu", (unsigned long long)s->exit_epochs[i].peer);
+        if (json_object_set_new(o, key, json_integer(s->exit_epochs[i].epoch)) == 0) continue;
+        json_decref(o);
+        o = NULL;
+    }
+    return o;
+}
+
+int tn_state_set_epoch(struct tn_state *s, uint64_t peer, uint32_t epoch)
+{
+    int err = note_epoch(s, peer, epoch);
+    return err ? err : tn_state_save(s);
+}
+
 int tn_state_save(const struct tn_state *s)
 {
     char machine[TN_KEY_STRLEN];
     if (!s->path) return 0;
-    json_t *root = json_pack("{s:i s:s s:s s:o s:o s:{s:o s:o s:o s:b}}", "version", STATE_VERSION, "machine_key",
+    json_t *root = json_pack("{s:i s:s s:s s:o s:o s:{s:o s:o s:o s:b} s:o}", "version", STATE_VERSION, "machine_key",
                              tn_machine_private_format(&s->identity.machine, machine), "log_id", s->log_id, "node_key",
                              node_key_json(&s->identity.node), "old_node_key", node_key_json(&s->identity.old_node),
                              "prefs", "login_server", string_or_null(s->login_server), "hostname",
                              string_or_null(s->hostname), "exit_node", string_or_null(s->exit_node), "accept_routes",
-                             s->accept_routes);
+                             s->accept_routes, "exit_epochs", epochs_json(s));
     tn_wipe(machine, sizeof machine);
     if (!root) return TN_E_NOMEM;
     size_t len = json_dumpb(root, NULL, 0, JSON_INDENT(1)); /* json_dumps would leave copies behind while it grows */

@@ -4,7 +4,7 @@
  *   policy off | host | proxy URL      "policy MODE" or "policy bad: WHY"
  *   spec keep|cut | proxy NAME URL [group=G] [weight=N] [max=N] [names] | rule KEY=VALUE.. | ...    as policy, a pool
  *   proxies                            "proxies NAME=STATE/FAIL/FLOWS/OPENED .."
- *   rotate PEER                        "rotated"
+ *   rotate PEER | forget PEER          "rotated" | "forgotten", as when control removes it
  *   own ADDR...                        "own N"
  *   dial ID ADDR:PORT read|hold [PEER [NAME]] later "ID open", "ID fail NAME"; read: "ID end eof|RESET|.. BYTES HASH" at the end
  *   read ID | write ID N | shut ID | close ID | reset ID     write: "ID wrote N" or "ID broke CODE"
@@ -302,6 +302,9 @@ static void obey(char *line)
         do_proxies();
     } else if (!strcmp(verb, "rotate")) {
         say("rotated %d", tn_egress_rotate(b.e, strtoull(first, NULL, 10)));
+    } else if (!strcmp(verb, "forget")) {
+        tn_egress_forget_peer(b.e, strtoull(first, NULL, 10));
+        say("forgotten");
     } else if (!strcmp(verb, "allowed")) {
         do_allowed(first);
     } else if (!strcmp(verb, "stats")) {

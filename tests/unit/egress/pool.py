@@ -225,6 +225,9 @@ def t14_sessions_per_peer(p):
     p.d.ask("rotate 1", "rotated 0")
     new = session_user(1)
     expect(new != one and new.endswith("-e1") and session_user(2) == two, "one peer's changes")
+    for peer in (1, 2):
+        p.d.ask(f"forget {peer}", "forgotten")
+    expect(session_user(1) == new and session_user(2) == two, "the session that was given up is back with the peer")
     p.d.ask("rotate 0", "rotated 0")
     expect(session_user(1) != new and session_user(2) != two, "everybody's changes")
     words = p.d.words()

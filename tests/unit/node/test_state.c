@@ -54,6 +54,43 @@ static void kept_over_a_restart(void **state)
     tn_state_close(&b);
 }
 
+static void rotations_are_kept(void **state)
+{
+    struct tn_state s;
+    char why[200];
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
+    assert_int_equal(tn_state_set_epoch(&s, 7, 1), 0);
+    assert_int_equal(tn_state_set_epoch(&s, 0, 3), 0);
+    assert_int_equal(tn_state_set_epoch(&s, UINT64_C(1) << 62, UINT32_MAX), 0);
+    assert_int_equal(tn_state_set_epoch(&s, 7, 2), 0);
+    tn_state_close(&s);
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
+    assert_int_equal(s.exit_epoch, 3);
+    assert_int_equal(s.nexit_epochs, 2);
+    assert_true(s.exit_epochs[0].peer == 7 && s.exit_epochs[0].epoch == 2);
+    assert_true(s.exit_epochs[1].peer == UINT64_C(1) << 62 && s.exit_epochs[1].epoch == UINT32_MAX);
+    char *saved = s.path;
+    s.path = NULL; /* the rest is not written each time */
+    for (uint64_t peer = 100; peer < 100 + TN_STATE_EPOCHS_MAX; peer++) assert_int_equal(tn_state_set_epoch(&s, peer, 1), 0);
+    s.path = saved;
+    assert_int_equal(s.nexit_epochs, TN_STATE_EPOCHS_MAX);
+    assert_int_equal(s.exit_epochs[0].peer, 100); /* those noted first have made room */
+    assert_int_equal(tn_state_save(&s), 0);
+    tn_state_close(&s);
+    assert_int_equal(tn_state_open(&s, dir, &rng, why), 0);
+    assert_int_equal(s.nexit_epochs, TN_STATE_EPOCHS_MAX);
+    tn_state_close(&s);
+    static const char *const bad[] = {"[]", "{\"all\": -1}", "{\"all\": 4294967296}", "{\"0\": 1}", "{\"-1\": 1}", "{\"1x\": 1}",
+                                      "{\"\": 1}", "{\"1\": \"1\"}", "{\"99999999999999999999\": 1}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *o = json_loads(bad[i], 0, NULL);
+        struct tn_state t = {.lock_fd = -1};
+        if (take_epochs(&t, o) != TN_E_STATE) fail_msg("%s was taken", bad[i]);
+        json_decref(o);
+        tn_state_close(&t);
+    }
+}
+
 static void write_file(const char *bytes, size_t len)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
@@ -171,6 +208,7 @@ static void without_a_directory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(rotations_are_kept, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(kept_over_a_restart, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(damage_is_left_alone, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(preferences_merge, make_dir, remove_dir),
