@@ -135,11 +135,20 @@ static bool ask_plain(struct tn_dns_lookup *l, unsigned i, const struct tn_dns_a
     return ask_one(l, i, false, now_us) == 0;
 }
 
+/* Upstreams have seen to that. But what is kept is put together with other clients' spellings of the name, and must be as long. */
+static bool answers(const struct tn_dns_lookup *l, const uint8_t *bytes, size_t len)
+{
+    struct tn_dnsmsg answer, query;
+    return tn_dnsmsg_parse(bytes, len, &answer) == 0 && tn_dnsmsg_parse(l->query, l->len, &query) == 0 &&
+           tn_dnsmsg_answers(&answer, &query);
+}
+
 static void take_answer(struct tn_dns_lookup *l, unsigned i, const uint8_t *bytes, size_t len, uint64_t now_us)
 {
     struct tn_dns_lookups *ls = l->of;
     struct tn_dns_answer a;
-    int err = tn_dns_answer_make(bytes, len, &l->adjust, ls->scratch, TN_DNS_REPLY_MAX, &a);
+    int err = TN_E_MALFORMED;
+    if (answers(l, bytes, len)) err = tn_dns_answer_make(bytes, len, &l->adjust, ls->scratch, TN_DNS_REPLY_MAX, &a);
     if (!err && ask_plain(l, i, &a, now_us)) return;
     struct tn_dns_kept *k = err ? NULL : tn_dns_kept_new(&a, now_us);
     if (!k) {

@@ -533,6 +533,11 @@ static void garbage_is_a_failure(void **state)
     w.asks[1].live = false;
     w.asks[1].answer(w.asks[1].arg, 0, cut, sizeof cut - 1);
     assert_int_equal(g.err, TN_E_MALFORMED);
+    uint8_t other[] = "\0\0\x81\x80\0\1\0\0\0\0\0\0\1" "1\0\0\1\0\1"; /* of a shorter name, which no upstream lets pass */
+    assert_int_equal(ask_a("1.example", &g), 0);
+    w.asks[2].live = false;
+    w.asks[2].answer(w.asks[2].arg, 0, other, sizeof other - 1);
+    assert_int_equal(g.err, TN_E_MALFORMED);
     stop(NULL);
 }
 
