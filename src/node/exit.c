@@ -87,12 +87,9 @@ static int apply(struct tn_node *n, bool cut, bool told)
     bool bad = n->config.exit.defect[0] != '\0';
     int err = tn_egress_set(n->egress, bad ? NULL : tn_exitset_spec(&n->config.exit, mode), cut);
     if (bad) err = 0; /* it is off, which is what it should be */
-    if (mode == TN_EGRESS_OFF && n->egress_missing)
+    if (bad && !told) tn_logf(&n->log, TN_LOG_WARN, "egress", "%s", n->config.exit.defect);
+    else if (!bad && mode == TN_EGRESS_OFF && n->egress_missing)
         tn_logf(&n->log, TN_LOG_WARN, "egress", "exit traffic is refused; missing: %s", n->egress_missing);
-    if (bad && !told) {
-        const char *of = n->config.config_file ? "" : "exit_proxy: "; /* of a file the defect says where it is */
-        tn_logf(&n->log, TN_LOG_WARN, "egress", "%s%s", of, n->config.exit.defect);
-    }
     return err;
 }
 

@@ -80,13 +80,13 @@ static int add_url(struct tn_exitset *x, const char *url, size_t len, size_t num
     struct tn_egress_proxy *p = s ? tn_egress_spec_proxy(s) : NULL;
     char why[128];
     if (!p) {
-        snprintf(x->defect, sizeof x->defect, "too many proxies");
+        snprintf(x->defect, sizeof x->defect, "exit_proxy: too many proxies");
         return TN_E_LIMIT;
     }
     snprintf(p->name, sizeof p->name, number ? "proxy%zu" : "proxy", number);
     p->names = x->names;
     int err = tn_proxy_parse(url, len, &p->proxy, why);
-    if (err) snprintf(x->defect, sizeof x->defect, "%s", why);
+    if (err) snprintf(x->defect, sizeof x->defect, "exit_proxy: %s", why);
     return err;
 }
 
@@ -116,11 +116,11 @@ int tn_exitset_again(struct tn_exitset *x, char why[200])
     if (!x->proxy_raw) return 0;
     note_file(x, tn_secret_bytes(x->proxy_raw));
     x->proxy_said = true;
-    snprintf(x->defect, sizeof x->defect, "it is empty");
+    snprintf(x->defect, sizeof x->defect, "exit_proxy: it is empty");
     int err = tn_secret_read("exit_proxy", tn_secret_bytes(x->proxy_raw), &urls, why);
     if (err || !urls) {
-        if (err) snprintf(x->defect, sizeof x->defect, "its file can't be read: %s", tn_err_text(err));
-        else snprintf(why, 200, "exit_proxy: it is empty; exit traffic is off");
+        if (err) snprintf(x->defect, sizeof x->defect, "exit_proxy: its file can't be read: %s", tn_err_text(err));
+        else snprintf(why, 200, "%.120s; exit traffic is off", x->defect);
         return err ? err : TN_E_INVAL;
     }
     err = add_urls(x, urls);
@@ -129,7 +129,7 @@ int tn_exitset_again(struct tn_exitset *x, char why[200])
         x->defect[0] = '\0';
         return 0;
     }
-    snprintf(why, 200, "exit_proxy: %.120s; exit traffic is off", x->defect);
+    snprintf(why, 200, "%.130s; exit traffic is off", x->defect);
     return defective(x, err);
 }
 

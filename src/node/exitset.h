@@ -17,7 +17,7 @@ struct tn_exitset {
     bool names;                  /* exit_names, for the proxies of exit_proxy */
     struct tn_secret *proxy_raw; /* exit_proxy as it was given */
     struct tn_egress_spec *pool; /* proxies and rules; NULL: none, or not valid */
-    char defect[200];            /* why what was given can't be used; never credentials */
+    char defect[200];            /* which setting can't be used, or where it is, and why; never credentials */
     char *files[8];              /* that secrets were read from, to be watched; more are read, not watched */
     size_t nfiles;
 };

@@ -212,8 +212,7 @@ static json_t *health_array(struct tn_node *n, const struct tn_netmap *m)
     else if (n->config.advertise_exit_node && es.last_proxy_fail != TN_EGRESS_OK)
         json_array_append_new(list, json_sprintf("exit node: %s", tn_egress_fail_text(es.last_proxy_fail)));
     if (tn_resolver_problem(n)) json_array_append_new(list, json_sprintf("exit node: DNS upstream: %s", tn_resolver_problem(n)));
-    if (n->config.exit.defect[0])
-        json_array_append_new(list, json_sprintf(n->config.config_file ? "%s" : "exit_proxy: %s", n->config.exit.defect));
+    if (n->config.exit.defect[0]) json_array_append_new(list, json_string(n->config.exit.defect));
     if (n->exit_missing)
         json_array_append_new(list, json_sprintf("exit node %s is not available; internet traffic is blocked",
                                                  n->config.exit_node));

@@ -358,6 +358,13 @@ def swap(b):
             r = b.node.try_cli("set", "--exit-proxy", "socks5://nonsense")
             expect(r.returncode == 1 and "exit traffic is off" in r.stderr, f"{r.returncode} {r.stderr}")
             expect(b.egress()["Mode"] == "off", "off")
+            for value, words in (("socks5://nonsense", "exit_proxy: the proxy URL"), ("", "exit_proxy: it is empty"),
+                                 ("file:/no/such", "exit_proxy: its file can't be read")):
+                said = b.node.proc.text()
+                b.node.try_cli("set", "--exit-proxy", value)
+                said = b.node.proc.text()[len(said):].splitlines()
+                expect(sum("exit_proxy" in line for line in said) == 1 and words in "".join(said), f"once, by its name: {said}")
+                expect(words in b.node.cli("egress", "status") and any(words in h for h in b.node.status()["Health"]), words)
             b.expect_no_page()
             goes_on(s)
             expect(b.node.try_cli("set", "--exit-egress", "host").returncode == 0, "said")
@@ -442,7 +449,9 @@ def edited(b):
                 if line:
                     expect(any(line in h for h in b.node.status()["Health"]), f"{name}: {b.node.status()['Health']}")
                     expect(f"tailnet.conf{line}" in b.node.proc.text(), f"{name}: the log tells the line")
-                    expect(b.node.proc.text().count("exit traffic is off") == said + 1, f"{name}: the log tells it once")
+                    told = b.node.proc.text()
+                    expect(told.count("exit traffic is off") == said + 1, f"{name}: the log tells it once")
+                    expect("missing: a valid" not in told, f"{name}: and not by another name")
                 write(b, good)
                 wait_until(lambda: b.egress()["Mode"] == "proxy", f"after {name}: on again")
                 pages(b, 1)
