@@ -15,6 +15,8 @@ enum {
     READS_PER_STEP = 16, /* then others have their turn */
 };
 
+#define NO_IPV6_US 600000000ull /* a proxy that learns IPv6 is believed to have it after ten minutes, or when it took one */
+
 int tn_dial_begin(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
@@ -195,12 +197,21 @@ static int keep_early(struct tn_egress_conn *c, const uint8_t *bytes, size_t len
     return 0;
 }
 
+/* What this outcome says of the proxy and IPv6. A verdict that a destination can't cause. */
+static void note_ipv6(struct tn_egress_conn *c, bool worked)
+{
+    const struct tn_dialing *d = c->dialing;
+    if (worked && d->dst.ip.family == 6 && !d->bound && c->purpose != TN_EGRESS_PROBE) c->up->no_ipv6_until_us = 0;
+    else if (!worked && tn_handshake_no_ipv6(&d->handshake)) c->up->no_ipv6_until_us = tn_egress_now() + NO_IPV6_US;
+}
+
 /* True when there is more to do right now. */
 static bool take_input(struct tn_egress_conn *c, const uint8_t *bytes, size_t len)
 {
     size_t used;
     int r = tn_handshake_input(&c->dialing->handshake, bytes, len, &used);
     if (r == TN_HANDSHAKE_MORE) return true;
+    note_ipv6(c, r == TN_HANDSHAKE_DONE);
     if (r == TN_HANDSHAKE_DONE && c->dialing->bound) tn_handshake_bound(&c->dialing->handshake, c->dialing->bound);
     if (r == TN_HANDSHAKE_DONE && keep_early(c, bytes + used, len - used) == 0) {
         tn_upstream_worked(c->up);

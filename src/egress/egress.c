@@ -177,14 +177,33 @@ int tn_egress_set_epoch(struct tn_egress *e, uint64_t peer, uint32_t epoch)
     return 0;
 }
 
+static uint64_t that(const struct tn_egress *e, bool (*can)(const struct tn_upstream *u))
+{
+    uint64_t set = 0;
+    for (size_t i = 0; i < e->policy->spec->nproxies; i++)
+        if (can(e->policy->upstreams[i])) set |= (uint64_t)1 << i;
+    return set;
+}
+
+static bool does_ipv6(const struct tn_upstream *u) { return u->no_ipv6_until_us <= tn_egress_now(); }
+static bool may_relay(const struct tn_upstream *u) { return u->proxy->scheme == TN_PROXY_SOCKS5; }
+
 bool tn_egress_has_ipv6(struct tn_egress *e, uint64_t peer)
 {
     switch (e->policy->mode) {
     case TN_EGRESS_HOST: return tn_direct_has_ipv6(e);
-    case TN_EGRESS_PROXY: return tn_policy_has_ipv6(e->policy, peer, &e->peers);
+    case TN_EGRESS_PROXY: return tn_policy_lets_out(e->policy, peer, true, that(e, does_ipv6), &e->peers);
     case TN_EGRESS_OFF: break;
     }
     return false;
+}
+
+bool tn_egress_has_udp(struct tn_egress *e, uint64_t peer)
+{
+    const struct tn_dgrams *g = &e->dgrams;
+    if (e->policy->mode != TN_EGRESS_PROXY) return e->policy->mode == TN_EGRESS_HOST;
+    if (!g->by_proxy || g->relay_state == TN_RELAY_REFUSED || g->relay_state == TN_RELAY_FAILS) return false;
+    return tn_policy_lets_out(e->policy, peer, false, that(e, may_relay), &e->peers);
 }
 
 bool tn_egress_by_peer(const struct tn_egress *e)

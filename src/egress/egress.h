@@ -198,9 +198,11 @@ void tn_egress_forget_peer(struct tn_egress *e, uint64_t peer);
 /* Does it matter to the proxies for which peer a flow is: sessions of its own, rules by source, more than one proxy to choose
  * from? */
 bool tn_egress_by_peer(const struct tn_egress *e);
-/* Has IPv6 a way for this peer, as far as it can be known: HOST mode with a route to the internet (looked up once a second at
- * most), PROXY mode with a rule, or without any, that lets some of it out? */
+/* Has IPv6 a way for this peer, as far as it can be known? HOST mode: with a route to the internet (looked up once a second at
+ * most). PROXY mode: by the rules, to a proxy that did not say lately that it does not know such addresses. */
 bool tn_egress_has_ipv6(struct tn_egress *e, uint64_t peer);
+/* The same for UDP. PROXY mode: by a SOCKS5 proxy, where UDP ASSOCIATE is asked for at all and was not refused or in vain. */
+bool tn_egress_has_udp(struct tn_egress *e, uint64_t peer);
 /* Called before (true) and after what one look at a socket of datagrams brings, so that the owner can send on together what
  * comes together. NULL: not called. */
 void tn_egress_set_batch(struct tn_egress *e, void (*on_batch)(void *ctx, bool begins), void *ctx);

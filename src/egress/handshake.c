@@ -14,6 +14,11 @@ bool tn_handshake_asked(const struct tn_handshake *h)
     return h->scheme != TN_PROXY_SOCKS5 || tn_socks5_asked(h->u.socks5); /* CONNECT is the first word */
 }
 
+bool tn_handshake_no_ipv6(const struct tn_handshake *h)
+{
+    return h->scheme == TN_PROXY_SOCKS5 && tn_socks5_no_ipv6(h->u.socks5);
+}
+
 int tn_handshake_init_associate(struct tn_handshake *h, const struct tn_proxy *proxy)
 {
     if (proxy->scheme != TN_PROXY_SOCKS5) return TN_E_UNSUPPORTED;

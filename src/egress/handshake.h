@@ -21,6 +21,7 @@ void tn_socks5_sent(struct tn_socks5 *s, size_t n);
 int tn_socks5_input(struct tn_socks5 *s, const uint8_t *bytes, size_t len, size_t *used);
 bool tn_socks5_asked(const struct tn_socks5 *s); /* greeting and credentials are behind us */
 
+bool tn_socks5_no_ipv6(const struct tn_socks5 *s);
 /* UDP ASSOCIATE instead of CONNECT; after DONE: where the relay is by the proxy's word (family 0: by a name). */
 struct tn_socks5 *tn_socks5_new_associate(const struct tn_proxy *proxy);
 void tn_socks5_bound(const struct tn_socks5 *s, struct tn_addrport *out);
@@ -49,6 +50,8 @@ enum { TN_HANDSHAKE_NAME_MAX = 253 };
 int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name);
 /* Is it about the destination from here on? What goes wrong then may be of a peer's making. */
 bool tn_handshake_asked(const struct tn_handshake *h);
+/* After a failure: the proxy said that it does not know IPv6 addresses (SOCKS5's reply 8 to one). */
+bool tn_handshake_no_ipv6(const struct tn_handshake *h);
 int tn_handshake_init_associate(struct tn_handshake *h, const struct tn_proxy *proxy); /* TN_E_UNSUPPORTED: not SOCKS5 */
 void tn_handshake_bound(const struct tn_handshake *h, struct tn_addrport *out);
 void tn_handshake_fini(struct tn_handshake *h);

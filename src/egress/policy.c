@@ -76,32 +76,32 @@ uint64_t tn_policy_candidates(const struct tn_policy *p, const struct tn_rule_su
     return p->spec->nrules == 0 || purpose == TN_EGRESS_RESOLVER ? all_of(p->spec) : 0;
 }
 
-/* Every IPv6 address of the internet, whatever the port and the name. */
-static bool is_all_of_ipv6(const struct tn_egress_rule *r)
+/* Does it speak of every destination, or every one of the IPv6 internet, whatever the port and the name? */
+static bool is_for_all(const struct tn_egress_rule *r, bool ipv6)
 {
     static const struct tn_prefix global = {.ip = {.family = 6, .b = {0x20}}, .bits = 3};
     bool all = r->nprefixes == 0;
-    for (size_t i = 0; i < r->nprefixes; i++)
+    for (size_t i = 0; ipv6 && i < r->nprefixes; i++)
         all |= r->prefixes[i].bits <= global.bits && tn_prefix_contains(&r->prefixes[i], &global.ip);
     return all && r->nports == 0 && r->ndomains == 0;
 }
 
-static bool some_of_ipv6(const struct tn_egress_rule *r)
+static bool is_for_some(const struct tn_egress_rule *r, bool ipv6)
 {
     for (size_t i = 0; i < r->nprefixes; i++)
-        if (r->prefixes[i].ip.family == 6) return true;
+        if (!ipv6 || r->prefixes[i].ip.family == 6) return true;
     return r->nprefixes == 0;
 }
 
-bool tn_policy_has_ipv6(const struct tn_policy *p, uint64_t peer, const struct tn_egress_peers *peers)
+bool tn_policy_lets_out(const struct tn_policy *p, uint64_t peer, bool ipv6, uint64_t able, const struct tn_egress_peers *peers)
 {
     for (size_t i = 0; i < p->spec->nrules; i++) {
         const struct tn_egress_rule *r = &p->spec->rules[i];
-        if (!some_of_ipv6(r) || !tn_rule_is_for(r, peer, peers->is, peers->ctx)) continue;
-        if (p->rule_sets[i]) return true;
-        if (is_all_of_ipv6(r)) return false;
+        if (!is_for_some(r, ipv6) || !tn_rule_is_for(r, peer, peers->is, peers->ctx)) continue;
+        if (p->rule_sets[i] & able) return true;
+        if (is_for_all(r, ipv6)) return false;
     }
-    return p->spec->nrules == 0;
+    return p->spec->nrules == 0 && all_of(p->spec) & able;
 }
 
 const char *tn_policy_describe(const struct tn_policy *p, char buf[400])

@@ -23,8 +23,8 @@ void tn_policy_free(struct tn_policy *p); /* whatever refs says; the upstreams a
 /* The proxies this flow may use: 0 when a rule blocks it, or none matches. */
 uint64_t tn_policy_candidates(const struct tn_policy *p, const struct tn_rule_subject *s, enum tn_egress_purpose purpose,
                               const struct tn_egress_peers *peers);
-/* Is there an IPv6 destination for which this peer has a candidate? By the rules alone, of PROXY mode. */
-bool tn_policy_has_ipv6(const struct tn_policy *p, uint64_t peer, const struct tn_egress_peers *peers);
+/* Is there a destination (ipv6: of IPv6) for which this peer has one of these candidates (a bit each)? PROXY mode. */
+bool tn_policy_lets_out(const struct tn_policy *p, uint64_t peer, bool ipv6, uint64_t able, const struct tn_egress_peers *peers);
 const char *tn_policy_describe(const struct tn_policy *p, char buf[400]);
 
 #endif

@@ -124,6 +124,7 @@ struct tn_upstream {
     enum tn_egress_fail last_fail;
     bool tried;
     uint64_t logged_us, ok_us; /* ok_us: when it last did what it should */
+    uint64_t no_ipv6_until_us; /* it said that it does not know IPv6 addresses: believed until then */
     struct tn_alarm probe;
     struct tn_egress_conn *probing;
 

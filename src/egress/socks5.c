@@ -31,6 +31,7 @@ enum {
     METHOD_NONE = 0, METHOD_USERPASS = 2, METHOD_NONE_ACCEPTABLE = 0xff,
     ATYP_V4 = 1, ATYP_NAME = 3, ATYP_V6 = 4,
 };
+enum { REP_ADDRESS_TYPE = 8 };
 enum { OUT_MAX = 3 + 255 + 255 }; /* the user/password message is the longest we send */
 enum { REPLY_MAX = 4 + 1 + 255 + 2 };
 
@@ -147,6 +148,12 @@ static int authenticated(struct tn_socks5 *s)
 }
 
 bool tn_socks5_asked(const struct tn_socks5 *s) { return s->state >= AWAIT_REPLY; }
+
+bool tn_socks5_no_ipv6(const struct tn_socks5 *s)
+{
+    bool v6 = s->command == CMD_CONNECT && !s->name[0] && s->dst.ip.family == 6;
+    return v6 && s->state == AWAIT_REPLY && s->in[0] == VERSION && s->in[1] == REP_ADDRESS_TYPE;
+}
 
 static int on_method(struct tn_socks5 *s)
 {

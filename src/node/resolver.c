@@ -9,8 +9,7 @@ static const char *const *filtered(void *ctx, size_t *n) { return tn_peerapi_ser
 static void reach(void *ctx, uint64_t peer, bool *udp, bool *ipv6)
 {
     const struct tn_node *n = ctx;
-    enum tn_egress_mode mode = tn_egress_mode(n->egress);
-    *udp = mode == TN_EGRESS_HOST || (mode == TN_EGRESS_PROXY && n->config.exit_proxy_udp);
+    *udp = tn_egress_has_udp(n->egress, peer);
     *ipv6 = n->config.exit_dns_aaaa == TN_AAAA_AUTO ? tn_egress_has_ipv6(n->egress, peer) : n->config.exit_dns_aaaa == TN_AAAA_YES;
 }
 

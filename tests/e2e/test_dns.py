@@ -171,6 +171,10 @@ def adjusted(b):
         expect("h2" in got and "h3," not in got and "ipv4hint" in got and "ipv6hint" in got, f"HTTPS: {got} {text}")
         expect("WeB.ExAmPlE." in dig(b, "WeB.ExAmPlE", "A"), "the spelling was changed")
         expect("WEB.example." in dig(b, "WEB.example", "A"), "the cache changed the spelling")
+    with Through(b, "--exit-proxy-udp"):  # asked for, but the proxy has none
+        wait_until(lambda: b.egress()["UDP"].startswith("off"), "the proxy refuses UDP")
+        got = dig(b, "h3.example", "HTTPS")
+        expect("h2" in got and "h3," not in got, f"HTTPS: {got}")
     with Through(b, "--exit-dns-aaaa", "false"):
         text = dig(b, "web.example", "AAAA")
         expect(status_of(text) == "NOERROR" and "ANSWER: 0" in text, f"AAAA: {text}")

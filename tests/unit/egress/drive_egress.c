@@ -5,6 +5,7 @@
  *   spec keep|cut | proxy NAME URL [group=G] [weight=N] [max=N] [names] | rule KEY=VALUE.. | ...    as policy, a pool
  *   proxies                            "proxies NAME=STATE/FAIL/FLOWS/OPENED .."
  *   rotate PEER | forget PEER          "rotated" | "forgotten", as when control removes it
+ *   has PEER                           "has ipv6=0|1 udp=0|1"
  *   own ADDR...                        "own N"
  *   dial ID ADDR:PORT read|hold [PEER [NAME]] later "ID open", "ID fail NAME"; read: "ID end eof|RESET|.. BYTES HASH" at the end
  *   read ID | write ID N | shut ID | close ID | reset ID     write: "ID wrote N" or "ID broke CODE"
@@ -305,6 +306,9 @@ static void obey(char *line)
     } else if (!strcmp(verb, "forget")) {
         tn_egress_forget_peer(b.e, strtoull(first, NULL, 10));
         say("forgotten");
+    } else if (!strcmp(verb, "has")) {
+        uint64_t peer = strtoull(first, NULL, 10);
+        say("has ipv6=%d udp=%d", tn_egress_has_ipv6(b.e, peer), tn_egress_has_udp(b.e, peer));
     } else if (!strcmp(verb, "allowed")) {
         do_allowed(first);
     } else if (!strcmp(verb, "stats")) {

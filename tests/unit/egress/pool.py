@@ -14,7 +14,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from egressbed import DST, SOON_S, Bed, Driver, Failed, expect  # noqa: E402
+from egressbed import DST, DST6, SOON_S, Bed, Driver, Failed, expect  # noqa: E402
 from lib import sandbox, scripted  # noqa: E402
 from lib.scripted import SUCCESS4, hang, socks_greeting, socks_password, socks_request, take  # noqa: E402
 
@@ -258,6 +258,33 @@ def names_for_those_who_take_them(p):
     p.spec(f"proxy a {p.url('a')}")
     p.served_by(1, name="www.example.com")
     expect(p.proxies["a"].sessions[0].target == ("45.45.45.45", 80), "not told")
+
+
+@case
+def a_proxy_without_ipv6_is_known(p):
+    def four_alone(conn, session):
+        socks_greeting(conn, session)
+        socks_request(conn, session)
+        conn.sendall(b"\5\10\0\1" + bytes(6) if ":" in session.target[0] else SUCCESS4)
+    p.act["a"] = four_alone
+    try:
+        p.spec(f"proxy a {p.url('a')}")
+        expect(p.d.ask("has 1", "has") == "has ipv6=1 udp=0", "nobody knows yet")
+        expect(p.dial(1, dst=DST6)[0] == "fail proxy_refused", "IPv6")
+        expect(p.d.ask("has 1", "has") == "has ipv6=0 udp=0", "it said so")
+        p.served_by(1)
+        expect(p.d.ask("has 1", "has") == "has ipv6=0 udp=0", "IPv4 proves nothing")
+        p.spec(f"proxy a {p.url('a')}", f"proxy b {p.url('b')}")
+        expect(p.d.ask("has 1", "has") == "has ipv6=1 udp=0", "the other may")
+        p.spec(f"proxy a {p.url('a')}", f"proxy b {p.url('b')}", "rule from=tag:t7 use=a", "rule use=b")
+        for peer, has in ((7, 0), (8, 1)):
+            expect(p.d.ask(f"has {peer}", "has") == f"has ipv6={has} udp=0", f"by the rules of {peer}")
+        p.act["a"] = serve
+        p.spec(f"proxy a {p.url('a')}")
+        p.served_by(7, dst=DST6)
+        expect(p.d.ask("has 7", "has") == "has ipv6=1 udp=0", "it learned it")
+    finally:
+        p.act["a"] = serve
 
 
 @case

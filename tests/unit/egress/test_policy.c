@@ -167,12 +167,22 @@ static void test_ipv6_has_a_way(void **state)
         for (size_t k = 0; k < 3 && table[i][k].use; k++) rule(s, table[i][k].use, table[i][k].key, table[i][k].value);
         struct tn_policy *p = tn_policy_new(s);
         assert_int_equal(p->mode, TN_EGRESS_PROXY);
-        assert_int_equal(tn_policy_has_ipv6(p, 7, &peers), has[i][0]);
-        assert_int_equal(tn_policy_has_ipv6(p, 8, &peers), has[i][1]);
+        assert_int_equal(tn_policy_lets_out(p, 7, true, UINT64_MAX, &peers), has[i][0]);
+        assert_int_equal(tn_policy_lets_out(p, 8, true, UINT64_MAX, &peers), has[i][1]);
         tn_policy_free(p);
     }
     struct tn_policy *p = tn_policy_new(spec(TN_EGRESS_PROXY, "a"));
-    assert_true(tn_policy_has_ipv6(p, 8, &peers));
+    assert_true(tn_policy_lets_out(p, 8, true, UINT64_MAX, &peers));
+    assert_true(tn_policy_lets_out(p, 8, false, 1, &peers));
+    assert_false(tn_policy_lets_out(p, 8, false, ~(uint64_t)1, &peers)); /* by none of its proxies */
+    tn_policy_free(p);
+    struct tn_egress_spec *s = spec(TN_EGRESS_PROXY, "a b");
+    rule(s, "a", "address", "45.0.0.0/8, ::/0");
+    rule(s, "b", NULL, NULL);
+    p = tn_policy_new(s);
+    assert_false(tn_policy_lets_out(p, 8, true, 2, &peers)); /* all of IPv6 goes by the one that can't */
+    assert_true(tn_policy_lets_out(p, 8, false, 2, &peers));
+    assert_true(tn_policy_lets_out(p, 8, false, 1, &peers));
     tn_policy_free(p);
 }
 
