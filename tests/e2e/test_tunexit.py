@@ -106,6 +106,19 @@ def masquerading_host(b):
         b.expect_through(b.proxy)
 
 
+@case("a node in TUN mode becomes an exit node while it runs: the kernel's forwarding is sealed before it is one")
+def becomes_one(b):
+    b.exit(*TUN, advertise=False)
+    ns = b.net.node
+    expect("blackhole" not in ns.ip("rule").stdout, "sealed without being an exit node")
+    b.node.cli("set", "--exit-proxy", b.proxy.url(), "--advertise-exit-node")
+    expect("blackhole" in ns.ip("rule").stdout and "blackhole" in ns.ip("-6", "rule").stdout, "the second lock is missing")
+    with b.oracle(b.proxy):
+        b.expect_through(b.proxy)
+        b.node.cli("set", "--advertise-exit-node=false")
+        b.expect_no_page()
+
+
 @case("the exit node's host uses another exit node: its own traffic goes there, the proxied traffic by the uplink")
 def behind_another(b):
     other = Node(b.sup, b.net.peer(5), b.dir, "other", b.control.url, flags=["--advertise-exit-node", "--exit-egress", "host"])
