@@ -244,6 +244,15 @@ int tn_dns_lookup_start(struct tn_dns_lookups *ls, uint64_t peer, const struct t
     return err;
 }
 
+static void outdate(struct tn_hnode *node, void *peer)
+{
+    struct tn_dns_lookup *l = TN_CONTAINER(node, struct tn_dns_lookup, node);
+    uint64_t whose = *(uint64_t *)peer;
+    l->outdated |= whose == 0 || whose == l->peer;
+}
+
+void tn_dns_lookups_outdate(struct tn_dns_lookups *ls, uint64_t peer) { tn_htable_each(&ls->by_key, outdate, &peer); }
+
 /* ---- time ---- */
 
 void tn_dns_lookups_timeout(struct tn_dns_lookups *ls, uint64_t now_us)

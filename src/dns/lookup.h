@@ -26,6 +26,7 @@ struct tn_dns_lookup {
     struct tn_dns_key key;
     uint64_t peer, deadline_us;
     struct tn_list waiters; /* the owner's */
+    bool outdated;          /* what it finds is of a way that was given up: told, and not kept */
     struct tn_dns_way *way; /* held */
     struct tn_dns_attempt attempts[TN_DNS_UPSTREAMS_MAX];
     struct tn_dns_kept *second_best; /* an upstream's word that it failed, should nobody know better */
@@ -59,6 +60,8 @@ int tn_dns_lookup_start(struct tn_dns_lookups *ls, uint64_t peer, const struct t
                         const struct tn_dns_adjust *adjust, const struct tn_dns_key *key, uint64_t now_us,
                         struct tn_dns_lookup **out);
 void tn_dns_lookup_free(struct tn_dns_lookup *l); /* nobody waits */
+/* Those under way, of this peer or of all (0), are outdated. */
+void tn_dns_lookups_outdate(struct tn_dns_lookups *ls, uint64_t peer);
 /* over and turn may be called from within; whoever asks as an answer to that must wait until it has returned. */
 void tn_dns_lookups_timeout(struct tn_dns_lookups *ls, uint64_t now_us);
 uint64_t tn_dns_lookups_next_deadline(const struct tn_dns_lookups *ls);

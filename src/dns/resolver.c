@@ -189,7 +189,7 @@ static void on_lookup_over(void *owner, struct tn_dns_lookup *l, int err, struct
         q->kept = kept ? tn_dns_kept_ref(kept) : NULL;
         tn_list_push_back(&d->ready, &q->link);
     }
-    if (!kept) return;
+    if (!kept || l->outdated) return;
     tn_dns_cache_put(d->cache, &l->key, l->peer, kept);
     learn_names(d, l->peer, kept, kept->since_us);
 }
@@ -270,6 +270,7 @@ static int look_up(struct tn_dns *d, struct tn_dns_query *q, uint64_t peer, uint
 
 static void forget_learned(struct tn_dns *d)
 {
+    tn_dns_lookups_outdate(&d->lookups, 0);
     tn_dns_cache_clear(d->cache);
     tn_dns_names_free(d->names);
     d->names = tn_dns_names_new(&d->config.rng);
@@ -379,6 +380,7 @@ void tn_dns_reset_peer(struct tn_dns *d, uint64_t peer)
 
 void tn_dns_peer_gone(struct tn_dns *d, uint64_t peer)
 {
+    tn_dns_lookups_outdate(&d->lookups, peer);
     tn_dns_cache_forget_peer(d->cache, peer);
     if (d->names) tn_dns_names_forget_peer(d->names, peer);
 }

@@ -611,6 +611,23 @@ static void what_was_learned_elsewhere_is_forgotten(void **state)
     assert_int_equal(w.resets, 1);
     assert_int_equal(ask_a("a.example", &g), 0);
     assert_int_equal(w.nasks, 3);
+    /* What was under way is told, and forgotten as well. */
+    unsigned learned_before = learned.n;
+    tn_dns_reset(w.d);
+    reply(2, 0, &web, 1);
+    assert_int_equal(answers_of(&g), 1);
+    assert_int_equal(learned.n, learned_before);
+    assert_int_equal(ask_a("a.example", &g), 0);
+    assert_int_equal(w.nasks, 4);
+    tn_dns_reset_peer(w.d, 2);
+    reply(3, 0, &web, 1);
+    assert_int_equal(ask_a("a.example", &g), 0); /* another peer's session: none of its business */
+    assert_int_equal(w.nasks, 4);
+    assert_int_equal(ask_a("b.example", &g), 0);
+    tn_dns_reset_peer(w.d, 1);
+    reply(4, 0, &web, 1);
+    assert_int_equal(ask_a("b.example", &g), 0);
+    assert_int_equal(w.nasks, 6);
     stop(NULL);
 }
 
