@@ -277,6 +277,15 @@ static int live_index(const char *option)
 
 bool tn_config_is_live(const char *option) { return live_index(option) >= 0; }
 
+int tn_config_check(const char *option, const char *value, char why[200])
+{
+    struct tn_config c;
+    tn_config_init(&c);
+    int err = set_option(&c, option, value, why);
+    tn_config_fini(&c);
+    return err;
+}
+
 static int note_beside(struct tn_config *c, int i, const char *value)
 {
     char *copy = strdup(value ? value : "");

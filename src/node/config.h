@@ -63,6 +63,7 @@ int tn_config_change(struct tn_config *c, const char *option, const char *value,
 /* Moves fresh's live settings here; which of them differ. */
 unsigned tn_config_take_live(struct tn_config *c, struct tn_config *fresh);
 bool tn_config_is_live(const char *option);
+int tn_config_check(const char *option, const char *value, char why[200]); /* as tn_config_set, to nobody */
 /* The mode these settings amount to; missing (may be NULL) names the setting that is lacking when it is OFF. */
 enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing);
 

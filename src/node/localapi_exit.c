@@ -90,6 +90,22 @@ static bool check_patch(const json_t *o)
     return json_is_object(o) && known == json_object_size(o) && known > 0 && (!cut || json_is_boolean(cut));
 }
 
+static const char *text_of(const json_t *v)
+{
+    return json_is_boolean(v) ? (json_is_true(v) ? "true" : "false") : json_string_value(v);
+}
+
+/* Also of the values, where a bad one means nothing by itself (a bad exit_proxy means that exit traffic is off). */
+static int check_values(const json_t *o, char why[200])
+{
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        const json_t *v = json_object_get(o, changes[i].key);
+        int err = v && tn_config_is_live(changes[i].option) ? tn_config_check(changes[i].option, text_of(v), why) : 0;
+        if (err) return err;
+    }
+    return 0;
+}
+
 void tn_localapi_patch_egress(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
 {
     json_t *o = json_loadb((const char *)r->body, r->body_len, JSON_REJECT_DUPLICATES, NULL);
@@ -102,11 +118,10 @@ void tn_localapi_patch_egress(struct tn_node *n, struct tn_httpd_req *req, const
         return;
     }
     bool cut = json_is_true(json_object_get(o, "Cut"));
+    err = check_values(o, why);
     for (size_t i = 0; i < sizeof changes / sizeof *changes && !err; i++) {
         const json_t *v = json_object_get(o, changes[i].key);
-        if (!v) continue;
-        const char *text = json_is_boolean(v) ? (json_is_true(v) ? "true" : "false") : json_string_value(v);
-        err = tn_exit_set(n, changes[i].option, text, cut, why);
+        if (v) err = tn_exit_set(n, changes[i].option, text_of(v), cut, why);
     }
     json_decref(o);
     respond_change(n, req, err, why);

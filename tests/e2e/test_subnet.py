@@ -289,8 +289,9 @@ def set_changes(b):
             b.node.cli("set", "--advertise-routes", "", "--cut")
             expect(not echoes(straight) and echoes(s), "cut what was direct, and that alone")
             b.expect_through(p)
-            r = b.node.try_cli("set", "--advertise-routes", "10.0.0.1/8")
+            r = b.node.try_cli("set", "--exit-egress", "off", "--exit-proxy-udp", "--advertise-routes", "10.0.0.1/8")
             expect(r.returncode == 1 and "advertise_routes" in r.stderr, f"{r.stderr}")
+            expect(b.egress()["Mode"] == "proxy", "half of it was done")
             b.node.cli("set", "--advertise-exit-node=false")
             expect(not echoes(s) and offered(b) == set(), f"{offered(b)}")
     finally:
