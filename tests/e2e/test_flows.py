@@ -85,7 +85,8 @@ def closed_port(b):
 @case("9: tsnet sees the refusal too")
 def closed_port_tsnet(b):
     b.through(b.honest)
-    t = official.Tsnet(b.sup, b.net.peer(3), b.dir, b.control.url, "tsnetclient", "dial", exit_node=b.node.ip4)
+    b.others.append(b.net.peer(3))
+    t = official.Tsnet(b.sup, b.others[-1], b.dir, b.control.url, "tsnetclient", "dial", exit_node=b.node.ip4)
     first = wait_until(lambda: (lambda r: r if "first" in r else None)(t.ask(f"{b.net.inet.web4}:7 hello")), "echo by tsnet")
     expect(first["first"] == "hello\n", str(first))
     r = t.ask(f"{b.net.inet.web4}:{inet.CLOSED} hello")

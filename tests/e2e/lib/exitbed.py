@@ -31,6 +31,7 @@ class ExitBed(Bed):
             self.tun = official.Tailscaled(self.sup, n.peer(2), self.dir, "tunclient", tun=True, direct=self.tun_direct)
             self.tun.up(self.control.url)
         self.node = None
+        self.others = []  # namespaces of nodes that came and went: the kernel there still answers for them
 
     def clients(self):
         return [c for c in (self.client, self.tun) if c]
@@ -67,7 +68,8 @@ class ExitBed(Bed):
             self.node.stop()
 
     def oracle(self, *proxies, allow=()):
-        return Oracle(self.net.node, control=self.control, proxies=proxies, peers=[c.ns for c in self.clients()], allow=allow)
+        return Oracle(self.net.node, control=self.control, proxies=proxies, peers=[c.ns for c in self.clients()] + self.others,
+                      allow=allow)
 
     def need_tun(self):
         if not self.tun:
