@@ -156,7 +156,10 @@ def dial(ns, target):
 
 
 def relay(up, conn):
-    """Pumps both ways until both sides have ended; half-close is passed on."""
+    """Pumps both ways until both sides have ended; half-close is passed on. Silence may last: who ends it is the test's matter."""
+    up.settimeout(None)
+    conn.settimeout(None)
+
     def pump(a, b):
         try:
             while data := a.recv(65536):
