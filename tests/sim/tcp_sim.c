@@ -651,11 +651,26 @@ static void describe(struct world *w)
         }
 }
 
+/* A client whose every ACK of the handshake was lost, and that has nothing to send: its server gave up, and nothing will ever
+ * tell it (RFC 9293 section 3.8.4 leaves it to keepalives). Its owner gives up too: once in some hundred million runs. */
+static bool give_up_unheard(struct world *w)
+{
+    bool any = false;
+    for (unsigned k = 0; k < w->conns; k++) {
+        struct end *e = &w->h[0].ends[k];
+        if (!e->c || !e->opened || e->peer->opened || e->peer->c || e->c->snd_una != e->c->snd_nxt) continue;
+        w->violent = any = true;
+        e->violence_us = w->now;
+    }
+    return any;
+}
+
 static void run_until_closed(struct world *w)
 {
     uint64_t start = w->now, steps = 0;
     while (!all_closed(w)) {
         uint64_t at = next_event(w);
+        if (at == UINT64_MAX && give_up_unheard(w)) at = next_event(w);
         if (at == UINT64_MAX || w->now - start > LIMIT_US || ++steps > 3000000) {
             describe(w);
             fail("stuck at %llu us (%llu steps)", (unsigned long long)(w->now - start), (unsigned long long)steps);
