@@ -2,10 +2,11 @@
 """Our exit node beside sing-box and the official exit node, in the same bed and the same run, taking turns: download, CPU and
 memory, connection rates, idle flows, fairness. Medians are printed.
 
-    bench/egress.py [--rounds N] [--build DIR] [--only NAME,...] [WORK ...]      works: download connects idle
+    bench/egress.py [--rounds N] [--build DIR] [--only NAME,...] [WORK ...]      works: download connects idle fair
 
 Needs root (a TUN device for the official client), the Go peers (tests/peers/build.sh), and bench/singbox/build.sh for sing-box;
-a peer that is not there is left out, and says so. The client is the official one, with a TUN device and a direct path."""
+a peer that is not there is left out, and says so. The client is the official one, with a TUN device and a direct path. ours-tls,
+behind a proxy with TLS (squid), is measured when it is named by --only."""
 import argparse
 import json
 import os
@@ -21,7 +22,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 
 MIB = 1 << 20
 BLOB = 512 * MIB
-ECHO_PORT, BLOB_PORT = 7007, 8008
+ECHO_PORT, BLOB_PORT, NOWHERE_PORT = 7007, 8008, 9009
 SINGBOX = os.path.join(ROOT, "bench", "singbox", "bin", "sing-box")
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -106,8 +107,19 @@ def through_proxy(bed):
     return ["--exit-proxy", bed.proxy.url()]
 
 
-def contestants():
-    return [Ours("ours-proxy", through_proxy), SingBox(), Ours("ours-host", lambda bed: ["--exit-egress", "host"]), Official()]
+def through_tls(bed):
+    from lib import proxies
+    if not bed.tls:
+        bed.tls = proxies.SquidTls(bed.sup, bed.net.proxy, bed.dir)
+    path = os.path.join(bed.dir, "tls.conf")
+    with open(path, "w", encoding="ascii") as f:
+        f.write(f"[proxy squid]\nurl = {bed.tls.url()}\npin = {bed.tls.pin()}\n")
+    return ["--config", path]
+
+
+def contestants(only):
+    extra = [Ours("ours-tls", through_tls)] if "ours-tls" in only else []
+    return extra + [Ours("ours-proxy", through_proxy), SingBox(), Ours("ours-host", lambda bed: ["--exit-egress", "host"]), Official()]
 
 
 def make_bed(work):
@@ -124,9 +136,10 @@ def make_bed(work):
             self.load = os.path.join(os.environ["TN_BUILD"], "bench", "load")
             self.server = self.sup.start("load", [self.load, "serve", ECHO_PORT, BLOB_PORT], ns=n.inet)
             self.control = official.TestControl(self.sup, n.ctl)
-            self.proxy = proxies.Dante(self.sup, n.proxy, self.dir)
+            self.proxy, self.tls = proxies.Dante(self.sup, n.proxy, self.dir), None
             self.client = official.Tailscaled(self.sup, n.peer(2), self.dir, "tunclient", tun=True, env=self.official_env)
             self.client.up(self.control.url)
+            self.second = None
 
         def use(self, who):
             proc = who.start(self)
@@ -134,12 +147,27 @@ def make_bed(work):
             wait_until(lambda: self.control.node(who.name), f"control knows {who.name}", alive=[proc])
             self.control.approve_exit(who.name)
             self.client.use_exit(who.name)
-            self.client.try_cli("ping", "--c=10", "--timeout=2s", self.client.peer(who.name)["TailscaleIPs"][0])
+            self.reach(self.client, who)
+            if self.second:
+                self.second.use_exit(who.name)
+                self.reach(self.second, who)
             return proc
 
-        def run_load(self, *args):
+        def reach(self, client, who):
+            client.try_cli("ping", "--c=10", "--timeout=2s", client.peer(who.name)["TailscaleIPs"][0])
+
+        def second_client(self):
+            """Another client of the same exit node, for what one does to the other."""
+            from lib import official
+            ns = self.net.peer(3)
+            self.net.inet.nft("table inet nowhere {\n chain in {\n  type filter hook input priority 0;\n"
+                              f"  tcp dport {NOWHERE_PORT} drop\n }}\n}}\n")
+            self.second = official.Tailscaled(self.sup, ns, self.dir, "tunclient2", tun=True, env=self.official_env)
+            self.second.up(self.control.url)
+
+        def run_load(self, *args, peer=2):
             argv = [self.load, *map(str, args)]
-            r = subprocess.run(self.net.peer(2).wrap(argv), capture_output=True, text=True, timeout=300)
+            r = subprocess.run(self.net.peer(peer).wrap(argv), capture_output=True, text=True, timeout=300)
             return r.stdout.strip() or r.stderr.strip()
 
         def start_load(self, *args):
@@ -192,13 +220,44 @@ def idle(bed, proc, flows=10000):
             memory_mb(proc.pid) - at_rest}
 
 
-WORK = {f.__name__: f for f in (download, connects, idle)}
+def fair(bed, proc):
+    """What the second client's connects take (p99), alone and beside what the first one does to the exit node."""
+    from lib.proc import LineTalk
+    web = bed.net.inet.web4
+    bed.run_load("connects", web, ECHO_PORT, 100, 4, peer=3)
+
+    def p99():
+        w = bed.run_load("connects", web, ECHO_PORT, 1000, 4, peer=3).split()
+        return float(w[6]), float(w[9])
+
+    out = {}
+    out["alone p99 ms"], out["failed"] = p99()
+    stalled = bed.start_load("stall", web, BLOB_PORT, 64 * MIB, 400)
+    LineTalk(stalled).read(timeout=120)
+    time.sleep(3)  # until the buffers on the way are full
+    out["400 stalled downloads p99 ms"], failed = p99()
+    out["failed"] += failed
+    stalled.popen.stdin.close()
+    stalled.popen.wait(60)
+    time.sleep(10)
+    storm = bed.start_load("connects", web, NOWHERE_PORT, 4000, 4000)
+    time.sleep(2)
+    out["4,000 connects to nowhere p99 ms"], failed = p99()
+    out["failed"] += failed
+    storm.kill()
+    out["MB"] = memory_mb(proc.pid)
+    return out
+
+
+WORK = {f.__name__: f for f in (download, connects, idle, fair)}
 
 
 def measure(args, work):
     tmp = tempfile.mkdtemp(prefix="tn-bench-")
     bed = make_bed(tmp)
-    who = [c for c in contestants() if not args.only or c.name in args.only.split(",")]
+    if work == "fair":
+        bed.second_client()
+    who = [c for c in contestants(args.only.split(",")) if not args.only or c.name in args.only.split(",")]
     for c in who:
         if c.missing():
             print(f"{c.name}: left out: {c.missing()}")
@@ -212,7 +271,8 @@ def measure(args, work):
                 proc = bed.use(c)
                 paths[c.name] = path_of(bed, c)
                 got[c.name].append(WORK[work](bed, proc))
-                bed.client.no_exit()
+                for client in filter(None, (bed.client, bed.second)):
+                    client.no_exit()
                 c.stop()
     finally:
         bed.sup.end()

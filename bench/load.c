@@ -4,6 +4,7 @@
  *   load get IP PORT BYTES                one download; prints MB/s
  *   load connects IP PORT COUNT PARALLEL  connect, one byte there and back, close; prints rate, p50, p99, failures
  *   load idle IP PORT COUNT               opens so many, one byte each; prints how many stand; closes them when stdin ends
+ *   load stall IP PORT BYTES COUNT        asks for so many downloads and reads none; as idle
  *
  * One thread and epoll, so that it costs little beside what it measures. Every wait is bounded. */
 #include <arpa/inet.h>
@@ -188,6 +189,7 @@ struct run {
     struct flow *flows; /* by number */
     double *took;
     int keep;
+    const char *ask; /* what is sent; NULL: one byte, and one is waited for */
 };
 
 static void begin(struct run *r)
@@ -222,6 +224,10 @@ static void step(struct run *r, int i)
 {
     struct flow *f = &r->flows[i];
     char c = 'x';
+    if (r->ask) {
+        finish(r, i, send(f->fd, r->ask, strlen(r->ask), MSG_NOSIGNAL) > 0);
+        return;
+    }
     if (!f->asked) {
         int err = 0;
         socklen_t len = sizeof err;
@@ -275,9 +281,9 @@ static int connects(const char *ip, const char *port, const char *count, const c
     return 0;
 }
 
-static int idle(const char *ip, const char *port, const char *count)
+static int idle(const char *ip, const char *port, const char *count, const char *ask)
 {
-    struct run r = {.count = atoi(count), .parallel = GROWTH, .keep = 1};
+    struct run r = {.count = atoi(count), .parallel = GROWTH, .keep = 1, .ask = ask};
     work(&r, ip, port);
     printf("%d stand, %d failed\n", r.ended, r.failed);
     fflush(stdout);
@@ -292,8 +298,9 @@ int main(int argc, char **argv)
     if (argc == 4 && strcmp(argv[1], "serve") == 0) serve(argv[2], argv[3]);
     if (argc == 5 && strcmp(argv[1], "get") == 0) return get(argv[2], argv[3], argv[4]);
     if (argc == 6 && strcmp(argv[1], "connects") == 0) return connects(argv[2], argv[3], argv[4], argv[5]);
-    if (argc == 5 && strcmp(argv[1], "idle") == 0) return idle(argv[2], argv[3], argv[4]);
-    fputs("usage: load serve ECHO_PORT BLOB_PORT | get IP PORT BYTES | connects IP PORT COUNT PARALLEL | idle IP PORT COUNT\n",
-          stderr);
+    if (argc == 5 && strcmp(argv[1], "idle") == 0) return idle(argv[2], argv[3], argv[4], NULL);
+    if (argc == 6 && strcmp(argv[1], "stall") == 0) return idle(argv[2], argv[3], argv[5], argv[4]);
+    fputs("usage: load serve ECHO_PORT BLOB_PORT | get IP PORT BYTES | connects IP PORT COUNT PARALLEL | idle IP PORT COUNT | "
+          "stall IP PORT BYTES COUNT\n", stderr);
     return 2;
 }

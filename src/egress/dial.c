@@ -1,5 +1,6 @@
-/* From the wish to the open connection: two phases with a total deadline each, however the far end spreads its bytes.
+/* From the wish to the open connection: two phases with a deadline each, however the far end spreads its bytes.
  *
+ *   (wait       its turn in the peer's line, line.c)
  *   connect     name lookup of the proxy and all its addresses together (PROXY), or the destination (HOST)
  *   handshake   TLS with the proxy where it is https, SOCKS5 or HTTP CONNECT
  * What becomes of one that fails is proxied.c's to say; it is never another way than by a proxy of its policy. */
@@ -255,6 +256,11 @@ static void handshake_step(struct tn_egress_conn *c)
 
 void tn_dial_step(struct tn_egress_conn *c)
 {
+    if (c->state == TN_CONN_WAITING) {
+        int why = tn_proxied_turn(c);
+        if (why) tn_conn_fail(c, (enum tn_egress_fail)why);
+        return;
+    }
     if (c->state == TN_CONN_HANDSHAKE) {
         handshake_step(c);
         return;
@@ -274,6 +280,7 @@ void tn_dial_step(struct tn_egress_conn *c)
 void tn_dial_timeout(struct tn_egress_conn *c)
 {
     switch ((enum tn_conn_state)c->state) {
+    case TN_CONN_WAITING: tn_conn_fail(c, TN_EGRESS_FAIL_LIMIT); return;
     case TN_CONN_RESOLVING: tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_NAME); return;
     case TN_CONN_CONNECTING: next_address(c); return;
     case TN_CONN_HANDSHAKE: tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_TIMEOUT); return;

@@ -65,6 +65,7 @@ struct tn_share *tn_share_get(struct tn_egress *e, uint64_t peer)
     s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->peer = peer;
+    tn_list_init(&s->line);
     if (tn_htable_insert(&e->shares, &s->node, hash_peer(peer)) == 0) return s;
     free(s);
     return NULL;
@@ -118,6 +119,7 @@ void tn_shares_free(struct tn_egress *e)
 void tn_limits_opened(struct tn_egress_conn *c)
 {
     if (!c->share) return;
+    tn_line_asked(c);
     c->share->dials--;
     c->share->flows++;
     c->e->stats.dials--;
@@ -132,6 +134,7 @@ void tn_limits_give(struct tn_egress_conn *c)
         c->state != TN_CONN_DRAINING)
         e->ours--;
     if (!s) return;
+    tn_line_asked(c);
     c->share = NULL;
     if (c->state == TN_CONN_OPEN) {
         s->flows--;

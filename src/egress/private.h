@@ -25,10 +25,10 @@ struct tn_alarm {
     void (*fire)(struct tn_alarm *a);
 };
 
-/* The way of a connection. Only tn_conn_set_state moves it. DRAINING: closed by its owner while ciphertext was still to be
- * sent. */
+/* The way of a connection. Only tn_conn_set_state moves it. WAITING: in its peer's line (line.c). DRAINING: closed by its owner
+ * while ciphertext was still to be sent. */
 #define TN_CONN_STATE_MAP(X)                                                                                      \
-    X(NEW) X(RESOLVING) X(CONNECTING) X(HANDSHAKE) X(OPEN) X(FAILED) X(DRAINING) X(CLOSED)
+    X(NEW) X(WAITING) X(RESOLVING) X(CONNECTING) X(HANDSHAKE) X(OPEN) X(FAILED) X(DRAINING) X(CLOSED)
 enum tn_conn_state {
 #define TN_CONN_STATE_ENUM(name) TN_CONN_##name,
     TN_CONN_STATE_MAP(TN_CONN_STATE_ENUM)
@@ -59,7 +59,7 @@ struct tn_dialing {
     uint64_t began_us, end_us; /* end_us: nothing is tried after this */
     struct tn_alarm alarm;     /* the phase's deadline, or that of one of the proxy's addresses */
     uint64_t deadline_us;      /* of the phase */
-    struct tn_list waiting;    /* RESOLVING: in tn_upstream.waiting */
+    struct tn_list waiting;    /* RESOLVING: in tn_upstream.waiting; WAITING: in tn_share.line */
     struct tn_addrport *addrs; /* the proxy's addresses; NULL in HOST mode */
     size_t naddrs, next, at;   /* how many; the next to be tried; that of the descriptor */
     struct tn_racer behind[TN_RACE_MAX - 1];
@@ -75,6 +75,8 @@ struct tn_share {
     struct tn_hnode node;
     uint64_t peer;
     unsigned dials, flows;
+    unsigned asking;     /* of the dials, those that are before a proxy */
+    struct tn_list line; /* of struct tn_dialing: those that wait for it */
     uint32_t epoch; /* how often its sessions were rotated */
     bool gone;      /* forgotten with its last flow */
     uint64_t opened, refused, bytes_up, bytes_down;
@@ -97,6 +99,7 @@ struct tn_egress_conn {
     uint8_t state, want, ready, why, purpose;
     bool eof, shut, broken; /* their FIN was read; ours was sent; EPOLLERR was seen */
     bool careful;           /* a short read proves nothing any more */
+    bool asking;            /* counted in its share's */
     bool cut;               /* ended by a new policy; its owner is still to be told */
 };
 
@@ -250,6 +253,7 @@ void tn_probe_used(struct tn_egress *e); /* somebody dials */
 
 /* proxied.c: PROXY mode. */
 int tn_proxied_begin(struct tn_egress_conn *c);
+int tn_proxied_turn(struct tn_egress_conn *c); /* it waited in line and need not any more */
 int tn_proxied_next(struct tn_egress_conn *c); /* the address under way failed: the next one */
 int tn_proxied_connect(struct tn_egress_conn *c); /* the addresses are known */
 /* Judges the proxy by how it failed. 0: another one is being tried; else why the dial is over. */
@@ -266,6 +270,11 @@ int tn_secure_shutdown(struct tn_egress_conn *c);
 int tn_secure_flush(struct tn_egress_conn *c); /* 0; TN_E_AGAIN: ciphertext remains; else broken */
 bool tn_secure_linger(struct tn_egress_conn *c); /* true: something is left to be sent; ends itself */
 void tn_secure_free(struct tn_egress_conn *c);
+
+/* line.c */
+bool tn_line_may_ask(struct tn_egress_conn *c); /* true: counted until tn_line_asked */
+int tn_line_wait(struct tn_egress_conn *c);     /* 0 or a TN_EGRESS_FAIL */
+void tn_line_asked(struct tn_egress_conn *c);   /* it is before no proxy any more: the next one's turn */
 
 /* limits.c */
 int tn_limits_take(struct tn_egress *e, struct tn_egress_conn *c, uint64_t peer);

@@ -101,6 +101,12 @@ static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
 int tn_proxied_begin(struct tn_egress_conn *c)
 {
     if (c->dialing->policy->mode != TN_EGRESS_PROXY || c->e->policy->mode != TN_EGRESS_PROXY) return TN_EGRESS_FAIL_OFF;
+    return tn_line_may_ask(c) ? begin_any(c, TN_EGRESS_OK) : tn_line_wait(c);
+}
+
+int tn_proxied_turn(struct tn_egress_conn *c)
+{
+    c->dialing->began_us = tn_egress_now(); /* the line is no proxy's latency */
     return begin_any(c, TN_EGRESS_OK);
 }
 
@@ -179,6 +185,7 @@ int tn_proxied_restart(struct tn_egress_conn *c, struct tn_policy *policy)
     d->candidates = candidates;
     d->tried = same;
     if (same) return 0; /* it is where it would go anyway */
+    if (c->state == TN_CONN_WAITING) return candidates ? 0 : TN_EGRESS_FAIL_RULE;
     tn_dial_drop_attempt(c);
     tn_proxied_detach(c);
     d->tries = 0;

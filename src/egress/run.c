@@ -63,6 +63,7 @@ void tn_run_schedule(struct tn_egress *e)
 static void step(struct tn_egress_conn *c)
 {
     switch ((enum tn_conn_state)c->state) {
+    case TN_CONN_WAITING:
     case TN_CONN_CONNECTING:
     case TN_CONN_HANDSHAKE: tn_dial_step(c); return;
     case TN_CONN_OPEN: tn_conn_step_open(c); return;

@@ -415,6 +415,63 @@ def a_probe_may_outlive_its_policy(p):
     go.set()
 
 
+def settled(p, name, want):
+    """So many dials have come to the proxy, and it stays so for a while."""
+    until = time.monotonic() + SOON_S
+    while len(p.proxies[name].sessions) < want:
+        expect(time.monotonic() < until, f"{len(p.proxies[name].sessions)} dials at the proxy, not {want}")
+        time.sleep(0.02)
+    p.d.stats()
+    time.sleep(0.3)
+    expect(len(p.proxies[name].sessions) == want, f"{len(p.proxies[name].sessions)} dials at the proxy, not {want}")
+
+
+@case
+def a_peer_waits_in_line(p):
+    """A peer asks a proxy for 512 destinations at a time; more wait without a socket, and nobody behind them."""
+    at_once, more = 512, 112
+
+    def script(conn, session):
+        socks_greeting(conn, session)
+        if socks_request(conn, session)[1] == 81:
+            hang(conn, session)
+        conn.sendall(SUCCESS4)
+        scripted.echo(conn)
+    p.act["a"] = p.act["b"] = script
+    p.spec(f"proxy a {p.url('a')}")
+    slow = DST.rsplit(":", 1)[0] + ":81"
+    p.clear()
+    first, total = p.ids + 1, at_once + more
+    for i in range(first, first + total):
+        p.d.tell(f"dial {i} {slow} read 1")
+    p.ids += total
+    settled(p, "a", at_once)
+    expect(p.d.stats()["dials"] == total, f"{p.d.stats()}")
+    expect(p.served_by(2) == "a", "another peer's dial passes by")
+    p.clear()
+    for i in range(first + total - 10, first + total):  # who waits may leave: nobody hears of it
+        p.d.ask(f"close {i}", f"{i} closed")
+    for i in range(first, first + 50):  # who leaves the proxy makes room for one
+        p.d.ask(f"close {i}", f"{i} closed")
+    settled(p, "a", 50)
+    p.clear()
+    p.spec(f"proxy b {p.url('b')}")  # another policy: those before a proxy begin anew, the others keep their places
+    settled(p, "b", at_once)
+    for i in range(first + 50, first + 70):
+        p.d.ask(f"close {i}", f"{i} closed")
+    settled(p, "b", at_once + 20)
+    expect(not p.proxies["a"].sessions, "nothing more at the old one")
+    p.d.ask("policy off", "policy")
+    left = range(first + 70, first + total - 10)
+    outcomes = collections.Counter(p.d.expect(f"{i} ").split(None, 1)[1] for i in left)
+    expect(outcomes == {"fail canceled": len(left)}, f"{outcomes}")
+    p.all()
+    p.act["a"] = p.act["b"] = serve
+    for peer in (1, 2):
+        p.served_by(peer)
+    return f"{total} dials"
+
+
 @case
 def t36_reload_storm(p):
     """A, B and nonsense, a hundred times a second, while peers dial: each dial has an answer, nothing leaves directly."""
