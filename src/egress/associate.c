@@ -222,6 +222,22 @@ static uint64_t set_for(const struct tn_egress *e, const struct tn_dgram_key *k)
     return able(e, tn_policy_candidates(e->policy, &s, k->peer ? TN_EGRESS_FORWARD : TN_EGRESS_RESOLVER, &e->peers));
 }
 
+/* Ends the flow that stands in the way. Its owner is told, who may end the association too. */
+static int take_over(struct tn_assoc *a, const struct tn_dgram_key *k, struct tn_chan **out)
+{
+    struct tn_chan *c = a->chan;
+    /* It takes its place at the end, so that the oldest flow is the one that ends. */
+    tn_list_remove(&a->mine);
+    tn_list_push_back(&c->peer->assocs, &a->mine);
+    c->busy++;
+    tn_dgram_end(tn_dgram_find(c->e, c, &k->dst), TN_EGRESS_FAIL_CANCELED);
+    c->busy--;
+    bool usable = !c->dead && !a->stale;
+    if (c->dead && !c->busy) tn_chan_free(c);
+    *out = usable ? c : NULL;
+    return usable ? 0 : TN_EGRESS_FAIL_CANCELED;
+}
+
 int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out)
 {
     struct tn_dgrams *g = &e->dgrams;
@@ -241,14 +257,7 @@ int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_c
             if (!first) first = a;
             count++;
         }
-    if (count >= PER_PEER) {
-        tn_dgram_end(tn_dgram_find(e, first->chan, &k->dst), TN_EGRESS_FAIL_CANCELED);
-        /* The next in line takes its place at the end, so that the oldest flow is the one that ends. */
-        tn_list_remove(&first->mine);
-        tn_list_push_back(&p->assocs, &first->mine);
-        *out = first->chan;
-        return 0;
-    }
+    if (count >= PER_PEER) return take_over(first, k, out);
     if (tn_egress_now() < g->relay_retry_us) return TN_EGRESS_FAIL_OFF;
     int why = begin(e, k->peer, set, &a);
     if (!why) *out = a->chan;

@@ -235,7 +235,8 @@ int tn_subnet_begin(struct tn_egress_conn *c);
 struct tn_upstream *tn_upstream_get(struct tn_egress *e, const struct tn_egress_proxy *conf);
 void tn_upstream_unref(struct tn_upstream *u);
 int tn_upstream_lookup(struct tn_upstream *u); /* 0: addresses, or a lookup under way */
-void tn_upstream_on_lookup(struct tn_upstream *u);
+/* u: by an event; one that is gone since the event was fetched is not looked at. */
+void tn_upstream_on_lookup(struct tn_egress *e, struct tn_upstream *u);
 bool tn_upstream_is(const struct tn_upstream *u, const struct tn_addrport *dst);
 void tn_upstream_prefer(struct tn_upstream *u, const struct tn_addrport *good); /* first choice from now on */
 void tn_upstream_worked(struct tn_upstream *u);

@@ -92,6 +92,7 @@ static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
         c->up->failed[why]++;
         tn_upstream_failed(c->up, (enum tn_egress_fail)why, true);
         d->trial = false;
+        tn_dial_drop_attempt(c);
         tn_proxied_detach(c);
         first = (enum tn_egress_fail)why;
     }

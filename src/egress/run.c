@@ -129,7 +129,7 @@ static void on_poll(uv_poll_t *poll, int status, int uv_events)
     for (int i = 0; i < n; i++) {
         void *what = (void *)(uintptr_t)(events[i].data.u64 & ~(uint64_t)TOKENS);
         if (events[i].data.u64 & DGRAM_TOKEN) tn_chan_ready(what);
-        else if (events[i].data.u64 & LOOKUP_TOKEN) tn_upstream_on_lookup(what);
+        else if (events[i].data.u64 & LOOKUP_TOKEN) tn_upstream_on_lookup(e, what);
         else note(events[i].data.ptr, events[i].events);
     }
     run(e);

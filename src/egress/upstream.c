@@ -109,10 +109,17 @@ static void take_turns(struct tn_addrport *out, const struct tn_addrport *in, si
     }
 }
 
-void tn_upstream_on_lookup(struct tn_upstream *u)
+static bool is_there(struct tn_egress *e, const struct tn_upstream *u)
+{
+    TN_LIST_EACH(l, &e->upstreams)
+        if (TN_CONTAINER(l, struct tn_upstream, all) == u) return true;
+    return false;
+}
+
+void tn_upstream_on_lookup(struct tn_egress *e, struct tn_upstream *u)
 {
     struct tn_addrport addrs[TN_RESOLVE_MAX];
-    if (!u->lookup) return;
+    if (!is_there(e, u) || !u->lookup) return;
     int n = tn_resolve_result(u->lookup, addrs, TN_RESOLVE_MAX);
     if (n == TN_E_AGAIN) return;
     end_lookup(u);

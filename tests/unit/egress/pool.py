@@ -473,6 +473,17 @@ def a_peer_waits_in_line(p):
 
 
 @case
+def proxies_that_fail_at_once(p):
+    """No route to any of them: nothing of one attempt is left when the next one begins (the leak checker looks)."""
+    p.bed.node.ip("route", "replace", "unreachable", "47.0.0.0/8")
+    p.spec("proxy a socks5://47.0.0.1:1", "proxy b socks5://47.0.0.2:1", "proxy c socks5://47.0.0.3:1")
+    for peer in (1, 2, 3):
+        words, _, _ = p.dial(peer)
+        expect(words in ("fail proxy_connect", "fail proxy_down"), words)
+
+
+@case
+@case
 def t36_reload_storm(p):
     """A, B and nonsense, a hundred times a second, while peers dial: each dial has an answer, nothing leaves directly."""
     stop = threading.Event()
