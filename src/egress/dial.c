@@ -18,13 +18,18 @@ enum {
 
 #define NO_IPV6_US 600000000ull /* a proxy that learns IPv6 is believed to have it after ten minutes, or when it took one */
 
-int tn_dial_begin(struct tn_egress_conn *c)
+void tn_dial_wind(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
     const struct tn_egress_limits *l = &c->e->limits;
     d->began_us = tn_egress_now();
     d->deadline_us = d->began_us + l->connect_timeout_us;
     d->end_us = d->deadline_us + l->handshake_timeout_us;
+}
+
+int tn_dial_begin(struct tn_egress_conn *c)
+{
+    tn_dial_wind(c);
     if (c->purpose == TN_EGRESS_SUBNET) return tn_subnet_begin(c);
     switch (c->e->policy->mode) {
     case TN_EGRESS_HOST: return tn_direct_begin(c);
@@ -163,7 +168,10 @@ static void connected(struct tn_egress_conn *c)
     }
     tn_upstream_prefer(c->up, &d->addrs[d->at]);
     d->deadline_us = tn_egress_now() + c->e->limits.handshake_timeout_us;
-    if (d->deadline_us > d->end_us) d->deadline_us = d->end_us;
+    if (d->deadline_us > d->end_us) {
+        d->deadline_us = d->end_us;
+        d->hurried = true;
+    }
     (void)tn_dial_arm(c, d->deadline_us); /* armed already: moving it can't fail */
     tn_conn_set_state(c, TN_CONN_HANDSHAKE);
     int why = c->up->proxy->tls ? tn_secure_begin(c) : 0;

@@ -6,7 +6,7 @@
  * not shown around.
  *
  * What a proxy is blamed for must not be of a peer's making: a destination that makes a proxy hang up costs that dial, not
- * the proxy (`counts`).
+ * the proxy (`counts`), and so does a dial that came to it with no time left (`hurried`).
  *
  * A proxy's addresses are tried in the resolver's order, families in turn, the last one that worked first, side by side with a
  * head start (race.c), so that one that leads nowhere costs little, and only once. Where another proxy could be asked, one that
@@ -35,6 +35,7 @@ static void attach(struct tn_egress_conn *c, int i)
     d->tries++;
     if (d->candidates & ~d->tried && d->tries < TRIES_MAX) limit_us = least(limit_us, CONNECT_OTHERS_US);
     d->deadline_us = least(now_us + limit_us, d->end_us);
+    d->hurried = now_us + limit_us > d->end_us;
 }
 
 void tn_proxied_detach(struct tn_egress_conn *c)
@@ -107,7 +108,7 @@ int tn_proxied_begin(struct tn_egress_conn *c)
 
 int tn_proxied_turn(struct tn_egress_conn *c)
 {
-    c->dialing->began_us = tn_egress_now(); /* the line is no proxy's latency */
+    tn_dial_wind(c); /* the line is no proxy's latency, and what was left of the time there is not all that a proxy gets */
     return begin_any(c, TN_EGRESS_OK);
 }
 
@@ -165,6 +166,7 @@ int tn_proxied_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
     tn_dial_drop_attempt(c);
     if (!c->up) return why;
     judge(why, asked, &counts, &about_proxy, &elsewhere);
+    if (d->hurried && tn_egress_now() >= d->deadline_us) counts = about_proxy = false;
     c->up->failed[why]++;
     if (about_proxy) tn_upstream_failed(c->up, why, counts);
     else if (is_verdict(why)) tn_upstream_worked(c->up); /* a verdict about the destination comes from a proxy that works */

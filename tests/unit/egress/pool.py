@@ -472,6 +472,62 @@ def a_peer_waits_in_line(p):
     return f"{total} dials"
 
 
+def short(p, connect_ms, handshake_ms):
+    """The same pool, with less patience."""
+    p.d.quit()
+    p.d = Driver(p.bed.node, p.bed.program, connect_ms=connect_ms, handshake_ms=handshake_ms, env={"DRIVE_BREAKER": "1"})
+
+
+def far(delay_s):
+    """A healthy proxy some way off, whose destinations at port 81 never answer."""
+    def script(conn, session):
+        time.sleep(delay_s)
+        socks_greeting(conn, session)
+        if socks_request(conn, session)[1] == 81:
+            hang(conn, session)
+        conn.sendall(SUCCESS4)
+        scripted.echo(conn)
+    return script
+
+
+@case
+@case
+def the_end_of_a_line_is_no_failure(p):
+    """Who waited in line nearly all of a dial's time has all of it for the proxy: one peer's line is not what opens a breaker."""
+    short(p, 300, 2000)
+    p.act["a"] = far(0.6)
+    p.spec(f"proxy a {p.url('a')}")
+    slow = DST.rsplit(":", 1)[0] + ":81"
+    ids = range(p.ids + 1, p.ids + 1 + 512 + 20)
+    p.ids += len(ids)
+    for i in ids:
+        p.d.tell(f"dial {i} {slow} read 1")
+    outcomes = collections.Counter(p.d.expect(f"{i} ").split(None, 1)[1] for i in ids)
+    expect(outcomes == {"fail proxy_timeout": len(ids)}, f"{outcomes}")
+    expect(len(p.proxies["a"].targets()) == len(ids), f"{len(p.proxies['a'].targets())} of {len(ids)} were asked for")
+    expect(p.served_by(2) == "a", "another peer's")
+
+
+@case
+@case
+def a_dial_without_time_left_is_no_failure(p):
+    """Dials that a new policy gives to another proxy when their time is nearly over: not that proxy's fault."""
+    short(p, 300, 2000)
+    p.act["a"], p.act["b"] = far(0), far(0.8)
+    p.spec(f"proxy a {p.url('a')}")
+    ids = range(p.ids + 1, p.ids + 11)
+    p.ids += len(ids)
+    for i in ids:
+        p.d.tell(f"dial {i} {DST.rsplit(':', 1)[0]}:81 read 1")
+    settled(p, "a", len(ids))
+    time.sleep(1.4)
+    p.spec(f"proxy b {p.url('b')}")
+    outcomes = collections.Counter(p.d.expect(f"{i} ").split(None, 1)[1] for i in ids)
+    expect(outcomes == {"fail proxy_timeout": len(ids)}, f"{outcomes}")
+    expect(p.states()["b"][0] == "untried", f"{p.states()}")
+    expect(p.served_by(2) == "b", "its next dial")
+
+
 @case
 def proxies_that_fail_at_once(p):
     """No route to any of them: nothing of one attempt is left when the next one begins (the leak checker looks)."""
