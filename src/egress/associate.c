@@ -10,8 +10,9 @@
  * What a proxy may not do by its answers: name a relay elsewhere than where it itself is (it would have us send peers' bytes to
  * third parties, and hear them), or speak for a destination that was not asked.
  *
- * Whether the proxy does this at all is found out when the policy is set, by an association of nobody, and again by use: after
- * a refusal peers get port unreachable at once for REFUSED_US, after another failure for RETRY_US. */
+ * Whether a proxy does this at all is found out when the policy is set, by an association of nobody, and again by use: after
+ * a refusal it is not asked for REFUSED_US, after another failure for RETRY_US, and peers who have no other get port unreachable at
+ * once. What has its cause in a peer (its limits, its line) is no failure of the proxy's: others' datagrams have their way. */
 #include "egress/private.h"
 #include "egress/socket.h"
 #include "util/err.h"
@@ -49,19 +50,18 @@ struct tn_assoc {
 
 /* ---- the control connection ---- */
 
-static void note_failure(struct tn_egress *e, enum tn_egress_fail why)
+void tn_relay_failed(struct tn_upstream *u, enum tn_egress_fail why)
 {
-    struct tn_dgrams *g = &e->dgrams;
     bool refused = why == TN_EGRESS_FAIL_PROXY_REFUSED;
-    g->relay_state = refused ? TN_RELAY_REFUSED : TN_RELAY_FAILS;
-    g->relay_retry_us = tn_egress_now() + (refused ? REFUSED_US : RETRY_US);
+    if (why == TN_EGRESS_FAIL_FDS) return; /* it was not the proxy */
+    u->relay = u->e->dgrams.relay_state = refused ? TN_RELAY_REFUSED : TN_RELAY_FAILS;
+    u->relay_retry_us = tn_egress_now() + (refused ? REFUSED_US : RETRY_US);
 }
 
 static void on_fail(void *arg, enum tn_egress_fail why)
 {
     struct tn_assoc *a = arg;
     a->control = NULL;
-    if (why != TN_EGRESS_FAIL_CANCELED) note_failure(a->chan->e, why);
     tn_chan_end(a->chan, why);
 }
 
@@ -113,11 +113,12 @@ static void on_open(void *arg, struct tn_egress_conn *control)
     int why = open_relay(a);
     if (why) {
         tn_egress_count_fail(e, (enum tn_egress_fail)why);
-        note_failure(e, (enum tn_egress_fail)why);
+        tn_relay_failed(control->up, (enum tn_egress_fail)why);
         tn_chan_end(a->chan, (enum tn_egress_fail)why);
         return;
     }
-    e->dgrams.relay_state = TN_RELAY_WORKS;
+    control->up->relay = e->dgrams.relay_state = TN_RELAY_WORKS;
+    control->up->relay_retry_us = 0;
     if (a->probe) {
         tn_chan_end(a->chan, TN_EGRESS_OK);
         return;
@@ -150,7 +151,7 @@ static const struct tn_egress_events control_events = {.on_open = on_open, .on_f
                                                        .on_writable = on_writable, .on_error = on_error};
 
 /* As tn_egress_dial, but for the proxy alone: there is no destination to guard. */
-static int dial_control(struct tn_assoc *a, uint64_t peer)
+static int dial_control(struct tn_assoc *a, uint64_t peer, uint64_t candidates)
 {
     struct tn_egress_target nowhere = {.dst = {.ip = {.family = 4}}, .peer = peer,
                                        .purpose = peer ? TN_EGRESS_FORWARD : TN_EGRESS_RESOLVER}; /* the probe's is ours */
@@ -160,7 +161,7 @@ static int dial_control(struct tn_assoc *a, uint64_t peer)
     if (!c) return TN_EGRESS_FAIL_FDS;
     c->ev = &control_events;
     c->arg = a;
-    c->dialing->candidates = a->set;
+    c->dialing->candidates = candidates;
     c->dialing->bound = &a->bound;
     int why = tn_limits_take(e, c, peer) != 0 ? TN_EGRESS_FAIL_FDS : tn_dial_begin(c);
     if (why) {
@@ -174,8 +175,19 @@ static int dial_control(struct tn_assoc *a, uint64_t peer)
 
 /* ---- which association ---- */
 
+/* Of these proxies those that did not fail with it lately. */
+static uint64_t rested(const struct tn_egress *e, uint64_t set)
+{
+    uint64_t now_us = tn_egress_now();
+    for (size_t i = 0; i < e->policy->spec->nproxies; i++)
+        if (now_us < e->policy->upstreams[i]->relay_retry_us) set &= ~((uint64_t)1 << i);
+    return set;
+}
+
 static int begin(struct tn_egress *e, uint64_t peer, uint64_t set, struct tn_assoc **out)
 {
+    uint64_t candidates = rested(e, set);
+    if (!candidates) return TN_EGRESS_FAIL_OFF;
     struct tn_chan *c;
     int why = tn_chan_new(e, peer, TN_DGRAM_UDP, &c);
     if (why) return why;
@@ -189,13 +201,9 @@ static int begin(struct tn_egress *e, uint64_t peer, uint64_t set, struct tn_ass
     c->assoc = a;
     tn_list_init(&a->waiting);
     tn_list_push_back(&c->peer->assocs, &a->mine);
-    why = dial_control(a, peer);
-    if (why) {
-        note_failure(e, (enum tn_egress_fail)why);
-        tn_chan_free(c);
-    } else {
-        *out = a;
-    }
+    why = dial_control(a, peer, candidates);
+    if (why) tn_chan_free(c);
+    else *out = a;
     return why;
 }
 
@@ -240,7 +248,6 @@ static int take_over(struct tn_assoc *a, const struct tn_dgram_key *k, struct tn
 
 int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out)
 {
-    struct tn_dgrams *g = &e->dgrams;
     uint64_t set = k->kind == TN_DGRAM_UDP ? set_for(e, k) : 0;
     if (!set) return TN_EGRESS_FAIL_OFF;
     struct tn_dpeer *p = tn_dpeer_find(e, k->peer);
@@ -258,7 +265,6 @@ int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_c
             count++;
         }
     if (count >= PER_PEER) return take_over(first, k, out);
-    if (tn_egress_now() < g->relay_retry_us) return TN_EGRESS_FAIL_OFF;
     int why = begin(e, k->peer, set, &a);
     if (!why) *out = a->chan;
     return why;
@@ -268,7 +274,11 @@ void tn_assoc_probe(struct tn_egress *e)
 {
     struct tn_assoc *a;
     e->dgrams.relay_state = TN_RELAY_UNKNOWN;
-    e->dgrams.relay_retry_us = 0;
+    TN_LIST_EACH(l, &e->upstreams) {
+        struct tn_upstream *u = TN_CONTAINER(l, struct tn_upstream, all);
+        u->relay = TN_RELAY_UNKNOWN;
+        u->relay_retry_us = 0;
+    }
     uint64_t set = able(e, all_proxies(e));
     if (set && begin(e, 0, set, &a) == 0) a->probe = true;
 }

@@ -64,7 +64,6 @@ struct tn_dgrams {
     struct tn_dgram_out *out;
     bool by_proxy;            /* UDP ASSOCIATE is wanted */
     enum tn_relay relay_state;
-    uint64_t relay_retry_us;  /* no association is begun before */
     struct tn_dgram_stats stats;
 };
 

@@ -186,7 +186,10 @@ static uint64_t that(const struct tn_egress *e, bool (*can)(const struct tn_upst
 }
 
 static bool does_ipv6(const struct tn_upstream *u) { return u->no_ipv6_until_us <= tn_egress_now(); }
-static bool may_relay(const struct tn_upstream *u) { return u->proxy->scheme == TN_PROXY_SOCKS5; }
+static bool may_relay(const struct tn_upstream *u)
+{
+    return u->proxy->scheme == TN_PROXY_SOCKS5 && u->relay != TN_RELAY_REFUSED && u->relay != TN_RELAY_FAILS;
+}
 
 bool tn_egress_has_ipv6(struct tn_egress *e, uint64_t peer)
 {
@@ -202,7 +205,7 @@ bool tn_egress_has_udp(struct tn_egress *e, uint64_t peer)
 {
     const struct tn_dgrams *g = &e->dgrams;
     if (e->policy->mode != TN_EGRESS_PROXY) return e->policy->mode == TN_EGRESS_HOST;
-    if (!g->by_proxy || g->relay_state == TN_RELAY_REFUSED || g->relay_state == TN_RELAY_FAILS) return false;
+    if (!g->by_proxy) return false;
     return tn_policy_lets_out(e->policy, peer, false, that(e, may_relay), &e->peers);
 }
 

@@ -129,6 +129,8 @@ struct tn_upstream {
     bool tried;
     uint64_t logged_us, ok_us; /* ok_us: when it last did what it should */
     uint64_t no_ipv6_until_us; /* it said that it does not know IPv6 addresses: believed until then */
+    enum tn_relay relay;       /* whether it does datagrams (associate.c) */
+    uint64_t relay_retry_us;   /* and before this it is not asked again */
     struct tn_alarm probe;
     struct tn_egress_conn *probing;
 
@@ -244,6 +246,9 @@ void tn_upstream_prefer(struct tn_upstream *u, const struct tn_addrport *good); 
 void tn_upstream_worked(struct tn_upstream *u);
 /* counts: the breaker's business too. */
 void tn_upstream_failed(struct tn_upstream *u, enum tn_egress_fail why, bool counts);
+
+/* associate.c: an association was refused or could not be had, and it was the proxy. */
+void tn_relay_failed(struct tn_upstream *u, enum tn_egress_fail why);
 
 /* route.c: which of its candidates a dial takes next. -1: none; *why then says what is wrong with them. */
 int tn_route_choose(struct tn_egress *e, struct tn_dialing *d, enum tn_egress_fail *why);

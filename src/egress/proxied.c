@@ -167,6 +167,7 @@ int tn_proxied_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
     if (!c->up) return why;
     judge(why, asked, &counts, &about_proxy, &elsewhere);
     if (d->hurried && tn_egress_now() >= d->deadline_us) counts = about_proxy = false;
+    if (d->bound) tn_relay_failed(c->up, why);
     c->up->failed[why]++;
     if (about_proxy) tn_upstream_failed(c->up, why, counts);
     else if (is_verdict(why)) tn_upstream_worked(c->up); /* a verdict about the destination comes from a proxy that works */

@@ -9,11 +9,14 @@
  *   own ADDR...                        "own N"
  *   dial ID ADDR:PORT read|hold [PEER [NAME]] later "ID open", "ID fail NAME"; read: "ID end eof|RESET|.. BYTES HASH" at the end
  *   read ID | write ID N | shut ID | close ID | reset ID     write: "ID wrote N" or "ID broke CODE"
+ *   proxyudp 0|1                       "proxyudp"
+ *   udp ID ADDR:PORT PEER              "udp ID sent" or "udp ID fail NAME"; later "udp ID got N", "udp ID end NAME"
  *   allowed ADDR:PORT                  "allowed 0|1"
  *   stats                              "stats flows F dials D heap BYTES fds N health NAME NAME=COUNT.."
  *   quit                               frees everything, says "bye", exits (the leak checker speaks then)
  * Arguments: CONNECT_MS HANDSHAKE_MS MAX_FLOWS MAX_DIALS FLOWS_PER_PEER DIALS_PER_PEER. Peer N has tag:tN and the user
  * uN@test. With DRIVE_BREAKER in the environment proxies have breakers and are probed. */
+#include "drive_dgram.h"
 #include "egress/egress.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -48,7 +51,7 @@ static uint8_t chunk[CHUNK];
 
 size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
 
-static void say(const char *fmt, ...)
+void say(const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
@@ -313,6 +316,8 @@ static void obey(char *line)
         do_allowed(first);
     } else if (!strcmp(verb, "stats")) {
         do_stats();
+    } else if (drive_dgram(b.e, verb, first)) {
+        return;
     } else if (!strcmp(verb, "quit")) {
         uv_poll_stop(&b.in);
         tn_egress_free(b.e, on_gone, NULL);

@@ -491,7 +491,6 @@ def far(delay_s):
 
 
 @case
-@case
 def the_end_of_a_line_is_no_failure(p):
     """Who waited in line nearly all of a dial's time has all of it for the proxy: one peer's line is not what opens a breaker."""
     short(p, 300, 2000)
@@ -508,7 +507,6 @@ def the_end_of_a_line_is_no_failure(p):
     expect(p.served_by(2) == "a", "another peer's")
 
 
-@case
 @case
 def a_dial_without_time_left_is_no_failure(p):
     """Dials that a new policy gives to another proxy when their time is nearly over: not that proxy's fault."""
@@ -528,6 +526,64 @@ def a_dial_without_time_left_is_no_failure(p):
     expect(p.served_by(2) == "b", "its next dial")
 
 
+def relaying(conn, session):
+    """UDP ASSOCIATE, answered by an echo; CONNECT that never ends."""
+    socks_greeting(conn, session)
+    if take(conn, session, 10)[1] != 3:
+        hang(conn, session)
+    sock = relaying.ns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("46.1.1.1", 0))
+    conn.sendall(b"\x05\0\0\x01" + socket.inet_aton("46.1.1.1") + sock.getsockname()[1].to_bytes(2, "big"))
+
+    def echo():
+        while True:
+            data, who = sock.recvfrom(2048)
+            sock.sendto(data, who)
+    threading.Thread(target=echo, daemon=True).start()
+    hang(conn, session)
+
+
+def relayed(p, number, peer):
+    p.d.tell(f"udp {number} 45.45.45.45:443 {peer}")
+    words = p.d.expect(f"udp {number} ")
+    return p.d.expect(f"udp {number} ").split(None, 2)[2] if words.endswith("sent") else words.split(None, 2)[2]
+
+
+@case
+def a_peer_at_its_limit_has_its_datagrams_refused_alone(p):
+    p.d.quit()
+    p.d = Driver(p.bed.node, p.bed.program, 0, 0, 0, 2, env={"DRIVE_BREAKER": "1"})  # two dials for a peer
+    relaying.ns, p.act["a"] = p.bed.net, relaying
+    p.spec(f"proxy a {p.url('a')}")
+    p.d.ask("proxyudp 1", "proxyudp")
+    p.ids += 2
+    for i in (p.ids - 1, p.ids):
+        p.d.tell(f"dial {i} {DST} read 1")
+    expect(relayed(p, 1, 1) == "fail limit", "the peer has its dials under way")
+    expect(relayed(p, 2, 2) == "got 5", "another peer's")
+    expect(p.d.ask("has 2", "has") == "has ipv6=1 udp=1", "and it is told so")
+    for i in (p.ids - 1, p.ids):
+        p.d.ask(f"close {i}", f"{i} closed")
+    p.d.ask("policy off", "policy")
+
+
+@case
+def a_proxy_without_datagrams_takes_them_from_its_own_peers(p):
+    def refusing(conn, session):
+        socks_greeting(conn, session)
+        take(conn, session, 10)
+        conn.sendall(b"\x05\x07\0\x01" + bytes(6))
+    relaying.ns = p.bed.net
+    p.act["a"], p.act["b"] = refusing, relaying
+    p.spec(f"proxy a {p.url('a')}", f"proxy b {p.url('b')}", "rule from=tag:t1 use=a", "rule use=b")
+    p.d.ask("proxyudp 1", "proxyudp")
+    expect(relayed(p, 1, 1) in ("end proxy_refused", "fail off"), "by a proxy that does none (the probe may know it already)")
+    expect(relayed(p, 2, 1) == "fail off", "and known now")
+    expect(relayed(p, 3, 2) == "got 5", "by the other one")
+    expect(p.d.ask("has 1", "has").endswith("udp=0") and p.d.ask("has 2", "has").endswith("udp=1"), "and told so")
+    p.d.ask("policy off", "policy")
+
+
 @case
 def proxies_that_fail_at_once(p):
     """No route to any of them: nothing of one attempt is left when the next one begins (the leak checker looks)."""
@@ -538,7 +594,6 @@ def proxies_that_fail_at_once(p):
         expect(words in ("fail proxy_connect", "fail proxy_down"), words)
 
 
-@case
 @case
 def t36_reload_storm(p):
     """A, B and nonsense, a hundred times a second, while peers dial: each dial has an answer, nothing leaves directly."""
