@@ -7,6 +7,7 @@
  * which makes the deadline "now". */
 #include "dns/lookup.h"
 #include "dns/names.h"
+#include "dns/queries.h"
 #include "util/err.h"
 
 #include <stdlib.h>
@@ -14,7 +15,9 @@
 
 enum {
     QUERIES_MAX = 4096,         /* in all; each is some 400 bytes */
-    QUERIES_PER_PEER = 1024,    /* a second's worth of a busy peer when the upstream is a second away */
+    /* Most of a second's worth of a busy peer when the upstream is a second away; and of what an upstream has under way at once
+     * two thirds, so that names that never answer leave room for other peers'. */
+    QUERIES_PER_PEER = TN_DNS_INFLIGHT_MAX * 2 / 3,
 };
 
 struct client {

@@ -205,15 +205,22 @@ uint64_t tn_dns_ways_next_deadline(const struct tn_dns_ways *w)
     return next;
 }
 
-void tn_dns_ways_reset(struct tn_dns_ways *w, uint64_t peer)
+static void reset_all(struct tn_list *ways, uint64_t peer)
 {
-    TN_LIST_EACH(l, &w->ages) {
+    TN_LIST_EACH(l, ways) {
         struct tn_dns_way *way = way_at(l);
         if (peer && way->peer != peer) continue;
         memset(way->avoid_until_us, 0, sizeof way->avoid_until_us);
         memset(way->plain_until_us, 0, sizeof way->plain_until_us);
         for (unsigned i = 0; i < way->n; i++) way->upstreams[i]->ops->reset(way->upstreams[i]);
     }
+}
+
+/* Those that were replaced too: what is under way on them is asked anew, and nothing goes on by a connection of before. */
+void tn_dns_ways_reset(struct tn_dns_ways *w, uint64_t peer)
+{
+    reset_all(&w->ages, peer);
+    reset_all(&w->leaving, peer);
 }
 
 int tn_dns_ways_health(const struct tn_dns_ways *w, const char **text)

@@ -16,7 +16,7 @@
 
 /* ---- the world around ---- */
 
-enum { ASKS = 256, UPSTREAMS = 512 };
+enum { ASKS = 2048, UPSTREAMS = 512 };
 struct fake_ask {
     int upstream;
     bool live;
@@ -35,6 +35,7 @@ static struct world {
     uint64_t peer[UPSTREAMS]; /* whom it is for */
     struct fake_ask asks[ASKS];
     unsigned nasks, canceled, resets;
+    bool fills; /* upstreams have room for so many as real ones have */
     bool reset_fails; /* an upstream's reset ends what it was asked */
     unsigned made, freed;
 } w;
@@ -52,6 +53,7 @@ static int fake_ask(struct tn_dns_upstream *u, const uint8_t *query, size_t len,
 {
     int number = ((struct fake_upstream *)u)->number;
     if (w.refuse[number]) return w.refuse[number];
+    if (w.fills && w.nasks - w.canceled >= TN_DNS_INFLIGHT_MAX) return TN_E_LIMIT;
     assert_true(w.nasks < ASKS && len <= sizeof w.asks[0].query);
     struct fake_ask *a = &w.asks[w.nasks++];
     *a = (struct fake_ask){.upstream = number, .live = true, .len = len, .answer = answer, .arg = arg};
@@ -826,6 +828,34 @@ static void one_peer_does_not_take_it_all(void **state)
     stop(NULL);
 }
 
+static void names_that_never_answer(void **state)
+{
+    static struct got g;
+    char name[32];
+    unsigned taken = 0;
+    start("a");
+    w.fills = true;
+    for (unsigned i = 0; i < TN_DNS_INFLIGHT_MAX; i++) {
+        snprintf(name, sizeof name, "n%u.example", i);
+        taken += ask_a(name, &g) == 0;
+    }
+    assert_int_equal(taken, QUERIES_PER_PEER);
+    assert_int_equal(ask_as(2, "other.example", 1, 0, TN_DNS_MAX, &g, NULL), 0); /* another peer's */
+    stop(NULL);
+}
+
+/* A change of the policy after one of the upstreams: questions under way leave the connections of before. */
+static void a_reset_reaches_those_who_leave(void **state)
+{
+    static struct got g;
+    start("a");
+    assert_int_equal(ask_a("under.way", &g), 0);
+    assert_int_equal(tn_dns_set_upstreams(w.d, "b"), 0);
+    tn_dns_reset(w.d);
+    assert_int_equal(w.resets, 2);
+    stop(NULL);
+}
+
 static void the_cache_is_bounded(void **state)
 {
     static uint64_t seed = 5;
@@ -914,6 +944,8 @@ int main(void)
         cmocka_unit_test(a_reset_that_fails_questions_and_makes_new_ones),
         cmocka_unit_test(other_upstreams),
         cmocka_unit_test(one_peer_does_not_take_it_all),
+        cmocka_unit_test(names_that_never_answer),
+        cmocka_unit_test(a_reset_reaches_those_who_leave),
         cmocka_unit_test(the_cache_is_bounded),
         cmocka_unit_test(out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
