@@ -2,11 +2,12 @@
 """Our exit node beside sing-box and the official exit node, in the same bed and the same run, taking turns: download, CPU and
 memory, connection rates, idle flows, fairness. Medians are printed.
 
-    bench/egress.py [--rounds N] [--build DIR] [--only NAME,...] [WORK ...]      works: download connects idle fair
+    bench/egress.py [--rounds N] [--build DIR] [--only NAME,...] [WORK ...]      works: download connects idle fair both
 
 Needs root (a TUN device for the official client), the Go peers (tests/peers/build.sh), and bench/singbox/build.sh for sing-box;
 a peer that is not there is left out, and says so. The client is the official one, with a TUN device and a direct path. ours-tls,
-behind a proxy with TLS (squid), is measured when it is named by --only."""
+behind a proxy with TLS (squid), and ours-pool, where the first client's proxy never answers, are measured when they are named by
+--only. both: the download with our node as the client, too, where ours is the exit node."""
 import argparse
 import json
 import os
@@ -117,8 +118,20 @@ def through_tls(bed):
     return ["--config", path]
 
 
+def through_pool(bed):
+    """The first client's dials go to a proxy that takes them and is silent, everybody else's to the one that works."""
+    from lib import scripted
+    if not bed.silent:
+        bed.silent = scripted.Scripted(bed.net.proxy, scripted.hang, port=1099)
+    path = os.path.join(bed.dir, "pool.conf")
+    with open(path, "w", encoding="ascii") as f:
+        f.write(f"[proxy good]\nurl = {bed.proxy.url()}\n[proxy silent]\nurl = {bed.silent.url()}\n"
+                f"[rule]\nfrom = tunclient\nport = {NOWHERE_PORT}\nuse = silent\n[rule]\nuse = good\n")
+    return ["--config", path]
+
+
 def contestants(only):
-    extra = [Ours("ours-tls", through_tls)] if "ours-tls" in only else []
+    extra = [c for c in (Ours("ours-tls", through_tls), Ours("ours-pool", through_pool)) if c.name in only]
     return extra + [Ours("ours-proxy", through_proxy), SingBox(), Ours("ours-host", lambda bed: ["--exit-egress", "host"]), Official()]
 
 
@@ -136,12 +149,13 @@ def make_bed(work):
             self.load = os.path.join(os.environ["TN_BUILD"], "bench", "load")
             self.server = self.sup.start("load", [self.load, "serve", ECHO_PORT, BLOB_PORT], ns=n.inet)
             self.control = official.TestControl(self.sup, n.ctl)
-            self.proxy, self.tls = proxies.Dante(self.sup, n.proxy, self.dir), None
+            self.proxy, self.tls, self.silent = proxies.Dante(self.sup, n.proxy, self.dir), None, None
             self.client = official.Tailscaled(self.sup, n.peer(2), self.dir, "tunclient", tun=True, env=self.official_env)
             self.client.up(self.control.url)
             self.second = None
 
         def use(self, who):
+            self.exit = who
             proc = who.start(self)
             from lib.proc import wait_until
             wait_until(lambda: self.control.node(who.name), f"control knows {who.name}", alive=[proc])
@@ -185,14 +199,29 @@ def path_of(bed, who):
 
 # ---- works: each measures one contestant once and returns {figure: number} ----
 
-def download(bed, proc):
+def download(bed, proc, peer=2):
     web = bed.net.inet.web4
-    bed.run_load("get", web, BLOB_PORT, 16 * MIB)
+    bed.run_load("get", web, BLOB_PORT, 16 * MIB, peer=peer)
     forget_peak(proc.pid)
     before = cpu_s(proc.pid)
-    said = bed.run_load("get", web, BLOB_PORT, BLOB)
+    said = bed.run_load("get", web, BLOB_PORT, BLOB, peer=peer)
     return {"MB/s": float(said.split()[0]), "CPU s/GiB": (cpu_s(proc.pid) - before) / (BLOB / (1 << 30)),
             "peak MB": memory_mb(proc.pid, "VmHWM")}
+
+
+def both(bed, proc):
+    """The download by a client of the same make as the exit node, in TUN mode."""
+    if not isinstance(bed.exit, Ours):
+        return download(bed, proc)
+    from lib.node import Node
+    ns = bed.net.peer(3)
+    client = Node(bed.sup, ns, bed.dir, "ourclient", bed.control.url, flags=["--tun", "tailnet0", "--exit-node", bed.exit.name])
+    client.wait_peer(bed.exit.name, lambda p: p.get("ExitNode"), "is the exit node")
+    client.try_cli("ping", bed.exit.name)
+    try:
+        return download(bed, proc, peer=3)
+    finally:
+        client.proc.stop(timeout=30)
 
 
 def connects(bed, proc):
@@ -249,7 +278,7 @@ def fair(bed, proc):
     return out
 
 
-WORK = {f.__name__: f for f in (download, connects, idle, fair)}
+WORK = {f.__name__: f for f in (download, connects, idle, fair, both)}
 
 
 def measure(args, work):

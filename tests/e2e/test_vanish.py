@@ -21,14 +21,15 @@ class VanishBed(ExitBed):
     def build(self):
         super().build()
         self.honest = scripted.Scripted(self.net.proxy, scripted.honest(self.net.proxy), port=1085)
+        self.patient = scripted.Scripted(self.net.proxy, scripted.honest(self.net.proxy), port=1086, patience=2 * IDLE_S)
 
 
 @case("7: a websocket that is silent for minutes is still there, for both sides", seconds=IDLE_S + 120)
 def silent_websocket(b):
     b.need_tun()
-    b.exit(proxy=b.honest)
+    b.exit(proxy=b.patient)
     web = SecureWeb(b.net.inet, b.dir)
-    with b.oracle(b.honest):
+    with b.oracle(b.patient):
         s, _ = b.connect(web.host, 443)
         tls, f = web.websocket(s)
         time.sleep(IDLE_S)

@@ -22,8 +22,9 @@ class Session:
 class Scripted:
     scheme = "socks5"
 
-    def __init__(self, ns, script, port=1090, scheme="socks5", rcvbuf=0):
+    def __init__(self, ns, script, port=1090, scheme="socks5", rcvbuf=0, patience=120):
         self.ns, self.script, self.port, self.scheme, self.rcvbuf = ns, script, port, scheme, rcvbuf
+        self.patience = patience  # seconds of silence that it bears
         self.sessions = []
         self.open = 0
         self._lock = threading.Lock()
@@ -76,7 +77,7 @@ class Scripted:
 
     def _run(self, conn, session):
         try:
-            conn.settimeout(120)
+            conn.settimeout(self.patience)
             self.script(conn, session)
         except OSError:
             pass
@@ -156,17 +157,20 @@ def dial(ns, target):
 
 
 def relay(up, conn):
-    """Pumps both ways until both sides have ended; half-close is passed on. Silence may last: who ends it is the test's matter."""
-    up.settimeout(None)
-    conn.settimeout(None)
+    """Pumps both ways until both sides have ended; half-close is passed on. It bears silence as long as its client's connection does."""
+    up.settimeout(conn.gettimeout())
 
     def pump(a, b):
         try:
             while data := a.recv(65536):
                 b.sendall(data)
             b.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
+        except OSError:  # a reset of one side is the end of both
+            for s in (a, b):
+                try:
+                    s.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
     t = threading.Thread(target=pump, args=(up, conn), daemon=True)
     t.start()
     pump(conn, up)
