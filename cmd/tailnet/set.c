@@ -94,7 +94,7 @@ int cmd_set(int argc, char **argv)
         case CUT: json_object_set_new(patch, "Cut", json_true()); break;
         case SOCKET: socket = optarg; break;
         case 'h':
-        case HELP: fputs(usage, stdout); return EXIT_OK;
+        case HELP: json_decref(patch); fputs(usage, stdout); return EXIT_OK;
         default: json_decref(patch); return cmd_bad_flag("set", argv, c);
         }
     }
