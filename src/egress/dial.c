@@ -1,4 +1,4 @@
-/* From the wish to the open connection: two phases with a deadline each, however the far end spreads its bytes.
+/* From the wish to the open connection: two phases with a total deadline each, however the far end spreads its bytes.
  *
  *   (wait       its turn in the peer's line, line.c)
  *   connect     name lookup of the proxy and all its addresses together (PROXY), or the destination (HOST)

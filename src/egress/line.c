@@ -1,21 +1,16 @@
 /* A peer's line before the proxies.
  *
  * A proxy has room for so many handshakes at once, and somebody who wants thousands of them (a scanner, a crawler, a client whose
- * network came back) would take it all: others' dials then wait for the proxy behind his. So a peer asks for at most ASKING_PER_PEER
+ * network came back) would take it all: others' dials then wait for the proxy behind his. So a peer asks for at most TN_LINE_ASKING
  * destinations at a time, and further dials of that peer wait here, in the order they came, without a socket. One leaves the line
  * when an earlier one has its answer, whatever that was, or when its own time is over. Other peers have lines of their own. */
 #include "egress/private.h"
-#include "util/err.h"
-
-/* More than any browser or crawler keeps open at once towards servers that answer, and a fraction of what a small proxy has:
- * beside 4,000 dials to nowhere another client's p99 was 80 times its usual without a limit. */
-enum { ASKING_PER_PEER = 512 };
 
 bool tn_line_may_ask(struct tn_egress_conn *c)
 {
     struct tn_share *s = c->share;
     if (!s || c->asking) return true;
-    if (s->asking >= ASKING_PER_PEER) return false;
+    if (s->asking >= TN_LINE_ASKING) return false;
     s->asking++;
     return c->asking = true;
 }

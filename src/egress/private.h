@@ -280,6 +280,9 @@ bool tn_secure_linger(struct tn_egress_conn *c); /* true: something is left to b
 void tn_secure_free(struct tn_egress_conn *c);
 
 /* line.c */
+/* Before the proxies at once, of one peer: more than any browser or crawler keeps open towards servers that answer, and a fraction
+ * of what a small proxy has. Without, beside 4,000 dials to nowhere another client's p99 was 80 times its usual. */
+enum { TN_LINE_ASKING = 512 };
 bool tn_line_may_ask(struct tn_egress_conn *c); /* true: counted until tn_line_asked */
 int tn_line_wait(struct tn_egress_conn *c);     /* 0 or a TN_EGRESS_FAIL */
 void tn_line_asked(struct tn_egress_conn *c);   /* it is before no proxy any more: the next one's turn */

@@ -69,7 +69,7 @@ static void add_share(struct tn_hnode *n, void *arg)
     unsigned line = 0;
     for (const struct tn_list *l = s->line.next; l != &s->line; l = l->next) line++;
     must(s->asking + line <= s->dials, "a peer's dials ask or wait");
-    must(line == 0 || s->asking == 512, "nobody waits while there is room");
+    must(line == 0 || s->asking == TN_LINE_ASKING, "nobody waits while there is room");
     sum->dials += s->dials;
     sum->flows += s->flows;
     sum->asking += s->asking;
