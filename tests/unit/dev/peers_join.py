@@ -270,6 +270,7 @@ def direct_paths(t):
     t.procs += [d.proc, e.proc]
     for n in (d, e):
         n.up(t.dev, "--auth-key=" + t.dev.key)
+    wait(lambda: d.peer("e") and e.peer("d"), "d and e see each other")
     expect(" via 127.0.0.1:" in d.cli("ping", "--c=10", "e") or " via 198.51.100.1:" in d.cli("ping", "--c=10", "e"),
            "a direct path")
     e.cli("down")
