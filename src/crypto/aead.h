@@ -26,12 +26,16 @@ struct tn_aead_engine *tn_aead_engine_new(enum tn_aead_impl impl);
 void tn_aead_engine_free(struct tn_aead_engine *e); /* after all its keys; NULL is fine */
 /* Which implementation works now: never TN_AEAD_AUTO. */
 enum tn_aead_impl tn_aead_engine_impl(const struct tn_aead_engine *e);
+/* Overwrites the key that the engine worked with last; it goes on to work. For engines that get keys by the call (below):
+ * nobody else tells them that a key has died. */
+void tn_aead_engine_forget(struct tn_aead_engine *e);
 
 /* A key of this engine; NULL when memory is short. */
 struct tn_aead *tn_aead_new_in(struct tn_aead_engine *e, const uint8_t key[32]);
 /* A key with an engine of its own, for users of one or two keys. NULL as for the engine. */
 struct tn_aead *tn_aead_new(enum tn_aead_impl impl, const uint8_t key[32]);
 void tn_aead_free(struct tn_aead *a); /* NULL is fine */
+const uint8_t *tn_aead_key(const struct tn_aead *a); /* 32 bytes, borrowed: for another thread's engine */
 /* out: len + 16 bytes, ciphertext then tag. */
 void tn_aead_seal(struct tn_aead *a, const uint8_t nonce[12], const void *ad, size_t adlen, const void *msg,
                   size_t len, uint8_t *out);
@@ -49,6 +53,20 @@ struct tn_aead_job {
 };
 void tn_aead_seal_batch(struct tn_aead *a, struct tn_aead_job *jobs, size_t n);
 void tn_aead_open_batch(struct tn_aead *a, struct tn_aead_job *jobs, size_t n);
+
+/* The same with a key by the call, on whichever thread owns the engine. */
+void tn_aead_open_batch_in(struct tn_aead_engine *e, const uint8_t key[32], struct tn_aead_job *jobs, size_t n);
+
+/* Datagrams one after the other, each of segment bytes but the last, which may be shorter (never under header + tag): header
+ * bytes that stay as they are, then what is sealed in place, then room for the tag. The first has this counter, each that
+ * follows one more. */
+struct tn_aead_run {
+    uint8_t *bytes;
+    size_t len, segment, header;
+    uint64_t counter;
+    const uint8_t *key; /* 32 bytes */
+};
+void tn_aead_seal_run(struct tn_aead_engine *e, const struct tn_aead_run *run);
 
 /* XChaCha20-Poly1305 one-shots (WireGuard cookies). */
 void tn_xaead_seal(const uint8_t key[32], const uint8_t nonce[24], const void *ad, size_t adlen, const void *msg,

@@ -173,6 +173,52 @@ static void batches(enum tn_aead_impl impl)
 static void batches_openssl(void **state) { batches(TN_AEAD_OPENSSL); }
 static void batches_ipsecmb(void **state) { batches(TN_AEAD_IPSECMB); }
 
+/* A run is as many datagrams sealed one by one: headers as they are, the last one short, a key by the call. */
+static void runs(enum tn_aead_impl impl)
+{
+    enum { N = 9, HEADER = 16, SEGMENT = 200, LAST = 96 };
+    static uint8_t bytes[(N - 1) * SEGMENT + LAST], text[N][SEGMENT], sealed[N][SEGMENT];
+    uint64_t seed = 6;
+    struct tn_rng rng = tn_rng_seeded(&seed);
+    uint8_t key[2][32] = {{1}, {2}}, zero[32] = {0};
+    struct tn_aead_engine *e = tn_aead_engine_new(impl);
+    if (!e) skip();
+    for (int k = 0; k < 4; k++) { /* two keys in turn */
+        struct tn_aead *a = make(TN_AEAD_OPENSSL, key[k % 2]);
+        assert_memory_equal(tn_aead_key(a), key[k % 2], 32);
+        tn_rng_fill(&rng, bytes, sizeof bytes);
+        for (size_t i = 0; i < N; i++) memcpy(text[i], bytes + i * SEGMENT, i + 1 < N ? SEGMENT : LAST);
+        struct tn_aead_run run = {.bytes = bytes, .len = sizeof bytes, .segment = SEGMENT, .header = HEADER,
+                                  .counter = UINT64_MAX - 4, .key = key[k % 2]};
+        tn_aead_seal_run(e, &run);
+        struct tn_aead_job jobs[N];
+        for (size_t i = 0; i < N; i++)
+            jobs[i] = (struct tn_aead_job){.counter = run.counter + i, .in = text[i] + HEADER, .out = sealed[i],
+                                           .len = (i + 1 < N ? SEGMENT : LAST) - HEADER - TN_AEAD_TAG};
+        tn_aead_seal_batch(a, jobs, N);
+        for (size_t i = 0; i < N; i++) {
+            assert_memory_equal(bytes + i * SEGMENT, text[i], HEADER);
+            assert_memory_equal(bytes + i * SEGMENT + HEADER, sealed[i], jobs[i].len + TN_AEAD_TAG);
+            jobs[i].in = jobs[i].out = sealed[i];
+            jobs[i].len += TN_AEAD_TAG;
+        }
+        sealed[3][0] ^= 1;
+        tn_aead_open_batch_in(e, key[k % 2], jobs, N);
+        for (size_t i = 0; i < N; i++) {
+            assert_int_equal(jobs[i].result, i == 3 ? TN_E_CRYPTO : 0);
+            if (i != 3) assert_memory_equal(sealed[i], text[i] + HEADER, jobs[i].len - TN_AEAD_TAG);
+        }
+        if (impl == TN_AEAD_OPENSSL) assert_memory_equal(e->loaded[SEAL], key[k % 2], 32);
+        tn_aead_engine_forget(e);
+        assert_memory_equal(e->loaded[SEAL], zero, 32);
+        assert_memory_equal(e->loaded[OPEN], zero, 32);
+        tn_aead_free(a);
+    }
+    tn_aead_engine_free(e);
+}
+static void runs_openssl(void **state) { runs(TN_AEAD_OPENSSL); }
+static void runs_ipsecmb(void **state) { runs(TN_AEAD_IPSECMB); }
+
 static void xchacha(void **state)
 {
     uint8_t key[32], nonce[24], ad[12], want[114 + 16], got[114 + 16], back[114];
@@ -197,6 +243,7 @@ int main(void)
         cmocka_unit_test(rfc8439_openssl),        cmocka_unit_test(rfc8439_ipsecmb),
         cmocka_unit_test(rfc8439_auto),           cmocka_unit_test(all_lengths_openssl),
         cmocka_unit_test(all_lengths_ipsecmb),    cmocka_unit_test(all_lengths_auto),
+        cmocka_unit_test(runs_openssl),           cmocka_unit_test(runs_ipsecmb),
         cmocka_unit_test(changes_over_when_warm), cmocka_unit_test(keys_share_an_engine),
         cmocka_unit_test(truncated),              cmocka_unit_test(batches_openssl),
         cmocka_unit_test(batches_ipsecmb),        cmocka_unit_test(xchacha),
