@@ -403,7 +403,7 @@ static bool take_option(int *i, int argc, char **argv, const char *name, const c
 
 int main(int argc, char **argv)
 {
-    const char *server = NULL, *state = NULL, *hostname = "speed", *secs = NULL, *streams = NULL;
+    const char *server = NULL, *state = NULL, *hostname = "speed", *secs = NULL, *streams = NULL, *workers = NULL;
     bool is_serve = argc > 1 && strcmp(argv[1], "serve") == 0, ok = is_serve || (argc > 1 && strcmp(argv[1], "dial") == 0);
     for (int i = 2; i < argc && ok; i++) {
         if (strcmp(argv[i], "-R") == 0) g.receive = true;
@@ -413,11 +413,12 @@ int main(int argc, char **argv)
         else
             ok = take_option(&i, argc, argv, "--login-server", &server) || take_option(&i, argc, argv, "--state", &state) ||
                  take_option(&i, argc, argv, "--hostname", &hostname) || take_option(&i, argc, argv, "--to", &g.to) ||
-                 take_option(&i, argc, argv, "--secs", &secs) || take_option(&i, argc, argv, "-n", &streams);
+                 take_option(&i, argc, argv, "--secs", &secs) || take_option(&i, argc, argv, "-n", &streams) ||
+                 take_option(&i, argc, argv, "--workers", &workers);
     }
     if (!ok || (!is_serve && (!g.to || !strrchr(g.to, ':')))) {
         fprintf(stderr, "usage: speed serve|dial --login-server URL --state DIR --hostname NAME [--to IP:PORT] [--secs N] "
-                        "[-n STREAMS] [-R] [-L] [-C] [-d]\n");
+                        "[-n STREAMS] [-R] [-L] [-C] [-d] [--workers N]\n");
         return 2;
     }
     if (secs) g.secs = atof(secs);
@@ -430,6 +431,7 @@ int main(int argc, char **argv)
     if (server) err = tailnet_set(g.t, "login_server", server);
     if (!err && state) err = tailnet_set(g.t, "state_dir", state);
     if (!err) err = tailnet_set(g.t, "hostname", hostname);
+    if (!err && workers) err = tailnet_set(g.t, "workers", workers);
     if (!err) err = tailnet_set(g.t, "auth_key", getenv("TS_AUTHKEY"));
     if (!err) err = tailnet_up(g.t, 30000);
     if (err) die("up", err);

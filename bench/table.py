@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """The data path beside its peers, as one table: throughput, memory, CPU per GB, latency, connections.
 
-    bench/table.py [--runs N] [--secs S] [--build DIR] [--rows WORD,...] [--kinds ours,tsnet,rust,fd]
+    bench/table.py [--runs N] [--secs S] [--build DIR] [--rows WORD,...] [--kinds ours,tsnet,rust,fd,w1]
 
 Two namespaces joined by a veth pair, one program in each (bench/speed, or in the same habit tests/peers/tsnetpeer and, after
 bench/rust/build.sh, a program on the crate geiserx_tailscale), the control server (`tailnet dev`) in the first; both programs
 and the link share this machine. Kinds are run alternately in the same session, and medians are printed. Needs root or user
-namespaces, a release build, and the Go peers."""
+namespaces, a release build, and the Go peers. wN is ours with so many workers on both ends."""
 import argparse
 import os
 import re
@@ -50,7 +50,8 @@ class Bed:
             return [os.path.join(ROOT, "tests", "peers", "bin", "tsnetpeer"), "speed", mode, *common]
         if kind == "rust":
             return [RUST, mode, *common]
-        return [os.path.join(self.build, "bench", "speed"), mode, *common, *(["-d"] if kind == "fd" else [])]
+        more = ["-d"] if kind == "fd" else ["--workers", kind[1:]] if re.fullmatch(r"w\d+", kind) else []
+        return [os.path.join(self.build, "bench", "speed"), mode, *common, *more]
 
     def env(self):
         return {"TS_AUTHKEY": self.dev.key, "TS_NO_LOGS_NO_SUPPORT": "true",

@@ -17,6 +17,8 @@ import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 BUILD = os.path.join(ROOT, os.environ.get("TN_CHECK_BUILD", "build-check"))
+TSAN = os.path.join(ROOT, "build-tsan")
+TSAN_TARGETS = ("tests/unit/util/test_workpool", "tests/unit/path/test_path_udp_post")
 SUITES = ("unit", "fuzz", "sim", "e2e")
 GO_AT_LEAST = (1, 26)
 E2E_ORDER = ["selftest", "test_join", "test_exit", "test_dns", "test_flows", "test_tools", "test_closed", "test_hostile", "test_api",
@@ -120,6 +122,37 @@ def build(run):
             return False
     code, _ = run(["ninja", "-C", BUILD])
     return code == 0
+
+
+def build_threaded(run):
+    """The build with the thread sanitizer: the parts that work with threads."""
+    stage(f"build with TSan in {os.path.basename(TSAN)}")
+    if not os.path.exists(os.path.join(TSAN, "build.ninja")):
+        shutil.rmtree(TSAN, ignore_errors=True)
+        env = dict(os.environ)
+        if shutil.which("ccache") and "CC" not in env:
+            env["CC"] = "ccache gcc"
+        code, _ = run(["meson", "setup", TSAN, "-Db_sanitize=thread", "-Db_lundef=false", "-Dwerror=true"], env=env)
+        if code:
+            return False
+    code, _ = run(["ninja", "-C", TSAN, "tailnet", *TSAN_TARGETS])
+    return code == 0
+
+
+def threads(children, sums):
+    """What runs on several threads, once more with the thread sanitizer, which ends a program that races with status 66."""
+    if not build_threaded(children.run):
+        sums.add(0, 1, 0, "build with TSan")
+        return
+    for target in TSAN_TARGETS:
+        stage(f"TSan: {os.path.basename(target)}")
+        code, lines = children.run([os.path.join(TSAN, target)], capture=True)
+        counts = count_meson({"result": "ERROR" if code else "OK", "stdout": "\n".join(lines)})
+        sums.add(*counts, f"TSan: {target}")
+    for name, path in scenarios(["test_workers"]):
+        stage(f"TSan: scenario {name}")
+        child = children.start([sys.executable, "-B", path], capture=True, env=dict(os.environ, TN_BUILD=TSAN))
+        add_scenario(sums, f"TSan: {name}", path, *children.finish(child))
 
 
 def meson_tests(run, sums, suites):
@@ -240,12 +273,15 @@ def main():
         return sums.end()
     if what == "all":
         meson_tests(run, sums, SUITES)
+    elif what == "threads":
+        threads(children, sums)
     elif what != "e2e" or not args[1:]:
         meson_tests(run, sums, args)
     if what in ("all", "e2e"):
         build_peers(run, sums)
         if what == "all":
             meson_tests(run, sums, ("peers",))  # after the Go programs it needs
+            threads(children, sums)
         e2e(children, sums, args[1:])
     return sums.end()
 

@@ -73,6 +73,7 @@ static const char usage[] =
     "  --socks5-server IP:PORT  SOCKS5 into the tailnet\n"
     "  --tcp-buffer-size SIZE   most memory of a TCP flow per direction, such as 256K or 8M (default: automatic)\n"
     "  --tcp-congestion NAME    bbr (default) or cubic: congestion control of TCP\n"
+    "  --workers N              threads that encrypt and send beside the main one: 0 to 16 (default: by the cores)\n"
     "\n"
     "  --config FILE            settings from a file, with pools of proxies and rules (docs/CONFIG.md); other flags win.\n"
     "                           SIGHUP reads it anew, and so does a change of it\n"
@@ -115,6 +116,7 @@ static const struct flag flags[] = {
     {"socks5-server", "socks5_server", false, false},
     {"tcp-buffer-size", "tcp_buffer_size", false, false},
     {"tcp-congestion", "tcp_congestion", false, false},
+    {"workers", "workers", false, false},
 };
 enum { NFLAGS = sizeof flags / sizeof *flags, OPT_VERBOSE = CMD_LONG + NFLAGS, OPT_HELP };
 

@@ -2,9 +2,11 @@
 
 #include "dns/dns.h"
 #include "node/conffile.h"
+#include "node/workers.h"
 #include "tun/tun.h"
 #include "util/err.h"
 #include "util/file.h"
+#include "util/workpool.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -18,7 +20,7 @@ enum {
 
 void tn_config_init(struct tn_config *c)
 {
-    *c = (struct tn_config){.exit_breaker = true, .log_level = TN_LOG_INFO};
+    *c = (struct tn_config){.exit_breaker = true, .log_level = TN_LOG_INFO, .workers = TN_WORKERS_AUTO};
     c->port_mapping = true;
     tn_exitset_init(&c->exit);
 }
@@ -110,6 +112,17 @@ static int set_port(struct tn_config *c, const char *value, char why[200])
     c->port = (uint16_t)n;
     return 0;
 }
+
+static int set_workers(struct tn_config *c, const char *value, char why[200])
+{
+    char *end;
+    bool automatic = !*value || !strcmp(value, "auto");
+    unsigned long n = automatic ? 0 : strtoul(value, &end, 10);
+    if (!automatic && (*value < '0' || *value > '9' || *end || n > TN_WORKERS_MAX)) return bad(why, "workers", "auto, or 0 to 16");
+    c->workers = automatic ? TN_WORKERS_AUTO : (int)n;
+    return 0;
+}
+_Static_assert(TN_WORKERS_MAX == 16, "as the message says");
 
 /* A host name as DNS has it; control servers clean up the rest. */
 static int set_hostname(struct tn_config *c, const char *value, char why[200])
@@ -237,6 +250,7 @@ static int set_option(struct tn_config *c, const char *option, const char *value
     } others[] = {{"auth_key", set_auth_key},         {"log_level", set_log_level},
                   {"advertise_routes", set_advertise_routes},
                   {"port", set_port},                 {"hostname", set_hostname},
+                  {"workers", set_workers},
                   {"login_server", set_login_server}, {"exit_dns", set_exit_dns},
                   {"exit_dns_aaaa", set_exit_dns_aaaa},
                   {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node},

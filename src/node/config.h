@@ -26,6 +26,7 @@ struct tn_config {
     struct tn_egress_route *routes; /* advertise_routes */
     size_t nroutes;
     uint16_t port;
+    int workers; /* TN_WORKERS_AUTO, or their number */
     size_t tcp_buffer_size; /* 0: automatic */
     enum tn_congestion tcp_congestion;
     enum tn_log_level log_level;

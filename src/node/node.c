@@ -23,6 +23,7 @@
 #include "node/socks5d.h"
 #include "node/stream.h"
 #include "node/tunmode.h"
+#include "node/workers.h"
 #include "util/err.h"
 
 #include <sched.h>
@@ -344,6 +345,7 @@ static int make_all(struct tn_node *n)
     if (!err) err = make_control(n);
     if (!err) err = tn_exitwatch_new(n);
     if (!err && !n->config.relay_only) err = open_udp(n);
+    if (!err) err = tn_workers_new(n);
     if (!err) err = tn_netwatch_new(n);
     if (!err) err = tn_portmap_new(n);
     if (!err && n->config.socket) err = tn_localapi_new(n);
@@ -406,6 +408,7 @@ static void tear_down(struct tn_node *n)
     tn_portmap_free(n);
     tn_netwatch_free(n);
     close_polls(n);
+    tn_workers_free(n);
     if (n->egress) tn_egress_free(n->egress, egress_gone, n);
     n->forward = NULL;
     n->control = NULL;

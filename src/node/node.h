@@ -73,6 +73,7 @@ struct tn_node {
     struct tn_tls_ctx *tls;
     struct tn_uvdialer *dialer;
     struct tn_udp *udp;
+    struct tn_workpool *workers; /* NULL: the loop does it all */
     struct tn_disco_private disco_key;
     struct tn_control *control;
     struct tn_path *path;
@@ -175,6 +176,8 @@ struct tn_stack_callbacks tn_node_stack_callbacks(void);
 void tn_node_deliver_loopback(struct tn_node *n);
 void tn_node_drop_loopback(struct tn_node *n);
 /* An IP packet of ours to a tailnet address. TN_E_HOSTUNREACH without a route. */
+/* Where a train is best made (udp.h); NULL: anywhere. */
+uint8_t *tn_node_train_buffer(struct tn_node *n);
 int tn_node_send_ip(struct tn_node *n, const uint8_t *packet, size_t len, uint64_t now_us);
 
 /* bridge.c: bytes between a TCP flow of the stack and a descriptor */

@@ -257,6 +257,10 @@ static void stack_output(void *ctx, uint8_t *packet, size_t len)
     (void)tn_node_send_ip(n, packet, len, tn_node_now()); /* no route: a loss, as on any network */
 }
 
+uint8_t *tn_node_train_buffer(struct tn_node *n) { return n->workers && n->udp ? tn_udp_train_buffer(n->udp) : NULL; }
+
+static uint8_t *stack_train_buffer(void *ctx) { return tn_node_train_buffer(ctx); }
+
 static bool from_service(struct tn_node *n, const struct tn_train *t)
 {
     size_t taken = 0;
@@ -300,6 +304,13 @@ static void wg_send_run(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, c
     struct tn_node *n = ctx;
     struct tn_npeer *peer = peer_arg;
     if (peer->path) tn_path_send_run(n->path, peer->path, run, len, segment, now_us);
+}
+
+static bool wg_send_unsealed(void *ctx, struct tn_wg_peer *wg_peer, void *peer_arg, const struct tn_aead_run *run, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    struct tn_npeer *peer = peer_arg;
+    return n->workers && peer->path && tn_path_send_unsealed(n->path, peer->path, run, now_us);
 }
 
 static void wg_reply(void *ctx, const struct tn_wg_from *from, const uint8_t *datagram, size_t len, uint64_t now_us)
@@ -369,6 +380,12 @@ static void path_udp_send_run(void *ctx, const struct tn_addrport *to, const uin
     if (n->udp) tn_udp_send_run(n->udp, to, run, len, segment);
 }
 
+static bool path_udp_seal_run(void *ctx, const struct tn_addrport *to, const struct tn_aead_run *run, uint64_t now_us)
+{
+    struct tn_node *n = ctx;
+    return n->udp && tn_udp_seal_run(n->udp, to, run, now_us);
+}
+
 static void path_derp_state(void *ctx, int region, bool connected, const char *text)
 {
     struct tn_node *n = ctx;
@@ -403,6 +420,7 @@ struct tn_wg_callbacks tn_node_wg_callbacks(void)
                                     .resolve = wg_resolve,
                                     .wallclock = wg_wallclock,
                                     .send_run = wg_send_run,
+                                    .send_unsealed = wg_send_unsealed,
                                     .deliver_run = wg_deliver_run};
 }
 
@@ -415,7 +433,8 @@ struct tn_path_callbacks tn_node_path_callbacks(void)
                                       .rerouted = path_rerouted,
                                       .derp_state = path_derp_state,
                                       .receive_run = path_receive_run,
-                                      .udp_send_run = path_udp_send_run};
+                                      .udp_send_run = path_udp_send_run,
+                                      .udp_seal_run = path_udp_seal_run};
 }
 
 /* ---- the forwarder's hooks, which know the forwarder and not the node ---- */
@@ -445,5 +464,6 @@ struct tn_stack_callbacks tn_node_stack_callbacks(void)
                                        .foreign_tcp = foreign_tcp,
                                        .foreign_udp = foreign_udp,
                                        .foreign_other = foreign_other,
-                                       .output_train = stack_output_train};
+                                       .output_train = stack_output_train,
+                                       .train_buffer = stack_train_buffer};
 }

@@ -83,9 +83,11 @@ static void refuse(struct tn_node *n, const uint8_t *packet, size_t len, const s
 static void send_pieces(struct tn_node *n, struct tn_wg_peer *peer, struct tn_tun_split *s, uint64_t now_us)
 {
     struct tn_tunmode *t = n->tun;
-    struct tn_wg_train train = {.first = t->train + TN_WG_HEADROOM, .len = s->gso_size ? s->hdr_len + s->gso_size : s->len};
+    struct tn_wg_train train = {.len = s->gso_size ? s->hdr_len + s->gso_size : s->len};
     size_t stride = tn_wg_stride(train.len);
     for (bool first = true;; first = false) {
+        uint8_t *room = tn_node_train_buffer(n);
+        train.first = (room ? room : t->train) + TN_WG_HEADROOM;
         train.count = 0;
         for (size_t len; train.count < TRAIN && (len = tn_tun_split_next(s, train.first + train.count * stride)) > 0;) {
             train.count++;

@@ -5,6 +5,7 @@
 #ifndef TN_PATH_PATH_H
 #define TN_PATH_PATH_H
 
+#include "crypto/aead.h"
 #include "crypto/keys.h"
 #include "util/ip.h"
 #include "util/log.h"
@@ -64,6 +65,8 @@ struct tn_path_callbacks {
                         uint64_t now_us);
     /* Like udp_send for a run of them, behind all that were sent before. NULL: udp_send gets them one by one. */
     void (*udp_send_run)(void *ctx, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment);
+    /* The same for a run that has yet to be sealed. False, or NULL: it is not wanted (udp.h). */
+    bool (*udp_seal_run)(void *ctx, const struct tn_addrport *to, const struct tn_aead_run *run, uint64_t now_us);
 };
 
 struct tn_path_config {
@@ -108,6 +111,8 @@ void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *d
 /* A run of them: segment bytes each, the last maybe shorter. */
 void tn_path_send_run(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *run, size_t len, size_t segment,
                       uint64_t now_us);
+/* Gives it to who seals and sends, if it goes by UDP alone and that wants it; else false. */
+bool tn_path_send_unsealed(struct tn_path *p, struct tn_path_peer *peer, const struct tn_aead_run *run, uint64_t now_us);
 /* The system said that a datagram can't be sent there (a negative errno): a path that leads there is given up, unless
  * it is only a loss. May be called from udp_send. */
 void tn_path_udp_failed(struct tn_path *p, const struct tn_addrport *to, int err, uint64_t now_us);

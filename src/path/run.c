@@ -39,6 +39,16 @@ void tn_path_udp_input_run(struct tn_path *p, const struct tn_addrport *from, ui
     if (len == 0) tn_path_udp_input(p, from, run, 0, now_us);
 }
 
+bool tn_path_send_unsealed(struct tn_path *p, struct tn_path_peer *peer, const struct tn_aead_run *run, uint64_t now_us)
+{
+    struct tn_path_choice way = tn_path_choose(p, peer, now_us);
+    if (way.derp_region || !way.udp.ip.family || !p->config.cb.udp_seal_run) return false;
+    if (!p->config.cb.udp_seal_run(p->config.ctx, &way.udp, run, now_us)) return false;
+    tn_path_check_active(p, now_us);
+    tn_path_session_data(p, peer, now_us);
+    return true;
+}
+
 void tn_path_send_run(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *run, size_t len, size_t segment,
                       uint64_t now_us)
 {

@@ -6,17 +6,16 @@
  *
  * Sending: small datagrams wait in the outbox for the end of the loop's turn and leave in one sendmmsg; neighbours of
  * equal size for one address become one message with UDP_SEGMENT. Long runs go straight from their owner's buffer.
- * UDP_SEGMENT can fail at run time (EIO: a device without checksum offload; EINVAL: segments above the path's MTU): then
- * the run is sent datagram by datagram, and after EIO every later one, too.
- *
- * A full socket buffer is the device's back-pressure: a bounded wait for it is cheaper than a burst of losses. */
+ * What becomes of them there is in udp_send.c. With workers (udp_post.c) trains are sealed and sent by one of those, and what
+ * is for the same address meanwhile goes behind. */
 #include "path/udp.h"
+#include "path/udp_post.h"
+#include "path/udp_send.h"
 #include "util/err.h"
 #include "util/heap.h"
 
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -35,12 +34,9 @@ enum {
     GRO_SLOT = 64 * 1024,
     SLOTS = 64,           /* without UDP_GRO */
     SLOT = 2048,          /* a longer datagram is no WireGuard packet of ours nor disco */
-    OUT_RUNS = 64,        /* messages of one sendmmsg */
     OUT_BYTES = 64 * 1024,
-    SEGMENTS_MAX = 64,    /* of one message; what kernels before 6.9 take */
     CONTROL = CMSG_SPACE(sizeof(int)),
     SOCKET_BUFFER = 4 * 1024 * 1024, /* asked for, capped by net.core.*mem_max: room for bursts while the loop works */
-    FULL_WAITS = 4, FULL_WAIT_MS = 2,
     LARGE = 4096,         /* what touches more than the first page of a slot */
 };
 #define QUIET_US UINT64_C(5000000)
@@ -53,24 +49,18 @@ struct inbox {
     uint8_t *bytes;
 };
 
-struct out_run {
-    struct tn_addrport to;
-    uint32_t at, len;
-    uint16_t segment, count;
-    bool closed; /* its last datagram is a short one */
-};
-
 struct outbox {
-    struct out_run run[OUT_RUNS];
+    struct tn_udp_run run[TN_UDP_RUNS_MAX];
     unsigned nruns;
     uint32_t used;
     uint8_t bytes[OUT_BYTES];
 };
 
 struct tn_udp {
-    int fd4, fd6;
+    struct tn_udp_sender sender;
+    struct tn_udp_post *post; /* NULL: no workers */
     uint16_t port4, port6;
-    bool gso, gro;
+    bool gro;
     void (*failed)(void *ctx, const struct tn_addrport *to, int err);
     void *failed_ctx;
     struct inbox *in;
@@ -125,24 +115,25 @@ int tn_udp_open(uint16_t port, struct tn_udp **out)
 {
     struct tn_udp *u = calloc(1, sizeof *u);
     if (!u) return TN_E_NOMEM;
+    tn_udp_sender_init(&u->sender);
     u->look_us = TN_NEVER;
     u->port4 = port;
-    u->fd4 = open_socket(AF_INET, &u->port4);
-    u->port6 = u->fd4 >= 0 ? u->port4 : port;
-    u->fd6 = open_socket(AF_INET6, &u->port6);
-    if (u->fd6 == TN_E_ADDRINUSE && port == 0) { /* someone has that port on IPv6: another one does as well */
+    u->sender.fd4 = open_socket(AF_INET, &u->port4);
+    u->port6 = u->sender.fd4 >= 0 ? u->port4 : port;
+    u->sender.fd6 = open_socket(AF_INET6, &u->port6);
+    if (u->sender.fd6 == TN_E_ADDRINUSE && port == 0) { /* someone has that port on IPv6: another one does as well */
         u->port6 = 0;
-        u->fd6 = open_socket(AF_INET6, &u->port6);
+        u->sender.fd6 = open_socket(AF_INET6, &u->port6);
     }
-    int err = u->fd4 < 0 && u->fd6 < 0 ? u->fd4 : port && u->fd4 == TN_E_ADDRINUSE ? u->fd4 : 0;
+    int err = u->sender.fd4 < 0 && u->sender.fd6 < 0 ? u->sender.fd4 : port && u->sender.fd4 == TN_E_ADDRINUSE ? u->sender.fd4 : 0;
     if (err) {
         tn_udp_close(u);
         return err;
     }
-    if (u->fd4 < 0) u->port4 = 0;
-    if (u->fd6 < 0) u->port6 = 0;
-    u->gso = has_option(u->fd4, UDP_SEGMENT, 0) && has_option(u->fd6, UDP_SEGMENT, 0);
-    u->gro = has_option(u->fd4, UDP_GRO, 1) && has_option(u->fd6, UDP_GRO, 1);
+    if (u->sender.fd4 < 0) u->port4 = 0;
+    if (u->sender.fd6 < 0) u->port6 = 0;
+    u->sender.gso = has_option(u->sender.fd4, UDP_SEGMENT, 0) && has_option(u->sender.fd6, UDP_SEGMENT, 0);
+    u->gro = has_option(u->sender.fd4, UDP_GRO, 1) && has_option(u->sender.fd6, UDP_GRO, 1);
     *out = u;
     return 0;
 }
@@ -159,10 +150,12 @@ void tn_udp_close(struct tn_udp *u)
 {
     if (!u) return;
     tn_udp_flush(u); /* a goodbye */
-    if (u->fd4 >= 0) close(u->fd4);
-    if (u->fd6 >= 0) close(u->fd6);
+    tn_udp_post_free(u->post);
+    if (u->sender.fd4 >= 0) close(u->sender.fd4);
+    if (u->sender.fd6 >= 0) close(u->sender.fd6);
     free_inbox(u);
     free(u->out);
+    tn_udp_sender_fini(&u->sender);
     free(u);
 }
 
@@ -172,8 +165,15 @@ void tn_udp_on_failed(struct tn_udp *u, void (*failed)(void *ctx, const struct t
     u->failed_ctx = ctx;
 }
 
-int tn_udp_fd4(const struct tn_udp *u) { return u->fd4 >= 0 ? u->fd4 : -1; }
-int tn_udp_fd6(const struct tn_udp *u) { return u->fd6 >= 0 ? u->fd6 : -1; }
+int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, void (*wake)(void *ctx), void *ctx)
+{
+    return tn_udp_post_new(&u->sender, pool, wake, ctx, &u->post);
+}
+
+uint8_t *tn_udp_train_buffer(struct tn_udp *u) { return u->post ? tn_udp_post_buffer(u->post) : NULL; }
+
+int tn_udp_fd4(const struct tn_udp *u) { return u->sender.fd4; }
+int tn_udp_fd6(const struct tn_udp *u) { return u->sender.fd6; }
 uint16_t tn_udp_port4(const struct tn_udp *u) { return u->port4; }
 uint16_t tn_udp_port6(const struct tn_udp *u) { return u->port6; }
 
@@ -266,6 +266,7 @@ void tn_udp_timeout(struct tn_udp *u, uint64_t now_us)
         if (u->in) madvise(u->in->bytes, IN_BYTES, MADV_DONTNEED);
         free(u->out);
         u->out = NULL;
+        tn_udp_post_trim(u->post);
     }
     u->busy = false;
 }
@@ -274,106 +275,37 @@ uint64_t tn_udp_next_deadline(const struct tn_udp *u) { return u->look_us; }
 
 /* ---- out ---- */
 
-/* Waits a little for room in the socket's buffer. False: it stays full, and what there is is lost. */
-static bool wait_room(int fd, int *waits)
-{
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    return (*waits)-- > 0 && poll(&p, 1, FULL_WAIT_MS) > 0;
-}
+/* ---- out ---- */
 
-static void tell_failed(const struct tn_udp *u, const struct sockaddr_storage *ss, int err)
+static void tell_failures(struct tn_udp *u)
 {
-    struct tn_addrport to;
-    if (u->failed && tn_addrport_from_sockaddr((const struct sockaddr *)ss, &to) == 0) u->failed(u->failed_ctx, &to, -err);
-}
-
-static void send_datagrams(const struct tn_udp *u, int fd, const struct sockaddr_storage *ss, socklen_t sslen,
-                           const uint8_t *run, size_t len, size_t segment, int *waits)
-{
-    struct mmsghdr msgs[SEGMENTS_MAX];
-    struct iovec iov[SEGMENTS_MAX];
-    for (size_t at = 0; at < len;) {
-        unsigned n = 0, done = 0;
-        for (; at < len && n < SEGMENTS_MAX; at += segment, n++) {
-            iov[n] = (struct iovec){(void *)(uintptr_t)(run + at), len - at < segment ? len - at : segment};
-            msgs[n] = (struct mmsghdr){.msg_hdr = {.msg_name = (void *)(uintptr_t)ss, .msg_namelen = sslen,
-                                                   .msg_iov = &iov[n], .msg_iovlen = 1}};
-        }
-        while (done < n) {
-            int sent = sendmmsg(fd, msgs + done, n - done, 0);
-            if (sent > 0) done += (unsigned)sent;
-            else if (errno == EINTR) continue;
-            else if (errno != EAGAIN && errno != ENOBUFS) {
-                tell_failed(u, ss, errno);
-                return;
-            } else if (!wait_room(fd, waits)) return; /* lost */
-        }
-    }
-}
-
-static void put_segment(struct msghdr *m, uint8_t control[CONTROL], size_t segment)
-{
-    uint16_t size = (uint16_t)segment;
-    m->msg_control = control;
-    m->msg_controllen = CMSG_SPACE(sizeof size);
-    struct cmsghdr *c = CMSG_FIRSTHDR(m);
-    c->cmsg_level = IPPROTO_UDP;
-    c->cmsg_type = UDP_SEGMENT;
-    c->cmsg_len = CMSG_LEN(sizeof size);
-    memcpy(CMSG_DATA(c), &size, sizeof size);
-}
-
-/* What is to be done about a message that could not be sent. */
-enum failed { AGAIN, SINGLY, LOST, UNREACHABLE };
-
-static enum failed send_failed(struct tn_udp *u, int fd, bool segmented, int err, int *waits)
-{
-    if (err == EINTR) return AGAIN;
-    if (err == EAGAIN || err == ENOBUFS) return wait_room(fd, waits) ? AGAIN : LOST;
-    if (!segmented) return UNREACHABLE;
-    if (err == EIO) u->gso = false;
-    return err == EIO || err == EINVAL || err == EMSGSIZE || err == EOPNOTSUPP ? SINGLY : UNREACHABLE;
-}
-
-static void send_long(struct tn_udp *u, int fd, const struct sockaddr_storage *ss, socklen_t sslen, const uint8_t *run,
-                      size_t len, size_t segment, int *waits)
-{
-    size_t most = TN_UDP_RUN_MAX / segment;
-    most = (most < SEGMENTS_MAX ? most : SEGMENTS_MAX) * segment;
-    for (size_t at = 0, n; at < len; at += n) {
-        n = len - at < most ? len - at : most;
-        bool segmented = u->gso && n > segment;
-        if (!segmented) {
-            send_datagrams(u, fd, ss, sslen, run + at, len - at, segment, waits);
-            return;
-        }
-        _Alignas(struct cmsghdr) uint8_t control[CONTROL];
-        struct iovec iov = {(void *)(uintptr_t)(run + at), n};
-        struct msghdr m = {.msg_name = (void *)(uintptr_t)ss, .msg_namelen = sslen, .msg_iov = &iov, .msg_iovlen = 1};
-        put_segment(&m, control, segment);
-        enum failed what = AGAIN;
-        while (what == AGAIN && sendmsg(fd, &m, 0) < 0)
-            if ((what = send_failed(u, fd, true, errno, waits)) == UNREACHABLE) tell_failed(u, ss, errno);
-        if (what == SINGLY) send_datagrams(u, fd, ss, sslen, run + at, n, segment, waits);
-        if (what == LOST || what == UNREACHABLE) return;
-    }
+    struct tn_addrport to[TN_UDP_FAILURES_MAX];
+    int err[TN_UDP_FAILURES_MAX];
+    unsigned n = tn_udp_failures_take(&u->sender.failures, to, err);
+    for (unsigned i = 0; i < n && u->failed; i++) u->failed(u->failed_ctx, &to[i], err[i]);
 }
 
 void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment)
 {
-    struct sockaddr_storage ss;
-    int fd = to->ip.family == 4 ? u->fd4 : u->fd6, waits = FULL_WAITS;
-    if (fd < 0 || to->ip.family == 0 || len == 0) return;
     tn_udp_flush(u);
-    socklen_t sslen = tn_addrport_to_sockaddr(to, &ss);
-    send_long(u, fd, &ss, sslen, run, len, segment, &waits);
+    if (tn_udp_post_busy(u->post, to)) tn_udp_post_copy(u->post, to, run, len, segment);
+    else tn_udp_send_long(&u->sender, to, run, len, segment);
+    tell_failures(u);
+}
+
+bool tn_udp_seal_run(struct tn_udp *u, const struct tn_addrport *to, const struct tn_aead_run *run, uint64_t now_us)
+{
+    if (!u->post || !tn_udp_post_worth(u->post, to, run)) return false;
+    tn_udp_flush(u);
+    touched(u, now_us);
+    return tn_udp_post_seal(u->post, to, run);
 }
 
 /* The last run of the outbox if this datagram continues it. */
-static struct out_run *continued(const struct tn_udp *u, struct outbox *o, const struct tn_addrport *to, size_t len)
+static struct tn_udp_run *continued(const struct tn_udp *u, struct outbox *o, const struct tn_addrport *to, size_t len)
 {
-    struct out_run *r = o->nruns ? &o->run[o->nruns - 1] : NULL;
-    bool ok = r && u->gso && !r->closed && r->count < SEGMENTS_MAX && len <= r->segment &&
+    struct tn_udp_run *r = o->nruns ? &o->run[o->nruns - 1] : NULL;
+    bool ok = r && u->sender.gso && !r->closed && r->count < TN_UDP_SEGMENTS_MAX && len <= r->segment &&
               r->len + len <= TN_UDP_RUN_MAX && tn_addrport_eq(&r->to, to);
     return ok ? r : NULL;
 }
@@ -386,15 +318,15 @@ static struct outbox *outbox_of(struct tn_udp *u)
 
 void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *datagram, size_t len)
 {
-    int fd = to->ip.family == 4 ? u->fd4 : u->fd6;
+    int fd = to->ip.family == 4 ? u->sender.fd4 : u->sender.fd6;
     struct outbox *o = fd < 0 || to->ip.family == 0 || len == 0 || len > TN_UDP_RUN_MAX ? NULL : outbox_of(u);
     if (!o) return;
     if (o->used + len > OUT_BYTES) tn_udp_flush(u);
-    struct out_run *r = continued(u, o, to, len);
+    struct tn_udp_run *r = continued(u, o, to, len);
     if (!r) {
-        if (o->nruns == OUT_RUNS) tn_udp_flush(u);
+        if (o->nruns == TN_UDP_RUNS_MAX) tn_udp_flush(u);
         r = &o->run[o->nruns++];
-        *r = (struct out_run){.to = *to, .at = o->used, .segment = (uint16_t)len};
+        *r = (struct tn_udp_run){.to = *to, .at = o->used, .segment = (uint16_t)len};
     }
     memcpy(o->bytes + o->used, datagram, len);
     o->used += (uint32_t)len;
@@ -403,56 +335,12 @@ void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *
     r->closed = len < r->segment;
 }
 
-/* What one sendmmsg takes: neighbours in the outbox that leave by the same socket. */
-struct out_batch {
-    struct mmsghdr msgs[OUT_RUNS];
-    struct iovec iov[OUT_RUNS];
-    struct sockaddr_storage to[OUT_RUNS];
-    _Alignas(struct cmsghdr) uint8_t control[OUT_RUNS][CONTROL];
-};
-
-static void prepare(struct outbox *o, const struct out_run *r, struct out_batch *b, unsigned i)
-{
-    b->iov[i] = (struct iovec){o->bytes + r->at, r->len};
-    b->msgs[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &b->to[i], .msg_namelen = tn_addrport_to_sockaddr(&r->to, &b->to[i]),
-                                              .msg_iov = &b->iov[i], .msg_iovlen = 1}};
-    if (r->count > 1) put_segment(&b->msgs[i].msg_hdr, b->control[i], r->segment);
-}
-
-static void send_batch(struct tn_udp *u, int fd, struct outbox *o, const struct out_run *runs, unsigned n, int *waits)
-{
-    struct out_batch b;
-    for (unsigned i = 0; i < n; i++) prepare(o, &runs[i], &b, i);
-    for (unsigned done = 0; done < n;) {
-        const struct out_run *r = &runs[done];
-        if (r->count > 1 && !u->gso) { /* it went while we were at it */
-            send_datagrams(u, fd, &b.to[done], b.msgs[done].msg_hdr.msg_namelen, o->bytes + r->at, r->len, r->segment, waits);
-            done++;
-            continue;
-        }
-        int sent = sendmmsg(fd, b.msgs + done, n - done, 0);
-        if (sent > 0) {
-            done += (unsigned)sent;
-            continue;
-        }
-        int err = errno;
-        enum failed what = send_failed(u, fd, r->count > 1, err, waits);
-        if (what == UNREACHABLE) tell_failed(u, &b.to[done], err);
-        if (what == SINGLY)
-            send_datagrams(u, fd, &b.to[done], b.msgs[done].msg_hdr.msg_namelen, o->bytes + r->at, r->len, r->segment, waits);
-        if (what != AGAIN) done++;
-    }
-}
-
+/* What goes to an address that a worker still sends to follows there; the rest leaves at once. */
 void tn_udp_flush(struct tn_udp *u)
 {
     struct outbox *o = u->out;
-    int waits = FULL_WAITS;
-    if (!o || o->nruns == 0) return;
-    for (unsigned i = 0, n; i < o->nruns; i += n) {
-        uint8_t family = o->run[i].to.ip.family;
-        for (n = 1; i + n < o->nruns && o->run[i + n].to.ip.family == family;) n++;
-        send_batch(u, family == 4 ? u->fd4 : u->fd6, o, &o->run[i], n, &waits);
-    }
-    o->nruns = o->used = 0;
+    unsigned n = o ? tn_udp_post_runs(u->post, o->bytes, o->run, o->nruns) : 0;
+    if (n) tn_udp_send_runs(&u->sender, o->bytes, o->run, n);
+    if (o) o->nruns = o->used = 0;
+    tell_failures(u);
 }

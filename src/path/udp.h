@@ -7,7 +7,10 @@
 #ifndef TN_PATH_UDP_H
 #define TN_PATH_UDP_H
 
+#include "crypto/aead.h"
 #include "util/ip.h"
+#include "util/workpool.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,7 +20,7 @@ struct tn_udp;
 int tn_udp_open(uint16_t port, struct tn_udp **out);
 void tn_udp_close(struct tn_udp *u);
 /* failed: the system said that nothing can be sent there (a negative errno; not when it is only short of room). Called from
- * the sending functions. */
+ * the sending functions, about what they or the workers found. */
 void tn_udp_on_failed(struct tn_udp *u, void (*failed)(void *ctx, const struct tn_addrport *to, int err), void *ctx);
 int tn_udp_fd4(const struct tn_udp *u);
 int tn_udp_fd6(const struct tn_udp *u); /* -1: none */
@@ -35,6 +38,17 @@ void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *
 enum { TN_UDP_RUN_MAX = 65507 };
 void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment);
 void tn_udp_flush(struct tn_udp *u);
+
+/* From now on long trains are sealed and sent by the pool's workers, an address always by the same, so that nothing overtakes.
+ * wake (any thread) is called when tn_udp_flush has something to tell failed. The pool is the caller's and outlives u; its
+ * work's local is a struct tn_aead_engine. Once; before that, and on error, everything happens in the calls. */
+int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, void (*wake)(void *ctx), void *ctx);
+/* Where to make the next train, so that tn_udp_seal_run need not copy it: TN_UDP_TRAIN_BYTES, 64-byte aligned, good until the
+ * next call about u. NULL: no workers, or no memory. */
+enum { TN_UDP_TRAIN_BYTES = 64 * 1312 };
+uint8_t *tn_udp_train_buffer(struct tn_udp *u);
+/* Seals and sends on a worker. False: do it yourself. Waits while that worker has too much to do. */
+bool tn_udp_seal_run(struct tn_udp *u, const struct tn_addrport *to, const struct tn_aead_run *run, uint64_t now_us);
 
 /* Buffers that traffic has made resident go back to the system some seconds after it ended. */
 void tn_udp_timeout(struct tn_udp *u, uint64_t now_us);

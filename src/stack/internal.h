@@ -203,7 +203,8 @@ struct tn_train_out {
     uint32_t next_seq, sum;
     size_t ip_len, tcp_len;
     uint8_t head[40 + TN_TCP_HDR_MAX];
-    _Alignas(64) uint8_t buf[TN_TRAIN_BYTES];
+    uint8_t *buf;             /* TN_TRAIN_BYTES; whose: stack.h, train_buffer */
+    uint8_t *own;             /* NULL until it is needed */
 };
 
 struct tn_stack {
@@ -289,6 +290,7 @@ bool tn_train_add(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint32_t paylo
 bool tn_train_add_udp(struct tn_stack *st, const struct tn_addrport *from, const struct tn_addrport *to, const uint8_t *bytes,
                       size_t len);
 void tn_train_flush(struct tn_stack *st);
+void tn_train_free(struct tn_stack *st);
 
 /* demux.c */
 uint64_t tn_flow_hash(const struct tn_stack *st, const struct tn_addrport *local, const struct tn_addrport *remote);

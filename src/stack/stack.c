@@ -71,7 +71,7 @@ void tn_stack_free(struct tn_stack *st)
     tn_htable_fini(&st->udp_socks);
     tn_heap_fini(&st->timers);
     tn_pool_fini(&st->pool);
-    free(st->train);
+    tn_train_free(st);
     free(st);
 }
 

@@ -67,6 +67,9 @@ struct tn_stack_callbacks {
     void (*foreign_other)(void *ctx, uint8_t ipproto, const uint8_t *packet, size_t len, uint64_t now_us);
     /* output for consecutive TCP packets of one flow; NULL: output gets them one by one. */
     void (*output_train)(void *ctx, struct tn_train *t);
+    /* Where the next train is to be made: TN_TRAIN_BYTES, the caller's until output_train gets the train. NULL, or a NULL from
+     * it: in the stack's own memory. */
+    uint8_t *(*train_buffer)(void *ctx);
 };
 
 enum tn_congestion { TN_CONGESTION_BBR, TN_CONGESTION_CUBIC };

@@ -35,8 +35,25 @@ static struct tn_train_out *obtain(struct tn_stack *st)
     if (!st->train && (st->train = malloc(sizeof *st->train))) {
         st->train->t.count = 0;
         st->train->lent = false;
+        st->train->own = NULL;
     }
     return st->train && !st->train->lent ? st->train : NULL;
+}
+
+/* Room for a train that begins. */
+static bool take_buffer(struct tn_stack *st, struct tn_train_out *o)
+{
+    o->buf = st->cb.train_buffer ? st->cb.train_buffer(st->ctx) : NULL;
+    if (!o->buf && !o->own) o->own = malloc(TN_TRAIN_BYTES);
+    if (!o->buf) o->buf = o->own;
+    return o->buf != NULL;
+}
+
+void tn_train_free(struct tn_stack *st)
+{
+    if (st->train) free(st->train->own);
+    free(st->train);
+    st->train = NULL;
 }
 
 static bool continues(const struct tn_train_out *o, const struct tn_tcp *c, const struct tn_tcp_seg *seg,
@@ -44,7 +61,7 @@ static bool continues(const struct tn_train_out *o, const struct tn_tcp *c, cons
 {
     const struct tn_tcp_seg *l = &o->seg;
     return o->t.count && o->flow == c && !o->closed && o->ip_len + o->tcp_len + payload <= o->t.len &&
-           (o->t.count + 1) * o->t.stride <= sizeof o->buf && seg->seq == o->next_seq && seg->ack == l->ack &&
+           (o->t.count + 1) * o->t.stride <= TN_TRAIN_BYTES && seg->seq == o->next_seq && seg->ack == l->ack &&
            seg->window == l->window && seg->has_ts == l->has_ts && seg->tsval == l->tsval && seg->tsecr == l->tsecr && seg->nsack == 0;
 }
 
@@ -101,6 +118,7 @@ bool tn_train_add(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint32_t paylo
     if (!continues(o, c, seg, payload)) {
         tn_train_flush(st);
         if (seg->flags & TN_TCP_PSH) return false; /* nothing can follow: an ordinary packet */
+        if (!take_buffer(st, o)) return false;
         begin(o, c, seg, payload);
     }
     put(st, o, c, seg, payload);
@@ -112,7 +130,7 @@ bool tn_train_add(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint32_t paylo
 static bool continues_udp(const struct tn_train_out *o, const struct tn_addrport *from, const struct tn_addrport *to,
                           size_t len)
 {
-    return o->t.count && !o->flow && !o->closed && len <= o->t.len && (o->t.count + 1) * o->t.stride <= sizeof o->buf &&
+    return o->t.count && !o->flow && !o->closed && len <= o->t.len && (o->t.count + 1) * o->t.stride <= TN_TRAIN_BYTES &&
            tn_addrport_eq(&o->from, from) && tn_addrport_eq(&o->to, to);
 }
 
@@ -125,6 +143,7 @@ bool tn_train_add_udp(struct tn_stack *st, const struct tn_addrport *from, const
     if (!o) return false;
     if (!continues_udp(o, from, to, len)) {
         tn_train_flush(st);
+        if (!take_buffer(st, o)) return false;
         o->flow = NULL;
         o->from = *from;
         o->to = *to;

@@ -120,25 +120,36 @@ static void emit(struct tn_wg_peer *p, const uint8_t *run, size_t len, size_t se
         tn_wg_emit(p, run + at, len - at < segment ? len - at : segment, now_us);
 }
 
-/* At most RUN_MAX packets. current may send. */
-static void transmit_run(struct tn_wg_peer *p, const struct tn_wg_train *t, uint64_t now_us)
+/* Padding, headers and counters: everything but the seal. current may send. */
+static struct tn_aead_run number(struct tn_wg_peer *p, const struct tn_wg_train *t)
 {
-    struct tn_aead_job job[RUN_MAX];
     struct tn_wg_keypair *k = p->current;
-    size_t stride = tn_wg_stride(t->len), total = 0;
+    size_t stride = tn_wg_stride(t->len);
+    struct tn_aead_run run = {.bytes = t->first - TN_WG_HEADROOM, .segment = stride, .header = TN_WGMSG_DATA_HEADER,
+                              .counter = k->send_counter, .key = tn_aead_key(k->send)};
     for (size_t i = 0; i < t->count; i++) {
         uint8_t *packet = t->first + i * stride;
         size_t len = i + 1 < t->count ? t->len : t->last_len, plain = tn_wg_stride(len) - TN_WG_DATA_OVERHEAD;
         memset(packet + len, 0, plain - len);
         struct tn_wgmsg_data m = {.receiver = k->remote_index, .counter = k->send_counter++};
         tn_wgmsg_put_data(packet - TN_WG_HEADROOM, &m);
-        job[i] = (struct tn_aead_job){.counter = m.counter, .in = packet, .out = packet, .len = plain};
-        total += plain + TN_WG_DATA_OVERHEAD;
+        run.len += plain + TN_WG_DATA_OVERHEAD;
     }
-    tn_aead_seal_batch(k->send, job, t->count);
+    return run;
+}
+
+static void transmit_run(struct tn_wg_peer *p, const struct tn_wg_train *t, uint64_t now_us)
+{
+    struct tn_wg *wg = p->wg;
+    struct tn_aead_run run = number(p, t);
     tn_wg_sent_anything(p);
     tn_wg_sent_data(p, now_us);
-    emit(p, t->first - TN_WG_HEADROOM, total, stride, now_us);
+    if (wg->cb.send_unsealed && wg->cb.send_unsealed(wg->ctx, p, p->arg, &run, now_us)) {
+        p->stats.tx_bytes += run.len;
+    } else {
+        tn_aead_seal_run(wg->aead, &run);
+        emit(p, run.bytes, run.len, run.segment, now_us);
+    }
     tn_wg_keep_fresh_sending(p, now_us);
 }
 
@@ -155,15 +166,8 @@ int tn_wg_send_train(struct tn_wg *wg, struct tn_wg_peer *p, const struct tn_wg_
     wg->now_us = now_us;
     if (t->len > TN_WG_MTU) return TN_E_TOOBIG;
     if (t->count == 0 || t->last_len == 0 || t->last_len > t->len) return TN_E_INVAL;
-    for (size_t at = 0, n; at < t->count; at += n) {
-        struct tn_wg_train part = {.first = t->first + at * tn_wg_stride(t->len), .len = t->len, .last_len = t->len};
-        part.count = n = t->count - at < RUN_MAX ? t->count - at : RUN_MAX;
-        if (at + n == t->count) part.last_len = t->last_len;
-        bool now = (p->nstaged == 0 || p->in_session_callback) && tn_wg_may_send(p->current, now_us);
-        int err = 0;
-        if (now) transmit_run(p, &part, now_us);
-        else err = send_singly(wg, p, &part, now_us);
-        if (err) return err;
-    }
+    bool now = (p->nstaged == 0 || p->in_session_callback) && tn_wg_may_send(p->current, now_us);
+    if (!now) return send_singly(wg, p, t, now_us);
+    transmit_run(p, t, now_us);
     return 0;
 }

@@ -7,10 +7,12 @@
 #ifndef TN_WG_WG_H
 #define TN_WG_WG_H
 
+#include "crypto/aead.h"
 #include "crypto/keys.h"
 #include "util/ip.h"
 #include "util/log.h"
 #include "util/rng.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -53,6 +55,10 @@ struct tn_wg_callbacks {
      * one by one. */
     void (*send_run)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const uint8_t *run, size_t len, size_t segment,
                      uint64_t now_us);
+    /* Asked before a train is sealed: true takes it over, to seal it (tn_aead_seal_run, on any thread) and send it, in order
+     * with what send and send_run get for this peer; the bytes are the taker's if it gave them to the train's maker, else
+     * borrowed, as the key is. False, or NULL: it is sealed here, and send_run gets it. */
+    bool (*send_unsealed)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const struct tn_aead_run *run, uint64_t now_us);
     /* deliver for many, in order. NULL: deliver gets them one by one. */
     void (*deliver_run)(void *ctx, struct tn_wg_peer *peer, void *peer_arg, const struct iovec *packets, size_t n,
                         uint64_t now_us);

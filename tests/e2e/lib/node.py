@@ -9,7 +9,7 @@ import subprocess
 from .proc import Failure, expect, wait_until
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
-SANITIZER_MARKS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:")
+SANITIZER_MARKS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error:")
 
 
 PLACES = ("tailnet", os.path.join("cmd", "tailnet", "tailnet"))  # where in a build directory the binary may be

@@ -85,6 +85,9 @@ static void values(void **state)
         const char *option, *good, *bad;
     } rows[] = {
         {"port", "0", "65536"},
+        {"workers", "16", "17"},
+        {"workers", "auto", "-1"},
+        {"workers", "", "2x"},
         {"port", "41641", "x"},
         {"port", "", "-1"},
         {"tcp_buffer_size", "256K", "1"},

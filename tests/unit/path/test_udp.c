@@ -1,5 +1,7 @@
 /* The UDP sockets against the kernel, in a network namespace of the test's own that has nothing but loopback. */
 #include "../../../src/path/udp.c"
+#undef UDP_SEGMENT
+#include "../../../src/path/udp_send.c"
 #include <stdarg.h>
 #include <setjmp.h>
 #include <cmocka.h>
@@ -153,10 +155,10 @@ static void test_runs(void **state)
         struct tn_udp *a, *b;
         assert_int_equal(tn_udp_open(0, &a), 0);
         assert_int_equal(tn_udp_open(0, &b), 0);
-        if (!(offloads & 1)) a->gso = false;
+        if (!(offloads & 1)) a->sender.gso = false;
         if (!(offloads & 2)) {
             b->gro = false;
-            assert_true(has_option(b->fd4, UDP_GRO, 0) && has_option(b->fd6, UDP_GRO, 0));
+            assert_true(has_option(b->sender.fd4, UDP_GRO, 0) && has_option(b->sender.fd6, UDP_GRO, 0));
         }
         through(a, b, 4);
         through(a, b, 6);
@@ -178,7 +180,7 @@ static void test_outbox(void **state)
     struct tn_addrport to6 = {.ip = {.family = 6, .b = {[15] = 1}}, .port = tn_udp_port6(b)};
     size_t sizes[] = {96, 96, 96, 60, 96, 100, 100};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) tn_udp_send(a, &to, bytes, sizes[i]);
-    if (a->gso) {
+    if (a->sender.gso) {
         assert_int_equal(a->out->nruns, 3); /* 96 96 96 60 | 96 | 100 100 */
         assert_int_equal(a->out->run[0].count, 4);
         assert_true(a->out->run[0].closed);
@@ -207,7 +209,7 @@ static void test_outbox(void **state)
 /* A refusal at run time: the same bytes singly, and EIO is remembered. */
 static void test_refusals(void **state)
 {
-    struct tn_udp u = {.gso = true};
+    struct tn_udp_sender u = {.gso = true};
     int waits = 0;
     assert_int_equal(send_failed(&u, -1, true, EINVAL, &waits), SINGLY);
     assert_true(u.gso);

@@ -202,11 +202,61 @@ static void one_by_one(void **state)
     net_free(n);
 }
 
+/* Who takes trains unsealed gets them numbered, padded, and under the session's key; what it declines is sealed here, under the
+ * same counters. */
+static struct {
+    bool take;
+    struct tn_aead_engine *engine;
+    unsigned asked;
+    uint64_t counter;
+} sealer;
+
+static bool take_unsealed(void *ctx, struct tn_wg_peer *peer, void *arg, const struct tn_aead_run *run, uint64_t now_us)
+{
+    sealer.asked++;
+    sealer.counter = run->counter;
+    if (!sealer.take) return false;
+    tn_aead_seal_run(sealer.engine, run);
+    memcpy(wire.bytes, run->bytes, run->len);
+    wire.len = run->len;
+    wire.segment = run->segment;
+    return true;
+}
+
+static void sealed_elsewhere(void **state)
+{
+    struct net *n = net_new(11);
+    sealer.engine = tn_aead_engine_new(TN_AEAD_OPENSSL);
+    meet(n);
+    n->side[0].wg->cb.send_unsealed = take_unsealed;
+    uint64_t counter = n->side[0].peer->current->send_counter;
+    for (unsigned k = 0; k < 4; k++) {
+        struct tn_wg_train t;
+        struct tn_wg_peer_stats before, after;
+        sealer.take = k % 2 == 0;
+        n->side[1].received = 0;
+        memset(&wire, 0, sizeof wire);
+        uint8_t *buf = train_make(&n->side[0], &t, COUNT, LEN, LAST);
+        tn_wg_peer_stats(n->side[0].peer, &before);
+        assert_int_equal(tn_wg_send_train(n->side[0].wg, n->side[0].peer, &t, n->now_us), 0);
+        tn_wg_peer_stats(n->side[0].peer, &after);
+        free(buf);
+        assert_int_equal(sealer.asked, k + 1);
+        assert_true(sealer.counter == counter + k * COUNT);
+        assert_int_equal(after.tx_bytes - before.tx_bytes, wire.len);
+        assert_true(after.last_tx_us == n->now_us);
+        give(&n->side[1], wire.len, wire.segment);
+        check_inbox(&n->side[0], &n->side[1], COUNT, LEN, LAST);
+    }
+    tn_aead_engine_free(sealer.engine);
+    net_free(n);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_and_once), cmocka_unit_test(bad_ones_within), cmocka_unit_test(forged_sources),
-        cmocka_unit_test(staged_first), cmocka_unit_test(one_by_one),
+        cmocka_unit_test(staged_first), cmocka_unit_test(one_by_one), cmocka_unit_test(sealed_elsewhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,44 @@
+#include "node/workers.h"
+
+#include "crypto/aead.h"
+#include "node/node.h"
+#include "path/udp.h"
+
+#include <sched.h>
+
+/* A loop and its worker want a core each, and so does what the node works for (the proxy, the application). On two cores a
+ * worker costs more in switching than it saves (docs/PERFORMANCE.md). */
+enum { CORES_MIN = 4, AUTO_MAX = 4 };
+
+/* Cores this process may use. */
+static size_t cores(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (size_t)CPU_COUNT(&set) : 1; /* too many for set: a large machine, odd */
+}
+
+static size_t wanted(const struct tn_node *n)
+{
+    if (n->config.workers != TN_WORKERS_AUTO) return (size_t)n->config.workers;
+    size_t half = cores() / 2;
+    return cores() < CORES_MIN ? 0 : half < AUTO_MAX ? half : AUTO_MAX;
+}
+
+static void *make_engine(void *ctx) { return tn_aead_engine_new(TN_AEAD_AUTO); }
+static void rest_engine(void *engine) { tn_aead_engine_forget(engine); }
+static void free_engine(void *engine) { tn_aead_engine_free(engine); }
+static void wake_loop(void *ctx) { tn_node_wake(ctx); }
+
+int tn_workers_new(struct tn_node *n)
+{
+    struct tn_workpool_config c = {.workers = wanted(n), .make = make_engine, .rest = rest_engine, .unmake = free_engine};
+    if (c.workers == 0 || !n->udp) return 0;
+    int err = tn_workpool_new(&c, &n->workers);
+    return err ? err : tn_udp_set_workers(n->udp, n->workers, wake_loop, n);
+}
+
+void tn_workers_free(struct tn_node *n)
+{
+    tn_workpool_free(n->workers);
+    n->workers = NULL;
+}

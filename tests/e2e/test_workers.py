@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""An exit node whose trains are sealed and sent by worker threads: what arrives is whole, other traffic keeps its place, and an
+end in the middle of it is clean. ./check runs this a second time with the thread sanitizer."""
+import os
+import subprocess
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lib import inet, official, proxies  # noqa: E402
+from lib.case import case, main  # noqa: E402
+from lib.exitbed import ExitBed  # noqa: E402
+from lib.proc import expect, wait_until  # noqa: E402
+
+MIB = 1 << 20
+
+
+class WorkersBed(ExitBed):
+    with_tun = False
+
+    def build(self):
+        super().build()
+        self.clients_direct = []
+        for i, name in enumerate(("left", "right")):
+            c = official.Tailscaled(self.sup, self.net.peer(2 + i), self.dir, name, direct=True)
+            c.up(self.control.url)
+            self.clients_direct.append(c)
+        self.proxy = proxies.Dante(self.sup, self.net.proxy, self.dir)
+
+    def clients(self):
+        return [self.client, *self.clients_direct]
+
+    def workers(self, n):
+        self.exit("--workers", str(n), proxy=self.proxy)
+        self.calm = self.threads()  # the program's, the loop, and what a sanitizer has
+        for c in self.clients_direct:
+            wait_until(lambda c=c: "via DERP" not in c.cli("ping", "--c=20", "--timeout=2s", self.node.ip4), f"{c.hostname} is direct")
+
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.node.proc.pid}/task"))
+
+
+def whole(b, client, size, path="blob"):
+    got, n, _ = client.download(f"http://{b.net.inet.web4}/{path}/{size}")
+    expect(n == size and got == inet.blob_sha256(size), f"{client.hostname}: {n} of {size} bytes, sha256 {got}")
+
+
+def sent(b):
+    return sum(p["TxBytes"] for p in b.node.status()["Peer"].values())
+
+
+def together(*calls):
+    """Each call on a thread of its own; the first failure is raised."""
+    errors = []
+
+    def guarded(call):
+        try:
+            call()
+        except Exception as e:  # raised again below
+            errors.append(e)
+
+    threads = [threading.Thread(target=guarded, args=(c,)) for c in calls]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if errors:
+        raise errors[0]
+
+
+@case("without bulk there are no worker threads, and with it there are")
+def lazy(b):
+    b.workers(2)
+    expect(b.calm <= 3, f"{b.calm} threads before there was anything to do")
+    whole(b, b.clients_direct[0], 8 * MIB)
+    expect(b.threads() == b.calm + 1, f"{b.calm} threads at first, {b.threads()} after a download of one peer")
+
+
+@case("two direct clients and one by the relay download at once, each gets its bytes, and a request beside them its answer")
+def at_once(b):
+    small = 64 * 1024
+
+    def ask():
+        for _ in range(10):
+            whole(b, b.clients_direct[0], small)
+
+    together(*(lambda c=c: whole(b, c, 48 * MIB) for c in b.clients_direct), lambda: whole(b, b.client, 4 * MIB), ask)
+    b.node.alive()
+
+
+@case("an upload beside a download: acknowledgments keep their place")
+def both_ways(b):
+    data = os.path.join(b.dir, "upload")
+    size = 16 * MIB
+    with open(data, "wb") as f:
+        for chunk in inet.blob_chunks(size):
+            f.write(chunk)
+
+    def upload():
+        code, out, err = b.clients_direct[0].curl(f"http://{b.net.inet.web4}/upload", "--data-binary", f"@{data}", timeout=120)
+        expect(code == 0 and out.decode().strip() == inet.blob_sha256(size), f"curl {code}: {out!r} {err}")
+
+    together(upload, lambda: whole(b, b.clients_direct[0], 32 * MIB))
+
+
+@case("the direct way goes under the trains: the rest comes by the relay, whole")
+def way_goes(b):
+    c = b.clients_direct[0]
+
+    def cut():
+        wait_until(lambda: sent(b) > before + 4 * MIB, "the download is under way")
+        b.net.kill_udp(True)
+
+    before = sent(b)
+    try:
+        together(lambda: whole(b, c, 16 * MIB, "slow"), cut)
+    finally:
+        b.net.kill_udp(False)
+
+
+@case("SIGTERM in the middle of downloads ends the node at once and cleanly")
+def ends(b):
+    b.workers(2)
+    argv = ["curl", "-sS", "-o", "/dev/null", "--max-time", "60", "--socks5-hostname", b.client.SOCKS, f"http://{b.net.inet.web4}/blob/{4096 * MIB}"]
+    curls = [subprocess.Popen(c.ns.wrap(argv), stderr=subprocess.DEVNULL) for c in b.clients_direct]
+    try:
+        wait_until(lambda: b.threads() > b.calm, "a worker works")
+        expect(all(c.poll() is None for c in curls), "a download has ended before the node")
+        b.stop_node()
+    finally:
+        for c in curls:
+            c.kill()
+            c.wait()
+
+
+if __name__ == "__main__":
+    main("workers", WorkersBed, lambda: None if official.have("tailscaled", "testctl") else "tests/peers is not built (no Go)")
