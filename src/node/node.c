@@ -15,6 +15,7 @@
 #include "node/memory.h"
 #include "node/netwatch.h"
 #include "node/localapi.h"
+#include "node/openers.h"
 #include "node/magicdns.h"
 #include "node/peerapi_server.h"
 #include "node/resolver.h"
@@ -108,6 +109,7 @@ static void forbid_waking(struct tn_node *n)
 static void run_calls(uv_async_t *a)
 {
     struct tn_node *n = a->data;
+    if (!n->closing) tn_openers_collect(n, tn_node_now());
     pthread_mutex_lock(&n->mu);
     for (struct tn_list *link; (link = tn_list_pop_front(&n->calls));) {
         struct call *call = TN_CONTAINER(link, struct call, link);
@@ -169,6 +171,7 @@ static void on_prepare(uv_prepare_t *p)
     tn_node_deliver_loopback(n);
     tn_tunmode_turn_ends(n);
     if (n->udp) tn_udp_flush(n->udp);
+    tn_workers_watch(n, tn_node_now());
     uint64_t next = tn_list_empty(&n->loopback) ? earliest(n) : 0; /* more than a turn's worth: go on in the next */
     if (next == TN_NEVER) {
         uv_timer_stop(&n->tick);
@@ -198,6 +201,7 @@ static void udp_readable(uv_poll_t *p, int status, int events)
         got = tn_udp_receive(n->udp, fd, UDP_BATCH, udp_run, n, n->turn_us);
         tn_stack_batch_end(n->stack, n->turn_us);
         tn_udp_flush(n->udp);
+        tn_openers_collect(n, n->turn_us);
         if (got < UDP_BATCH) break;
     }
 }
@@ -346,6 +350,7 @@ static int make_all(struct tn_node *n)
     if (!err) err = tn_exitwatch_new(n);
     if (!err && !n->config.relay_only) err = open_udp(n);
     if (!err) err = tn_workers_new(n);
+    if (!err) err = tn_openers_new(n);
     if (!err) err = tn_netwatch_new(n);
     if (!err) err = tn_portmap_new(n);
     if (!err && n->config.socket) err = tn_localapi_new(n);
@@ -383,6 +388,7 @@ static void tear_down(struct tn_node *n)
     n->closing = true;
     refuse_calls(n);
     forbid_waking(n);
+    tn_openers_free(n);
     tn_node_logouts_end(n, TN_E_CLOSED);
     tn_socks5d_free(n);
     tn_localapi_free(n);
@@ -486,6 +492,7 @@ static int open_loop(struct tn_node *n)
 {
     int err = uv_loop_init(&n->loop);
     if (err) return err;
+    uv_loop_configure(&n->loop, UV_METRICS_IDLE_TIME);
     uv_async_init(&n->loop, &n->wake, run_calls);
     uv_prepare_init(&n->loop, &n->prepare);
     uv_timer_init(&n->loop, &n->tick);

@@ -74,6 +74,11 @@ struct tn_node {
     struct tn_uvdialer *dialer;
     struct tn_udp *udp;
     struct tn_workpool *workers; /* NULL: the loop does it all */
+    struct tn_openers *openers;  /* NULL: as workers */
+    bool hand_over;              /* long runs go to the workers now */
+    struct tn_workers_watch {
+        uint64_t since_us, idle_us; /* the last look, and how long the loop had slept until then */
+    } workers_watch;
     struct tn_disco_private disco_key;
     struct tn_control *control;
     struct tn_path *path;

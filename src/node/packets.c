@@ -9,6 +9,7 @@
  * the stack must not be entered from its own output. */
 #include "node/node.h"
 
+#include "node/openers.h"
 #include "node/ping.h"
 #include "node/resolver.h"
 #include "node/tunmode.h"
@@ -70,6 +71,7 @@ static void path_receive(void *ctx, struct tn_path_peer *peer, const struct tn_p
 {
     struct tn_node *n = ctx;
     struct tn_wg_from w = wg_from(from);
+    if (from->addr.ip.family && tn_openers_take(n, datagram, len, len, now_us)) return;
     (void)tn_wg_input(n->wg, datagram, len, &w, now_us); /* a bad datagram is counted there */
 }
 
@@ -79,7 +81,8 @@ static void path_receive_run(void *ctx, const struct tn_path_source *from, uint8
     struct tn_node *n = ctx;
     struct tn_wg_from w = wg_from(from);
     tn_stack_batch_begin(n->stack); /* of a DERP connection; what comes by UDP is in one already */
-    tn_wg_input_run(n->wg, run, len, segment, &w, now_us);
+    if (from->addr.ip.family && n->openers) tn_openers_input(n, run, len, segment, &w, now_us);
+    else tn_wg_input_run(n->wg, run, len, segment, &w, now_us);
     tn_stack_batch_end(n->stack, now_us);
 }
 
@@ -257,7 +260,7 @@ static void stack_output(void *ctx, uint8_t *packet, size_t len)
     (void)tn_node_send_ip(n, packet, len, tn_node_now()); /* no route: a loss, as on any network */
 }
 
-uint8_t *tn_node_train_buffer(struct tn_node *n) { return n->workers && n->udp ? tn_udp_train_buffer(n->udp) : NULL; }
+uint8_t *tn_node_train_buffer(struct tn_node *n) { return n->hand_over && n->udp ? tn_udp_train_buffer(n->udp) : NULL; }
 
 static uint8_t *stack_train_buffer(void *ctx) { return tn_node_train_buffer(ctx); }
 
@@ -310,7 +313,7 @@ static bool wg_send_unsealed(void *ctx, struct tn_wg_peer *wg_peer, void *peer_a
 {
     struct tn_node *n = ctx;
     struct tn_npeer *peer = peer_arg;
-    return n->workers && peer->path && tn_path_send_unsealed(n->path, peer->path, run, now_us);
+    return n->hand_over && peer->path && tn_path_send_unsealed(n->path, peer->path, run, now_us);
 }
 
 static void wg_reply(void *ctx, const struct tn_wg_from *from, const uint8_t *datagram, size_t len, uint64_t now_us)

@@ -1,14 +1,19 @@
 #include "node/workers.h"
 
 #include "crypto/aead.h"
-#include "node/node.h"
+#include "node/openers.h"
 #include "path/udp.h"
+#include "util/workpool.h"
 
 #include <sched.h>
 
 /* A loop and its worker want a core each, and so does what the node works for (the proxy, the application). On two cores a
  * worker costs more in switching than it saves (docs/PERFORMANCE.md). */
 enum { CORES_MIN = 4, AUTO_MAX = 4 };
+
+/* Handing over costs time of its own, on both threads (docs/PERFORMANCE.md), so with auto it is done by a loop that has too little
+ * of it: busy so many per cent of the time, and until it is well below. */
+enum { BUSY = 70, CALM = 30, WINDOW_US = 10 * 1000 };
 
 /* Cores this process may use. */
 static size_t cores(void)
@@ -33,8 +38,21 @@ int tn_workers_new(struct tn_node *n)
 {
     struct tn_workpool_config c = {.workers = wanted(n), .make = make_engine, .rest = rest_engine, .unmake = free_engine};
     if (c.workers == 0 || !n->udp) return 0;
+    n->hand_over = n->config.workers != TN_WORKERS_AUTO;
     int err = tn_workpool_new(&c, &n->workers);
-    return err ? err : tn_udp_set_workers(n->udp, n->workers, wake_loop, n);
+    return err ? err : tn_udp_set_workers(n->udp, n->workers, tn_openers_room(c.workers), wake_loop, n);
+}
+
+void tn_workers_watch(struct tn_node *n, uint64_t now_us)
+{
+    struct tn_workers_watch *w = &n->workers_watch;
+    if (!n->workers || n->config.workers != TN_WORKERS_AUTO || now_us - w->since_us < WINDOW_US) return;
+    uint64_t idle_us = uv_metrics_idle_time(&n->loop) / 1000, slept = (idle_us - w->idle_us) * 100 / (now_us - w->since_us);
+    uint64_t busy = slept < 100 ? 100 - slept : 0;
+    if (busy >= BUSY) n->hand_over = true;
+    if (busy < CALM) n->hand_over = false;
+    w->since_us = now_us;
+    w->idle_us = idle_us;
 }
 
 void tn_workers_free(struct tn_node *n)

@@ -1,14 +1,11 @@
-/* Linux UDP sockets of a node.
- *
- * Receiving: one mapping, cut into slots. With UDP_GRO the kernel hands over up to 64 KB of equal datagrams at once, so
- * there are few large slots; without it many small ones. Pages of slots are touched only by traffic that fills them,
- * and dropped when it has been quiet for a while, so an idle node pays for a page or two.
+/* Linux UDP sockets of a node. What they bring: udp_in.c.
  *
  * Sending: small datagrams wait in the outbox for the end of the loop's turn and leave in one sendmmsg; neighbours of
  * equal size for one address become one message with UDP_SEGMENT. Long runs go straight from their owner's buffer.
  * What becomes of them there is in udp_send.c. With workers (udp_post.c) trains are sealed and sent by one of those, and what
  * is for the same address meanwhile goes behind. */
 #include "path/udp.h"
+#include "path/udp_in.h"
 #include "path/udp_post.h"
 #include "path/udp_send.h"
 #include "util/err.h"
@@ -18,7 +15,6 @@
 #include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -30,24 +26,10 @@
 #endif
 
 enum {
-    GRO_SLOTS = 4,
-    GRO_SLOT = 64 * 1024,
-    SLOTS = 64,           /* without UDP_GRO */
-    SLOT = 2048,          /* a longer datagram is no WireGuard packet of ours nor disco */
     OUT_BYTES = 64 * 1024,
-    CONTROL = CMSG_SPACE(sizeof(int)),
     SOCKET_BUFFER = 4 * 1024 * 1024, /* asked for, capped by net.core.*mem_max: room for bursts while the loop works */
-    LARGE = 4096,         /* what touches more than the first page of a slot */
 };
 #define QUIET_US UINT64_C(5000000)
-
-struct inbox {
-    struct mmsghdr msgs[SLOTS];
-    struct iovec iov[SLOTS];
-    struct sockaddr_storage from[SLOTS];
-    _Alignas(struct cmsghdr) uint8_t control[SLOTS][CONTROL];
-    uint8_t *bytes;
-};
 
 struct outbox {
     struct tn_udp_run run[TN_UDP_RUNS_MAX];
@@ -63,14 +45,12 @@ struct tn_udp {
     bool gro;
     void (*failed)(void *ctx, const struct tn_addrport *to, int err);
     void *failed_ctx;
-    struct inbox *in;
+    struct tn_udp_in *in; /* NULL until something comes */
+    size_t keep;
     struct outbox *out;
     bool busy;          /* pages were touched since the last look */
     uint64_t look_us;   /* TN_NEVER: nothing to give back */
 };
-
-enum { IN_BYTES = GRO_SLOTS * GRO_SLOT };
-_Static_assert(SLOTS * SLOT <= IN_BYTES && SLOTS >= GRO_SLOTS, "both layouts fit");
 
 /* ---- life ---- */
 
@@ -138,14 +118,6 @@ int tn_udp_open(uint16_t port, struct tn_udp **out)
     return 0;
 }
 
-static void free_inbox(struct tn_udp *u)
-{
-    if (!u->in) return;
-    munmap(u->in->bytes, IN_BYTES);
-    free(u->in);
-    u->in = NULL;
-}
-
 void tn_udp_close(struct tn_udp *u)
 {
     if (!u) return;
@@ -153,7 +125,7 @@ void tn_udp_close(struct tn_udp *u)
     tn_udp_post_free(u->post);
     if (u->sender.fd4 >= 0) close(u->sender.fd4);
     if (u->sender.fd6 >= 0) close(u->sender.fd6);
-    free_inbox(u);
+    tn_udp_in_free(u->in);
     free(u->out);
     tn_udp_sender_fini(&u->sender);
     free(u);
@@ -165,8 +137,9 @@ void tn_udp_on_failed(struct tn_udp *u, void (*failed)(void *ctx, const struct t
     u->failed_ctx = ctx;
 }
 
-int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, void (*wake)(void *ctx), void *ctx)
+int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, size_t keep, void (*wake)(void *ctx), void *ctx)
 {
+    if (!u->in) u->keep = keep;
     return tn_udp_post_new(&u->sender, pool, wake, ctx, &u->post);
 }
 
@@ -178,48 +151,6 @@ uint16_t tn_udp_port4(const struct tn_udp *u) { return u->port4; }
 uint16_t tn_udp_port6(const struct tn_udp *u) { return u->port6; }
 
 /* ---- in ---- */
-
-static struct inbox *inbox_of(struct tn_udp *u)
-{
-    if (u->in) return u->in;
-    struct inbox *b = calloc(1, sizeof *b);
-    if (!b) return NULL;
-    b->bytes = mmap(NULL, IN_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (b->bytes == MAP_FAILED) {
-        free(b);
-        return NULL;
-    }
-    size_t n = u->gro ? GRO_SLOTS : SLOTS, size = u->gro ? GRO_SLOT : SLOT;
-    for (size_t i = 0; i < n; i++) {
-        b->iov[i] = (struct iovec){b->bytes + i * size, size};
-        b->msgs[i].msg_hdr = (struct msghdr){
-            .msg_name = &b->from[i], .msg_iov = &b->iov[i], .msg_iovlen = 1, .msg_control = b->control[i]};
-    }
-    return u->in = b;
-}
-
-/* The size the kernel cut a message by; 0: it is one datagram. */
-static size_t gro_segment(struct msghdr *m)
-{
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
-        int segment;
-        if (c->cmsg_level != IPPROTO_UDP || c->cmsg_type != UDP_GRO || c->cmsg_len < CMSG_LEN(sizeof segment)) continue;
-        memcpy(&segment, CMSG_DATA(c), sizeof segment);
-        return segment > 0 ? (size_t)segment : 0;
-    }
-    return 0;
-}
-
-static int hand_over(struct inbox *b, int i, tn_udp_each *each, void *ctx)
-{
-    struct tn_addrport from;
-    struct msghdr *m = &b->msgs[i].msg_hdr;
-    size_t len = b->msgs[i].msg_len, segment = gro_segment(m);
-    if (segment == 0 || segment > len) segment = len;
-    if (m->msg_flags & MSG_TRUNC || tn_addrport_from_sockaddr((struct sockaddr *)&b->from[i], &from) != 0) return 1;
-    each(ctx, &from, b->iov[i].iov_base, len, segment);
-    return len ? (int)((len + segment - 1) / segment) : 1;
-}
 
 static void touched(struct tn_udp *u, uint64_t now_us)
 {
@@ -236,34 +167,23 @@ static void discard(int fd, int budget)
 
 int tn_udp_receive(struct tn_udp *u, int fd, int budget, tn_udp_each *each, void *ctx, uint64_t now_us)
 {
-    struct inbox *b = inbox_of(u);
-    if (!b) discard(fd, budget);
-    int total = 0, slots = u->gro ? GRO_SLOTS : SLOTS;
     bool large = false;
-    while (b && total < budget) {
-        int want = budget - total < slots ? budget - total : slots;
-        for (int i = 0; i < want; i++) {
-            b->msgs[i].msg_hdr.msg_namelen = sizeof b->from[i];
-            b->msgs[i].msg_hdr.msg_controllen = CONTROL;
-        }
-        int n = recvmmsg(fd, b->msgs, (unsigned)want, 0, NULL);
-        if (n <= 0) break; /* drained; a pending ICMP error was taken by this call and costs one round */
-        for (int i = 0; i < n; i++) {
-            large |= b->msgs[i].msg_len > LARGE;
-            total += hand_over(b, i, each, ctx);
-        }
-        if (n < want) break;
-    }
+    if (!u->in) u->in = tn_udp_in_new(u->gro, u->keep);
+    if (!u->in) discard(fd, budget);
+    int total = u->in ? tn_udp_in_receive(u->in, fd, budget, each, ctx, &large) : 0;
     if (large) touched(u, now_us);
     return total;
 }
 
+uint8_t *tn_udp_keep(struct tn_udp *u) { return u->in ? tn_udp_in_keep(u->in) : NULL; }
+void tn_udp_give_back(struct tn_udp *u, uint8_t *buffer) { tn_udp_in_give_back(u->in, buffer); }
+
 void tn_udp_timeout(struct tn_udp *u, uint64_t now_us)
 {
     if (now_us < u->look_us) return;
+    if (!u->busy && u->in && !tn_udp_in_trim(u->in)) u->busy = true; /* something is on its way through a worker */
     u->look_us = u->busy ? now_us + QUIET_US : TN_NEVER;
     if (!u->busy) {
-        if (u->in) madvise(u->in->bytes, IN_BYTES, MADV_DONTNEED);
         free(u->out);
         u->out = NULL;
         tn_udp_post_trim(u->post);

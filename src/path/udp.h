@@ -30,6 +30,10 @@ uint16_t tn_udp_port6(const struct tn_udp *u);
 /* Reads what is there, until at least budget datagrams have come; returns their number. A run is writable and dead on
  * return. */
 typedef void tn_udp_each(void *ctx, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment);
+/* Within each: the run's memory stays as it is, and this thread's or whoever's it gives it to, until the buffer that is returned
+ * is given back. NULL: it can't be kept, since too much is or it has been already. */
+uint8_t *tn_udp_keep(struct tn_udp *u);
+void tn_udp_give_back(struct tn_udp *u, uint8_t *buffer);
 int tn_udp_receive(struct tn_udp *u, int fd, int budget, tn_udp_each *each, void *ctx, uint64_t now_us);
 
 /* Queues a datagram (copied): it leaves with the next tn_udp_flush, in the order queued. */
@@ -41,8 +45,9 @@ void tn_udp_flush(struct tn_udp *u);
 
 /* From now on long trains are sealed and sent by the pool's workers, an address always by the same, so that nothing overtakes.
  * wake (any thread) is called when tn_udp_flush has something to tell failed. The pool is the caller's and outlives u; its
- * work's local is a struct tn_aead_engine. Once; before that, and on error, everything happens in the calls. */
-int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, void (*wake)(void *ctx), void *ctx);
+ * work's local is a struct tn_aead_engine. keep: how many buffers tn_udp_keep may give away at a time. Once, before the first
+ * datagram is read; before that, and on error, everything happens in the calls. */
+int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, size_t keep, void (*wake)(void *ctx), void *ctx);
 /* Where to make the next train, so that tn_udp_seal_run need not copy it: TN_UDP_TRAIN_BYTES, 64-byte aligned, good until the
  * next call about u. NULL: no workers, or no memory. */
 enum { TN_UDP_TRAIN_BYTES = 64 * 1312 };

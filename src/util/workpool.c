@@ -4,7 +4,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
+
+/* A sleeping thread costs its waker a system call and an interrupt to another core, which is as much as sealing ten packets; while
+ * much is going on the next work comes sooner than this. */
+#define LINGER_NS 50000
 
 enum { STACK = 1024 * 1024 }; /* room, not memory; the thread-local variables of the whole program come out of it, too */
 
@@ -23,7 +29,8 @@ struct worker {
     pthread_mutex_t mu;
     pthread_cond_t more, less;   /* for the worker; for the owner */
     struct piece queue[TN_WORKER_QUEUE];
-    unsigned taken, put;         /* wrap */
+    unsigned taken;              /* wraps */
+    atomic_uint put;             /* written under mu; wraps */
     bool asleep, waited_for, stop;
 };
 
@@ -32,14 +39,42 @@ struct tn_workpool {
     struct worker worker[];
 };
 
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static inline void breathe(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void linger(const struct worker *w)
+{
+    uint64_t end = now_ns() + LINGER_NS;
+    do {
+        for (int i = 0; i < 32; i++) {
+            if (atomic_load_explicit(&w->put, memory_order_relaxed) != w->taken) return;
+            breathe();
+        }
+    } while (now_ns() < end);
+}
+
 /* The lock is held on entry and on return. False: it is over. */
 static bool wait_for_work(struct worker *w)
 {
-    for (bool rested = false; w->taken == w->put; rested = true) {
+    for (bool lingered = false; w->taken == atomic_load(&w->put); lingered = true) {
         if (w->stop) return false;
-        if (!rested && w->pool->config.rest) {
+        if (!lingered) {
             pthread_mutex_unlock(&w->mu);
-            w->pool->config.rest(w->local);
+            linger(w);
+            if (w->pool->config.rest && w->taken == atomic_load(&w->put)) w->pool->config.rest(w->local);
             pthread_mutex_lock(&w->mu);
             continue;
         }
@@ -158,7 +193,9 @@ void tn_workpool_post(struct tn_workpool *p, size_t worker, tn_work *work, void 
     await(w, TN_WORKER_QUEUE - 1);
     w->posted++;
     pthread_mutex_lock(&w->mu);
-    w->queue[w->put++ % TN_WORKER_QUEUE] = (struct piece){work, arg};
+    unsigned put = atomic_load_explicit(&w->put, memory_order_relaxed);
+    w->queue[put % TN_WORKER_QUEUE] = (struct piece){work, arg};
+    atomic_store(&w->put, put + 1);
     bool wake = w->asleep;
     pthread_mutex_unlock(&w->mu);
     if (wake) pthread_cond_signal(&w->more);

@@ -52,6 +52,7 @@ struct tn_wg_keypair {
     struct tn_aead *send, *recv;
     uint64_t send_counter; /* of the next packet */
     uint64_t created_us, rekey_us;
+    uint64_t serial; /* no other keypair has had or will have it */
     uint32_t remote_index;
     bool initiator;
     struct tn_wg_replay replay;
@@ -111,6 +112,7 @@ struct tn_wg {
     struct tn_wg_limit limit;
     struct tn_wg_clock clock;
     size_t staged_bytes;
+    uint64_t keypairs; /* made so far */
     uint64_t now_us; /* of the latest call */
     struct tn_wg_counters counters;
 };

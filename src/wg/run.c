@@ -14,7 +14,7 @@ struct inbound {
 };
 
 /* A peer can't send a counter twice in one run and have both taken: each is marked as it is accepted. */
-static size_t accept_opened(struct tn_wg *wg, struct inbound *b, struct iovec *out, size_t *bytes)
+static size_t accept_opened(struct tn_wg *wg, const struct inbound *b, struct iovec *out, size_t *bytes)
 {
     struct tn_wg_keypair *k = b->index->keypair;
     size_t n = 0;
@@ -57,14 +57,13 @@ static void deliver(struct tn_wg_peer *p, const struct iovec *packets, size_t n,
         wg->cb.deliver(wg->ctx, p, p->arg, packets[i].iov_base, packets[i].iov_len, now_us);
 }
 
-static void let_go(struct tn_wg *wg, struct inbound *b, uint64_t now_us)
+/* What follows from packets that have been opened. */
+static void take(struct tn_wg *wg, struct inbound *b, uint64_t now_us)
 {
     struct iovec packets[RUN_MAX];
     size_t bytes = 0;
     bool data = false;
-    if (b->n == 0) return;
     struct tn_wg_peer *p = b->index->peer;
-    tn_aead_open_batch(b->index->keypair->recv, b->job, b->n);
     size_t n = accept_opened(wg, b, packets, &bytes);
     b->n = 0;
     if (n == 0) return;
@@ -72,6 +71,13 @@ static void let_go(struct tn_wg *wg, struct inbound *b, uint64_t now_us)
     n = keep_good(p, packets, n, &data);
     if (data) tn_wg_received_data(p, now_us);
     deliver(p, packets, n, now_us);
+}
+
+static void let_go(struct tn_wg *wg, struct inbound *b, uint64_t now_us)
+{
+    if (b->n == 0) return;
+    tn_aead_open_batch(b->index->keypair->recv, b->job, b->n);
+    take(wg, b, now_us);
 }
 
 static void add(struct tn_wg *wg, struct inbound *b, uint8_t *msg, size_t len, uint64_t now_us)
@@ -104,6 +110,78 @@ void tn_wg_input_run(struct tn_wg *wg, uint8_t *run, size_t len, size_t segment,
         (void)tn_wg_input(wg, run + at, n, from, now_us);
     }
     let_go(wg, &b, now_us);
+}
+
+/* ---- in, opened elsewhere ---- */
+
+size_t tn_wg_session_part(const uint8_t *run, size_t len, size_t segment)
+{
+    struct tn_wgmsg_data m;
+    uint32_t receiver = 0;
+    size_t at = 0;
+    for (size_t n, count = 0; at < len && count < TN_WG_PLAN_MAX; at += n, count++) {
+        n = len - at < segment ? len - at : segment;
+        bool data = tn_wgmsg_type(run + at, n) == TN_WGMSG_DATA;
+        if (!data && count > 0) break;
+        if (!data) return n;
+        tn_wgmsg_get_data(run + at, &m);
+        if (count > 0 && m.receiver != receiver) break;
+        receiver = m.receiver;
+    }
+    return at;
+}
+
+bool tn_wg_plan_open(struct tn_wg *wg, const uint8_t *run, size_t len, size_t segment, struct tn_wg_plan *plan, uint64_t now_us)
+{
+    struct tn_wgmsg_data m;
+    if (len == 0 || tn_wgmsg_type(run, len < segment ? len : segment) != TN_WGMSG_DATA) return false;
+    if (tn_wg_session_part(run, len, segment) != len) return false;
+    tn_wgmsg_get_data(run, &m);
+    struct tn_wg_index *i = tn_wg_index_find(wg, m.receiver);
+    if (!i || !i->keypair || now_us - i->keypair->created_us >= TN_WG_REJECT_AFTER_US) return false;
+    *plan = (struct tn_wg_plan){.peer = i->peer, .serial = i->keypair->serial};
+    memcpy(plan->key, tn_aead_key(i->keypair->recv), sizeof plan->key);
+    return true;
+}
+
+void tn_wg_open_planned(struct tn_aead_engine *e, const struct tn_wg_plan *plan, uint8_t *run, size_t len, size_t segment,
+                        bool good[TN_WG_PLAN_MAX])
+{
+    struct tn_aead_job job[RUN_MAX];
+    size_t count = 0;
+    for (size_t at = 0, n; at < len; at += n, count++) {
+        struct tn_wgmsg_data m;
+        n = len - at < segment ? len - at : segment;
+        tn_wgmsg_get_data(run + at, &m);
+        uint8_t *body = run + at + TN_WGMSG_DATA_HEADER;
+        job[count] = (struct tn_aead_job){.counter = m.counter, .in = body, .out = body, .len = n - TN_WGMSG_DATA_HEADER};
+    }
+    tn_aead_open_batch_in(e, plan->key, job, count);
+    for (size_t i = 0; i < count; i++) good[i] = job[i].result == 0;
+}
+_Static_assert((int)TN_WG_PLAN_MAX == (int)RUN_MAX, "a plan is one pass");
+
+/* Meanwhile the session may have ended, or the index may be another's: the plan's key was that of one keypair, and what it opened
+ * is taken for that one alone. */
+void tn_wg_input_opened(struct tn_wg *wg, const struct tn_wg_plan *plan, uint8_t *run, size_t len, size_t segment,
+                        const bool good[TN_WG_PLAN_MAX], uint64_t now_us)
+{
+    struct inbound b;
+    b.n = 0;
+    wg->now_us = now_us;
+    for (size_t at = 0, n, k = 0; at < len; at += n, k++) {
+        struct tn_wgmsg_data m;
+        int err;
+        n = len - at < segment ? len - at : segment;
+        tn_wgmsg_get_data(run + at, &m);
+        struct tn_wg_index *i = tn_wg_data_index(wg, m.receiver, m.counter, now_us, &err);
+        if (i && i->keypair->serial != plan->serial) wg->counters.bad_index++;
+        if (!i || i->keypair->serial != plan->serial) continue;
+        b.index = i;
+        b.job[b.n++] = (struct tn_aead_job){.counter = m.counter, .out = run + at + TN_WGMSG_DATA_HEADER,
+                                            .len = n - TN_WGMSG_DATA_HEADER, .result = good[k] ? 0 : TN_E_CRYPTO};
+    }
+    if (b.n > 0) take(wg, &b, now_us);
 }
 
 /* ---- out ---- */

@@ -53,6 +53,7 @@ struct tn_wg_keypair *tn_wg_keypair_new(struct tn_wg *wg, const struct tn_wg_key
 {
     struct tn_wg_keypair *k = calloc(1, sizeof *k);
     if (!k) return NULL;
+    k->serial = ++wg->keypairs;
     k->created_us = now_us;
     k->rekey_us = now_us + TN_WG_REKEY_AFTER_US;
     k->send = tn_aead_new_in(wg->aead, keys->send);

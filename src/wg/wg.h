@@ -102,6 +102,25 @@ int tn_wg_send(struct tn_wg *wg, struct tn_wg_peer *peer, const uint8_t *packet,
 /* The same for many. Datagrams of segment bytes each, the last maybe shorter, segment > 0. */
 void tn_wg_input_run(struct tn_wg *wg, uint8_t *run, size_t len, size_t segment, const struct tn_wg_from *from,
                      uint64_t now_us);
+/* Opening a run on another thread, in three steps: what is needed is asked for here, the work is done there, and what came of it
+ * is brought back here, in the order the runs arrived. In between the session may end, then it is dropped. */
+enum { TN_WG_PLAN_MAX = 64 }; /* datagrams of a run */
+struct tn_wg_plan {
+    const struct tn_wg_peer *peer; /* whose it will be: to be compared with others, not to be followed */
+    uint64_t serial;
+    uint8_t key[32];               /* to be wiped */
+};
+/* How many bytes at the front of a run are transport packets of one session, of at most TN_WG_PLAN_MAX; or the one datagram there
+ * that is none. */
+size_t tn_wg_session_part(const uint8_t *run, size_t len, size_t segment);
+/* True when all of the run are transport packets of one session of ours. Nothing is counted. */
+bool tn_wg_plan_open(struct tn_wg *wg, const uint8_t *run, size_t len, size_t segment, struct tn_wg_plan *plan, uint64_t now_us);
+/* Any thread. Opens in place; good[i]: the datagram at i was authentic. */
+void tn_wg_open_planned(struct tn_aead_engine *e, const struct tn_wg_plan *plan, uint8_t *run, size_t len, size_t segment,
+                        bool good[TN_WG_PLAN_MAX]);
+void tn_wg_input_opened(struct tn_wg *wg, const struct tn_wg_plan *plan, uint8_t *run, size_t len, size_t segment,
+                        const bool good[TN_WG_PLAN_MAX], uint64_t now_us);
+
 /* Sends a train of packets to a peer, sealed in place: len bytes each but the last, which has last_len <= len, the first
  * at first, each tn_wg_stride(len) after the one before. The TN_WG_HEADROOM bytes before a packet and all bytes from its
  * end to the next one's headroom are overwritten; the last has as much behind it. Codes as for tn_wg_send. */

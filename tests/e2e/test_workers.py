@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """An exit node whose trains are sealed and sent by worker threads: what arrives is whole, other traffic keeps its place, and an
 end in the middle of it is clean. ./check runs this a second time with the thread sanitizer."""
+import hashlib
 import os
 import subprocess
 import sys
@@ -79,10 +80,12 @@ def lazy(b):
 @case("two direct clients and one by the relay download at once, each gets its bytes, and a request beside them its answer")
 def at_once(b):
     small = 64 * 1024
+    c = b.clients_direct[0]
 
     def ask():
         for _ in range(10):
-            whole(b, b.clients_direct[0], small)
+            code, out, err = c.curl(f"http://{b.net.inet.web4}/blob/{small}")
+            expect(code == 0 and hashlib.sha256(out).hexdigest() == inet.blob_sha256(small), f"curl {code}: {len(out)} bytes {err}")
 
     together(*(lambda c=c: whole(b, c, 48 * MIB) for c in b.clients_direct), lambda: whole(b, b.client, 4 * MIB), ask)
     b.node.alive()

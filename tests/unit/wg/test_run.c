@@ -252,11 +252,80 @@ static void sealed_elsewhere(void **state)
     net_free(n);
 }
 
+/* A run opened by another engine, as a worker does it, is taken in as if it had been opened here; what has changed in between
+ * decides. */
+static void opened_elsewhere(void **state)
+{
+    struct tn_aead_engine *engine = tn_aead_engine_new(TN_AEAD_OPENSSL);
+    for (int what = 0; what < 5; what++) {
+        struct net *n = net_new(12 + (uint64_t)what);
+        struct side *s = &n->side[1];
+        const struct tn_wg_counters *c;
+        struct tn_wg_train t;
+        struct tn_wg_plan plan;
+        bool good[TN_WG_PLAN_MAX];
+        meet(n);
+        c = tn_wg_counters(s->wg);
+        uint8_t *buf = train_make(&n->side[0], &t, 40, LEN, LAST);
+        assert_int_equal(tn_wg_send_train(n->side[0].wg, n->side[0].peer, &t, n->now_us), 0);
+        free(buf);
+        size_t len = wire.len, seg = wire.segment;
+        uint8_t *run = malloc(len);
+        memcpy(run, wire.bytes, len);
+        assert_int_equal(tn_wg_session_part(run, len, seg), len);
+        assert_true(tn_wg_plan_open(s->wg, run, len, seg, &plan, n->now_us));
+        assert_ptr_equal(plan.peer, s->peer);
+        if (what == 1) run[3 * seg + 50] ^= 1;
+        if (what == 2) give(s, 2 * seg, seg); /* two of them have come by another way meanwhile */
+        tn_wg_open_planned(engine, &plan, run, len, seg, good);
+        if (what == 3) tn_wg_peer_reset(s->wg, s->peer);
+        if (what == 4) plan.serial++; /* the index is another keypair's now */
+        tn_wg_input_opened(s->wg, &plan, run, len, seg, good, n->now_us);
+        if (what == 0 || what == 2) check_inbox(&n->side[0], s, 40, LEN, LAST);
+        if (what == 1) assert_true(s->received == 39 && c->bad_tag == 1);
+        if (what == 2) assert_int_equal(c->replayed, 2);
+        if (what >= 3) assert_true(s->received == 0 && c->bad_index == 40);
+        free(run);
+        net_free(n);
+    }
+    tn_aead_engine_free(engine);
+}
+
+/* What makes a part of a run: one session's data, or one datagram that is none. */
+static void parts(void **state)
+{
+    struct net *n = net_new(20);
+    struct tn_wg_train t;
+    struct tn_wg_plan plan;
+    meet(n);
+    uint8_t *buf = train_make(&n->side[0], &t, 10, 64, 50);
+    assert_int_equal(tn_wg_send_train(n->side[0].wg, n->side[0].peer, &t, n->now_us), 0);
+    free(buf);
+    size_t seg = wire.segment, len = wire.len;
+    wire.bytes[4 * seg] = 9;                        /* strange */
+    tn_put_le32(wire.bytes + 7 * seg + 4, 12345);   /* another session's, of which there is none */
+    assert_int_equal(tn_wg_session_part(wire.bytes, len, seg), 4 * seg);
+    assert_int_equal(tn_wg_session_part(wire.bytes + 4 * seg, len - 4 * seg, seg), seg);
+    assert_int_equal(tn_wg_session_part(wire.bytes + 5 * seg, len - 5 * seg, seg), 2 * seg);
+    assert_int_equal(tn_wg_session_part(wire.bytes + 7 * seg, len - 7 * seg, seg), seg);
+    assert_int_equal(tn_wg_session_part(wire.bytes + 8 * seg, len - 8 * seg, seg), len - 8 * seg);
+    assert_int_equal(tn_wg_session_part(wire.bytes, 5, seg), 5); /* too short for anything */
+    struct tn_wg *wg = n->side[1].wg;
+    assert_true(tn_wg_plan_open(wg, wire.bytes, 4 * seg, seg, &plan, n->now_us));
+    assert_false(tn_wg_plan_open(wg, wire.bytes, 5 * seg, seg, &plan, n->now_us));
+    assert_false(tn_wg_plan_open(wg, wire.bytes + 4 * seg, seg, seg, &plan, n->now_us));
+    assert_false(tn_wg_plan_open(wg, wire.bytes + 7 * seg, seg, seg, &plan, n->now_us));
+    assert_false(tn_wg_plan_open(wg, wire.bytes, 0, seg, &plan, n->now_us));
+    assert_false(tn_wg_plan_open(wg, wire.bytes, 4 * seg, seg, &plan, n->now_us + 200 * S)); /* too old to receive */
+    net_free(n);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_and_once), cmocka_unit_test(bad_ones_within), cmocka_unit_test(forged_sources),
         cmocka_unit_test(staged_first), cmocka_unit_test(one_by_one), cmocka_unit_test(sealed_elsewhere),
+        cmocka_unit_test(opened_elsewhere), cmocka_unit_test(parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
