@@ -26,7 +26,7 @@ static const char usage[] =
     "  --cut                    end flows whose way is gone, instead of keeping them\n"
     "  --socket PATH            the node's LocalAPI socket\n"
     "\n"
-    "What is not valid turns exit traffic off, and is told.\n";
+    "All of it is done, or nothing. A proxy or an egress that is not valid turns exit traffic off, and is told.\n";
 
 static void blot(char *s)
 {

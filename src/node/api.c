@@ -44,7 +44,7 @@ int tailnet_new(tailnet **out)
 }
 
 struct live_call {
-    const char *option, *value;
+    struct tn_setting setting;
     char why[200];
     int err;
 };
@@ -52,7 +52,7 @@ struct live_call {
 static void set_live(struct tn_node *n, void *arg)
 {
     struct live_call *c = arg;
-    c->err = tn_exit_set(n, c->option, c->value, false, c->why);
+    c->err = tn_exit_set(n, &c->setting, 1, false, c->why);
 }
 
 static void reload_live(struct tn_node *n, void *arg)
@@ -84,7 +84,7 @@ int tailnet_set(tailnet *t, const char *option, const char *value)
     int err = started ? TN_E_BUSY : tn_config_set(&t->node.config, option, value, why);
     pthread_mutex_unlock(&t->node.mu);
     if (started) {
-        struct live_call c = {.option = option, .value = value ? value : ""};
+        struct live_call c = {.setting = {option, value ? value : ""}};
         err = call_live(t, set_live, &c);
         if (err != TN_E_NOENT || c.why[0]) return err;
         tn_node_set_error(&t->node, "%.60s: the node is started", option);

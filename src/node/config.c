@@ -282,6 +282,8 @@ static const char *const live[] = {"advertise_exit_node", "advertise_routes", "e
 _Static_assert(sizeof live / sizeof *live == sizeof((struct tn_config *)0)->beside / sizeof(struct tn_config_said_beside),
                "one for each");
 
+enum { CHANGES_MAX = 16 }; /* more than there are */
+
 static int live_index(const char *option)
 {
     for (size_t i = 0; i < sizeof live / sizeof *live; i++)
@@ -289,31 +291,21 @@ static int live_index(const char *option)
     return -1;
 }
 
-bool tn_config_is_live(const char *option) { return live_index(option) >= 0; }
-
-int tn_config_check(const char *option, const char *value, char why[200])
+/* value is the config's from here on. */
+static void note_beside(struct tn_config *c, int i, char *value)
 {
-    struct tn_config c;
-    tn_config_init(&c);
-    int err = set_option(&c, option, value, why);
-    tn_config_fini(&c);
-    return err;
-}
-
-static int note_beside(struct tn_config *c, int i, const char *value)
-{
-    char *copy = strdup(value ? value : "");
-    if (!copy) return TN_E_NOMEM;
     free(c->beside[i].value);
-    c->beside[i].value = copy;
+    c->beside[i].value = value;
     c->beside[i].behind_file = c->config_file != NULL;
-    return 0;
 }
 
 int tn_config_set(struct tn_config *c, const char *option, const char *value, char why[200])
 {
     int i = live_index(option), err = set_option(c, option, value, why);
-    return err || i < 0 ? err : note_beside(c, i, value);
+    if (err || i < 0) return err;
+    char *copy = strdup(value ? value : "");
+    if (copy) note_beside(c, i, copy);
+    return copy ? 0 : TN_E_NOMEM;
 }
 
 static int set_beside(const struct tn_config *c, bool behind_file, struct tn_config *fresh, char why[200])
@@ -325,13 +317,35 @@ static int set_beside(const struct tn_config *c, bool behind_file, struct tn_con
     return err;
 }
 
-int tn_config_change(struct tn_config *c, const char *option, const char *value, struct tn_config *fresh, char why[200])
+int tn_config_change(struct tn_config *c, const struct tn_setting *settings, size_t n, struct tn_config *fresh, bool *policy,
+                     char why[200])
 {
+    struct tn_setting said[CHANGES_MAX]; /* of the policy */
+    char *values[sizeof live / sizeof *live] = {NULL};
+    size_t nsaid = 0;
+    *policy = false;
+    why[0] = '\0';
     tn_config_init(fresh);
-    int i = live_index(option), err = set_beside(c, false, fresh, why);
+    int err = n > CHANGES_MAX ? TN_E_LIMIT : set_beside(c, false, fresh, why);
     if (!err) err = set_beside(c, true, fresh, why);
-    if (!err) err = i < 0 ? TN_E_NOENT : set_option(fresh, option, value, why);
-    return err ? err : note_beside(c, i, value);
+    for (size_t k = 0; k < n && !err; k++) {
+        int i = live_index(settings[k].option);
+        if (i < 0) said[nsaid++] = settings[k];
+        else err = set_option(fresh, settings[k].option, settings[k].value, why);
+        if (i < 0 || err) continue;
+        free(values[i]);
+        values[i] = strdup(settings[k].value);
+        if (!values[i]) err = TN_E_NOMEM;
+    }
+    if (!err && nsaid) {
+        err = tn_exitset_change(&c->exit, said, nsaid, why);
+        *policy = err != TN_E_NOENT || why[0];
+    }
+    for (size_t i = 0; i < sizeof live / sizeof *live; i++) {
+        if (!err && values[i]) note_beside(c, (int)i, values[i]);
+        else free(values[i]);
+    }
+    return err;
 }
 
 static bool same_routes(const struct tn_config *a, const struct tn_config *b)

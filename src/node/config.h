@@ -59,12 +59,15 @@ int tn_config_read_file(struct tn_config *c, const char *path, char why[200]);
 /* Reads what is said about exit traffic anew: the file, and the files that hold secrets. fresh (to be freed) has it in any
  * case: OFF after an error. Other settings than the live ones are checked, and not to be taken. */
 int tn_config_reread(const struct tn_config *c, struct tn_config *fresh, char why[200]);
-/* One live setting is another: remembered as tn_config_set does it, and fresh (to be freed) has what they amount to now. */
-int tn_config_change(struct tn_config *c, const char *option, const char *value, struct tn_config *fresh, char why[200]);
+/* Settings of a running node, live ones and those of exitset.h, of which a later one beats an earlier one: all are taken, or none.
+ * Then c->exit has what is said of the policy, the live ones are remembered as tn_config_set does it, and fresh (to be freed in any
+ * case) has what they amount to now. After an error nothing is another, except that a policy that can't be used is OFF, as the bad
+ * option alone would have it: something was meant. *policy: c->exit is to be put in force. TN_E_NOENT without words: not a setting
+ * of a running node. */
+int tn_config_change(struct tn_config *c, const struct tn_setting *settings, size_t n, struct tn_config *fresh, bool *policy,
+                     char why[200]);
 /* Moves fresh's live settings here; which of them differ. */
 unsigned tn_config_take_live(struct tn_config *c, struct tn_config *fresh);
-bool tn_config_is_live(const char *option);
-int tn_config_check(const char *option, const char *value, char why[200]); /* as tn_config_set, to nobody */
 /* The mode these settings amount to; missing (may be NULL) names the setting that is lacking when it is OFF. */
 enum tn_egress_mode tn_config_egress(const struct tn_config *c, const char **missing);
 

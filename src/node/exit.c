@@ -152,24 +152,19 @@ int tn_exit_reload(struct tn_node *n, bool cut, char why[200])
     return err;
 }
 
-int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool cut, char why[200])
+int tn_exit_set(struct tn_node *n, const struct tn_setting *settings, size_t count, bool cut, char why[200])
 {
+    struct tn_config fresh;
+    bool was = n->config.advertise_exit_node, policy;
     if (n->config.config_file) {
-        snprintf(why, 200, "%.40s: %.100s says it: change it there", option, n->config.config_file);
+        snprintf(why, 200, "%.40s: %.100s says it: change it there", count ? settings[0].option : "", n->config.config_file);
         return TN_E_BUSY;
     }
-    if (tn_config_is_live(option)) {
-        struct tn_config fresh;
-        bool was = n->config.advertise_exit_node;
-        int err = tn_config_change(&n->config, option, value, &fresh, why);
-        if (!err) take_live(n, &fresh, cut);
-        tn_config_fini(&fresh);
-        if (!err && was != n->config.advertise_exit_node) put_in_force(n, cut, false);
-        return err;
-    }
-    int err = tn_exitset_set(&n->config.exit, option, value, why);
-    if (err == TN_E_NOENT && !why[0]) return err;
-    if (n->config.advertise_exit_node) put_in_force(n, cut, false);
-    tn_exitwatch_again(n);
+    int err = tn_config_change(&n->config, settings, count, &fresh, &policy, why);
+    if (!err) take_live(n, &fresh, cut);
+    tn_config_fini(&fresh);
+    bool is = n->config.advertise_exit_node;
+    if (policy ? was || is : was != is) put_in_force(n, cut, false);
+    if (policy) tn_exitwatch_again(n);
     return err;
 }

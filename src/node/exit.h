@@ -8,8 +8,9 @@ int tn_exit_new(struct tn_node *n); /* makes n->egress and gives it its policy *
 /* Reads the settings anew (exitset.h, and the live ones of config.h) and puts them in force. 0, or an error with one line of why:
  * then exit traffic is off, and the live ones are as they were. cut: flows whose way the new settings do not have end. */
 int tn_exit_reload(struct tn_node *n, bool cut, char why[200]);
-/* One of these options, put in force at once. TN_E_BUSY: a configuration file says it. */
-int tn_exit_set(struct tn_node *n, const char *option, const char *value, bool cut, char why[200]);
+/* These options together, put in force at once: all of them, or none (tn_config_change). TN_E_BUSY: a configuration file says
+ * them. */
+int tn_exit_set(struct tn_node *n, const struct tn_setting *settings, size_t count, bool cut, char why[200]);
 
 /* New sessions at the proxies for this peer, or all (0), kept over a restart. TN_E_NOMEM. */
 int tn_exit_rotate(struct tn_node *n, uint64_t peer);

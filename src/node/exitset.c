@@ -179,10 +179,12 @@ static int set_forward_exit_egress(struct tn_exitset *x, const char *value, char
 
 static int set_exit_names(struct tn_exitset *x, const char *value, char why[200])
 {
-    if (parse_bool(value, &x->names) != 0) {
+    bool names;
+    if (parse_bool(value, &names) != 0) {
         snprintf(why, 200, "exit_names: expected true or false");
         return TN_E_INVAL;
     }
+    x->names = names;
     for (size_t i = 0; x->proxy_raw && x->pool && i < x->pool->nproxies; i++) x->pool->proxies[i].names = x->names;
     return 0;
 }

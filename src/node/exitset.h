@@ -27,6 +27,12 @@ void tn_exitset_fini(struct tn_exitset *x);
 /* A bad value is an error and also means OFF. option: exit_proxy, exit_egress, forward_exit_egress, exit_names;
  * TN_E_NOENT for another. why never repeats a secret. */
 int tn_exitset_set(struct tn_exitset *x, const char *option, const char *value, char why[200]);
+/* Several of them, of which a later one beats an earlier one: all or none. The one that is wrong is taken alone then, so that OFF
+ * is all that it can bring: no other of them is in force without it. */
+struct tn_setting {
+    const char *option, *value;
+};
+int tn_exitset_change(struct tn_exitset *x, const struct tn_setting *settings, size_t n, char why[200]);
 /* Reads what exit_proxy names (file:PATH) anew. */
 int tn_exitset_again(struct tn_exitset *x, char why[200]);
 /* A line of a [proxy NAME] or [rule] section. */

@@ -64,11 +64,10 @@ void tn_localapi_get_egress(struct tn_node *n, struct tn_httpd_req *req, const s
 static void respond_change(struct tn_node *n, struct tn_httpd_req *req, int err, const char *why)
 {
     if (err == TN_E_BUSY) tn_httpd_error(req, 409, why);
-    else if (err) tn_httpd_error(req, 400, why);
+    else if (err) tn_httpd_error(req, 400, why[0] ? why : tn_err_text(err));
     else respond(req, 200, tn_localapi_egress_object(n));
 }
 
-/* In the order in which they are put in force: what is offered comes last. */
 static const struct {
     const char *key, *option;
     bool is_bool;
@@ -95,22 +94,12 @@ static const char *text_of(const json_t *v)
     return json_is_boolean(v) ? (json_is_true(v) ? "true" : "false") : json_string_value(v);
 }
 
-/* Also of the values, where a bad one means nothing by itself (a bad exit_proxy means that exit traffic is off). */
-static int check_values(const json_t *o, char why[200])
-{
-    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
-        const json_t *v = json_object_get(o, changes[i].key);
-        int err = v && tn_config_is_live(changes[i].option) ? tn_config_check(changes[i].option, text_of(v), why) : 0;
-        if (err) return err;
-    }
-    return 0;
-}
-
 void tn_localapi_patch_egress(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
 {
     json_t *o = json_loadb((const char *)r->body, r->body_len, JSON_REJECT_DUPLICATES, NULL);
+    struct tn_setting said[sizeof changes / sizeof *changes];
+    size_t n_said = 0;
     char why[200] = "";
-    int err = 0;
     if (!check_patch(o)) {
         json_decref(o);
         tn_httpd_error(req, 400, "expected ExitProxy, ExitEgress, ExitNames, ExitProxyUDP, ExitDNS, ExitDNSAAAA, AdvertiseRoutes, "
@@ -118,11 +107,11 @@ void tn_localapi_patch_egress(struct tn_node *n, struct tn_httpd_req *req, const
         return;
     }
     bool cut = json_is_true(json_object_get(o, "Cut"));
-    err = check_values(o, why);
-    for (size_t i = 0; i < sizeof changes / sizeof *changes && !err; i++) {
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
         const json_t *v = json_object_get(o, changes[i].key);
-        if (v) err = tn_exit_set(n, changes[i].option, text_of(v), cut, why);
+        if (v) said[n_said++] = (struct tn_setting){changes[i].option, text_of(v)};
     }
+    int err = tn_exit_set(n, said, n_said, cut, why);
     json_decref(o);
     respond_change(n, req, err, why);
 }

@@ -355,6 +355,11 @@ def swap(b):
             for text in ("", "{", "[]", "{}", '{"ExitEgres":"host"}', '{"ExitEgress":1}', '{"ExitEgress":"host","Cut":"yes"}',
                          '{"ExitEgress":"host","ExitEgress":"proxy"}'):
                 expect(patch(b, text) == 400 and b.egress()["Mode"] == "proxy", f"PATCH {text!r} does nothing")
+            r = b.node.try_cli("set", "--exit-egress", "host", "--exit-proxy", "socks5://nonsense")
+            expect(r.returncode == 1 and b.egress()["Mode"] == "off", f"never host in between: {r.stderr}")
+            b.node.cli("set", "--exit-proxy", d.url())
+            expect(b.egress()["Mode"] == "proxy", "of what was said with it nothing is left")
+            pages(b, 1)
             r = b.node.try_cli("set", "--exit-proxy", "socks5://nonsense")
             expect(r.returncode == 1 and "exit traffic is off" in r.stderr, f"{r.returncode} {r.stderr}")
             expect(b.egress()["Mode"] == "off", "off")
@@ -371,6 +376,8 @@ def swap(b):
             expect(b.egress()["Mode"] == "off", "a proxy that is not valid is not forgotten by saying host")
             b.expect_no_page()
             b.node.cli("set", "--exit-egress", "proxy", "--exit-proxy", a.url(), "--cut")
+            goes_on(s)  # it went by that one, and still may: there was no moment without
+            b.node.cli("set", "--exit-egress", "proxy", "--exit-proxy", d.url(), "--cut")
             s.settimeout(20)
             try:
                 while s.recv(1 << 20):

@@ -261,6 +261,15 @@ static unsigned reread(struct tn_config *c)
     return changed;
 }
 
+static int change(struct tn_config *c, const char *option, const char *value, struct tn_config *fresh)
+{
+    char why[200];
+    bool policy;
+    int err = tn_config_change(c, &(struct tn_setting){option, value}, 1, fresh, &policy, why);
+    assert_true(!policy || live_index(option) < 0);
+    return err;
+}
+
 /* What a reload changes: as if the node had been started with the same flags and the file as it is now. */
 static void live_settings(void **state)
 {
@@ -293,17 +302,69 @@ static void live_settings(void **state)
     /* Without a file: what was set last. */
     tn_config_init(&c);
     assert_int_equal(set(&c, "advertise_routes", "10.0.0.0/8,10.0.0.0/16"), 0);
-    assert_int_equal(tn_config_change(&c, "advertise_routes", "10.0.0.0/40", &fresh, why), TN_E_INVAL);
+    assert_int_equal(change(&c, "advertise_routes", "10.0.0.0/40", &fresh), TN_E_INVAL);
     tn_config_fini(&fresh);
     assert_int_equal(reread(&c), 0);
-    assert_int_equal(tn_config_change(&c, "advertise_routes", "", &fresh, why), 0);
+    assert_int_equal(change(&c, "advertise_routes", "", &fresh), 0);
     assert_int_equal(tn_config_take_live(&c, &fresh), TN_LIVE_ROUTES);
     tn_config_fini(&fresh);
     assert_int_equal(c.nroutes, 0);
     assert_int_equal(reread(&c), 0);
-    assert_int_equal(tn_config_change(&c, "hostname", "x", &fresh, why), TN_E_NOENT);
+    assert_int_equal(change(&c, "hostname", "x", &fresh), TN_E_NOENT);
     tn_config_fini(&fresh);
     tn_config_fini(&c);
+}
+
+/* Several at once: all or none, whatever comes first, and of a policy that can't be used no more than that it is off. */
+static void together(void **state)
+{
+    static const char good[] = "socks5://u:sekret@1.2.3.4:1";
+    static const struct {
+        const char *before[2], *now[6]; /* options and values */
+        int err;
+        enum tn_egress_mode mode;
+        const char *then[2];            /* one more, alone */
+        enum tn_egress_mode at_last;
+    } rows[] = {
+        {{"exit_proxy", good}, {"exit_egress", "host", "exit_proxy", "socks5://sekret"}, TN_E_INVAL, TN_EGRESS_OFF,
+         {"exit_proxy", good}, TN_EGRESS_PROXY}, /* host was said of something else, and is not kept */
+        {{"exit_proxy", good}, {"exit_proxy", "socks5://sekret", "exit_egress", "host"}, TN_E_INVAL, TN_EGRESS_OFF,
+         {"exit_proxy", good}, TN_EGRESS_PROXY},
+        {{"exit_egress", "host"}, {"exit_proxy", "file:/nonexistent/sekret"}, TN_E_NOENT, TN_EGRESS_OFF,
+         {"exit_egress", "host"}, TN_EGRESS_OFF},
+        {{"exit_egress", "off"}, {"exit_egress", "host", "exit_dns", "tcp://name"}, TN_E_INVAL, TN_EGRESS_OFF,
+         {"exit_names", "true"}, TN_EGRESS_OFF},
+        {{"exit_egress", "off"}, {"exit_egress", "host", "exit_names", "perhaps"}, TN_E_INVAL, TN_EGRESS_OFF,
+         {"exit_names", "true"}, TN_EGRESS_OFF},
+        {{"exit_proxy", good}, {"exit_proxy", "socks5://sekret", "exit_dns", "tcp://name"}, TN_E_INVAL, TN_EGRESS_PROXY,
+         {"exit_names", "true"}, TN_EGRESS_PROXY}, /* not even that */
+        {{"exit_proxy", good}, {"exit_egress", "off", "exit_dns", "tcp://9.9.9.9", "hostname", "x"}, TN_E_NOENT, TN_EGRESS_PROXY,
+         {"exit_names", "true"}, TN_EGRESS_PROXY},
+        {{"exit_egress", "host"}, {"exit_proxy", good, "exit_egress", "proxy", "exit_names", "true"}, 0, TN_EGRESS_PROXY,
+         {"exit_egress", "host"}, TN_EGRESS_OFF},
+        {{"exit_egress", "host"}, {"exit_egress", "nonsense", "exit_names", "true"}, TN_E_INVAL, TN_EGRESS_OFF,
+         {"exit_egress", "host"}, TN_EGRESS_HOST},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct tn_config c, fresh;
+        struct tn_setting now[3];
+        char why[200];
+        size_t n = 0;
+        bool policy;
+        tn_config_init(&c);
+        assert_int_equal(set(&c, rows[i].before[0], rows[i].before[1]), 0);
+        bool names = c.exit.names;
+        for (; n < 3 && rows[i].now[2 * n]; n++) now[n] = (struct tn_setting){rows[i].now[2 * n], rows[i].now[2 * n + 1]};
+        int err = tn_config_change(&c, now, n, &fresh, &policy, why);
+        if (err != rows[i].err || tn_config_egress(&c, NULL) != rows[i].mode) fail_msg("row %zu: %d %s", i, err, why);
+        if (err) assert_true(c.exit.names == names && !c.beside[live_index("exit_dns")].value && !strstr(why, "sekret@"));
+        else assert_true(policy && c.exit.pool->proxies[0].names);
+        tn_config_fini(&fresh);
+        assert_int_equal(change(&c, rows[i].then[0], rows[i].then[1], &fresh), 0);
+        assert_int_equal(tn_config_egress(&c, NULL), rows[i].at_last);
+        tn_config_fini(&fresh);
+        tn_config_fini(&c);
+    }
 }
 
 /* Cut at every byte: never host where the whole does not say so, and a line that is cut is always noticed. */
@@ -370,7 +431,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(values),
         cmocka_unit_test(words), cmocka_unit_test(proxy_copies),
         cmocka_unit_test(configuration_files),
-        cmocka_unit_test(live_settings), cmocka_unit_test(half_written_files),
+        cmocka_unit_test(live_settings), cmocka_unit_test(together), cmocka_unit_test(half_written_files),
         cmocka_unit_test(example_file),
         cmocka_unit_test(secrets_from_files),
     };
