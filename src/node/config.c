@@ -84,7 +84,7 @@ static int set_string(char **slot, const char *value)
 static int set_auth_key(struct tn_config *c, const char *value, char why[200])
 {
     struct tn_secret *key;
-    int err = tn_secret_read("auth_key", value, &key, why);
+    int err = tn_secret_read("auth_key", value, &key, NULL, why);
     if (err) return err;
     tn_secret_free(c->auth_key);
     c->auth_key = key;
@@ -419,6 +419,7 @@ static int read_lines(struct reading *r, const char *path, unsigned *line)
     size_t len;
     *line = 0;
     int err = tn_file_read(path, TN_CONFFILE_MAX, &text, &len);
+    r->c->exit.config_print = tn_exitset_print(text, len, err);
     if (err) {
         snprintf(r->why, sizeof r->why, "%s", tn_err_text(err));
         return err;

@@ -13,8 +13,8 @@
 static int copy_files(struct tn_exitset *to, const struct tn_exitset *from)
 {
     for (; to->nfiles < from->nfiles; to->nfiles++) {
-        to->files[to->nfiles] = strdup(from->files[to->nfiles]);
-        if (!to->files[to->nfiles]) return TN_E_NOMEM;
+        to->files[to->nfiles] = (struct tn_exitfile){strdup(from->files[to->nfiles].path), from->files[to->nfiles].print};
+        if (!to->files[to->nfiles].path) return TN_E_NOMEM;
     }
     return 0;
 }

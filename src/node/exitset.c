@@ -3,14 +3,14 @@
 #include "node/conffile.h"
 #include "util/err.h"
 #include "util/file.h"
+#include "util/siphash.h"
 #include "util/text.h"
 
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { SECRET_FILE_MAX = 32 * 1024 }; /* a key, or the URLs of a pool */
+#include <sys/stat.h>
 
 void tn_exitset_init(struct tn_exitset *x) { *x = (struct tn_exitset){.egress_said = -1, .forward_said = -1}; }
 
@@ -18,18 +18,33 @@ void tn_exitset_fini(struct tn_exitset *x)
 {
     tn_secret_free(x->proxy_raw);
     tn_egress_spec_free(x->pool);
-    for (size_t i = 0; i < x->nfiles; i++) free(x->files[i]);
+    for (size_t i = 0; i < x->nfiles; i++) free(x->files[i].path);
     tn_exitset_init(x);
 }
 
-static void note_file(struct tn_exitset *x, const char *value)
+/* Nobody forges contents against it: who can write there says what they are. */
+uint64_t tn_exitset_print(const char *text, size_t len, int err)
 {
-    if (strncmp(value, "file:", 5) != 0 || x->nfiles == sizeof x->files / sizeof *x->files) return;
-    x->files[x->nfiles] = strdup(value + 5);
-    if (x->files[x->nfiles]) x->nfiles++;
+    static const struct tn_hashkey key = {0};
+    return err ? tn_siphash(&key, &err, sizeof err) : tn_siphash(&key, text, len);
 }
 
-int tn_secret_read(const char *option, const char *value, struct tn_secret **out, char why[200])
+/* What is no file, a pipe say, can't be read twice, and is not looked at again. */
+static bool is_watchable(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) != 0 || S_ISREG(st.st_mode);
+}
+
+static void note_file(struct tn_exitset *x, const char *value, uint64_t print)
+{
+    struct tn_exitfile *f = &x->files[x->nfiles];
+    if (strncmp(value, "file:", 5) != 0 || x->nfiles == sizeof x->files / sizeof *x->files || !is_watchable(value + 5)) return;
+    *f = (struct tn_exitfile){strdup(value + 5), print};
+    if (f->path) x->nfiles++;
+}
+
+int tn_secret_read(const char *option, const char *value, struct tn_secret **out, uint64_t *print, char why[200])
 {
     *out = NULL;
     if (strncmp(value, "file:", 5) != 0) {
@@ -39,7 +54,8 @@ int tn_secret_read(const char *option, const char *value, struct tn_secret **out
     }
     char *text;
     size_t len;
-    int err = tn_file_read(value + 5, SECRET_FILE_MAX, &text, &len);
+    int err = tn_file_read(value + 5, TN_SECRET_FILE_MAX, &text, &len);
+    if (print) *print = tn_exitset_print(text, len, err);
     if (err) {
         snprintf(why, 200, "%s: %.100s: %s", option, value + 5, tn_err_text(err));
         return err;
@@ -56,6 +72,15 @@ int tn_secret_read(const char *option, const char *value, struct tn_secret **out
     }
     tn_wipe(text, len);
     free(text);
+    return err;
+}
+
+/* The same, of a file to be watched: one that can't be read too. */
+static int read_watched(struct tn_exitset *x, const char *option, const char *value, struct tn_secret **out, char why[200])
+{
+    uint64_t print;
+    int err = tn_secret_read(option, value, out, &print, why);
+    note_file(x, value, print);
     return err;
 }
 
@@ -112,12 +137,11 @@ int tn_exitset_again(struct tn_exitset *x, char why[200])
     struct tn_secret *urls;
     tn_egress_spec_free(x->pool);
     x->pool = NULL;
-    while (x->nfiles) free(x->files[--x->nfiles]);
+    while (x->nfiles) free(x->files[--x->nfiles].path);
     if (!x->proxy_raw) return 0;
-    note_file(x, tn_secret_bytes(x->proxy_raw));
     x->proxy_said = true;
     snprintf(x->defect, sizeof x->defect, "exit_proxy: it is empty");
-    int err = tn_secret_read("exit_proxy", tn_secret_bytes(x->proxy_raw), &urls, why);
+    int err = read_watched(x, "exit_proxy", tn_secret_bytes(x->proxy_raw), &urls, why);
     if (err || !urls) {
         if (err) snprintf(x->defect, sizeof x->defect, "exit_proxy: its file can't be read: %s", tn_err_text(err));
         else snprintf(why, 200, "%.120s; exit traffic is off", x->defect);
@@ -211,7 +235,7 @@ static int parse_number(const char *text, unsigned max, unsigned *out)
     return v ? 0 : TN_E_INVAL;
 }
 
-static int set_url(struct tn_egress_proxy *p, const char *value, char why[200])
+static int set_url(struct tn_exitset *x, struct tn_egress_proxy *p, const char *value, char why[200])
 {
     struct tn_secret *url;
     char defect[128];
@@ -219,7 +243,7 @@ static int set_url(struct tn_egress_proxy *p, const char *value, char why[200])
         snprintf(why, 200, "url: said twice");
         return TN_E_INVAL;
     }
-    int err = tn_secret_read("url", value, &url, why);
+    int err = read_watched(x, "url", value, &url, why);
     if (err) return err;
     err = tn_proxy_parse(url ? tn_secret_bytes(url) : "", tn_secret_len(url), &p->proxy, defect);
     tn_secret_free(url);
@@ -237,9 +261,9 @@ static int set_pin(struct tn_egress_proxy *p, const char *value, char why[200])
     return p->proxy && p->proxy->pinned ? 0 : TN_E_INVAL;
 }
 
-static int proxy_line(struct tn_egress_proxy *p, const struct tn_confline *l, char why[200])
+static int proxy_line(struct tn_exitset *x, struct tn_egress_proxy *p, const struct tn_confline *l, char why[200])
 {
-    if (!strcmp(l->key, "url")) return set_url(p, l->value, why);
+    if (!strcmp(l->key, "url")) return set_url(x, p, l->value, why);
     if (!strcmp(l->key, "pin")) return set_pin(p, l->value, why);
     if (!strcmp(l->key, "group")) {
         if (*l->value && strlen(l->value) < sizeof p->group) {
@@ -289,8 +313,7 @@ int tn_exitset_line(struct tn_exitset *x, const struct tn_confline *l, char why[
         return TN_E_INVAL;
     }
     if (!l->key) return begin_section(x, l, why);
-    if (!strcmp(l->kind, "proxy") && !strcmp(l->key, "url")) note_file(x, l->value);
-    if (!strcmp(l->kind, "proxy")) return proxy_line(&x->pool->proxies[x->pool->nproxies - 1], l, why);
+    if (!strcmp(l->kind, "proxy")) return proxy_line(x, &x->pool->proxies[x->pool->nproxies - 1], l, why);
     struct tn_egress_rule *r = &x->pool->rules[x->pool->nrules - 1];
     if (!strcmp(l->key, "use") && *r->use) {
         snprintf(why, 200, "use: said twice");

@@ -18,9 +18,15 @@ struct tn_exitset {
     struct tn_secret *proxy_raw; /* exit_proxy as it was given */
     struct tn_egress_spec *pool; /* proxies and rules; NULL: none, or not valid */
     char defect[200];            /* which setting can't be used, or where it is, and why; never credentials */
-    char *files[8];              /* that secrets were read from, to be watched; more are read, not watched */
+    struct tn_exitfile {
+        char *path;
+        uint64_t print;          /* of what was read (tn_exitset_print) */
+    } files[8];                  /* that secrets were read from, to be watched; more are read, not watched */
     size_t nfiles;
+    uint64_t config_print;       /* the same of the configuration file */
 };
+
+enum { TN_SECRET_FILE_MAX = 32 * 1024 }; /* a key, or the URLs of a pool */
 
 void tn_exitset_init(struct tn_exitset *x);
 void tn_exitset_fini(struct tn_exitset *x);
@@ -43,7 +49,10 @@ enum tn_egress_mode tn_exitset_mode(const struct tn_exitset *x, const char **mis
 /* A spec for the egress, the caller's. NULL: no memory. */
 struct tn_egress_spec *tn_exitset_spec(const struct tn_exitset *x, enum tn_egress_mode mode);
 
-/* A secret given in place or as file:PATH; surrounding white space of a file is not part of it. *out NULL for empty. */
-int tn_secret_read(const char *option, const char *value, struct tn_secret **out, char why[200]);
+/* A secret given in place or as file:PATH; surrounding white space of a file is not part of it. *out NULL for empty. print (may be
+ * NULL) gets that of the file's contents. */
+int tn_secret_read(const char *option, const char *value, struct tn_secret **out, uint64_t *print, char why[200]);
+/* Of a file's contents, or of the error that reading it gave: tells whether they are still those that settings were made of. */
+uint64_t tn_exitset_print(const char *text, size_t len, int err);
 
 #endif

@@ -1,7 +1,9 @@
 /* Watches the files that exit settings come from, by their directories: editors and orchestrators put a new file in place of
- * the old one. Events are collected for a moment, and only contents that differ make a reload. A file that is gone differs. */
+ * the old one. Events are collected for a moment, and only contents that differ from those that were read make a reload. A file that
+ * is gone differs. What changed between the reading and the watching has no event: it is looked for once the watches stand. */
 #include "node/exit.h"
 
+#include "node/conffile.h"
 #include "util/err.h"
 #include "util/file.h"
 
@@ -9,12 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DIRS_MAX = 8, COALESCE_MS = 200, READ_MAX = 1024 * 1024 };
+enum { DIRS_MAX = 8, COALESCE_MS = 200 };
 
 struct tn_exitwatch {
     struct tn_node *node;
-    struct tn_hashkey key;
-    uint64_t print; /* of all contents */
     uv_timer_t timer;
     uv_fs_event_t dirs[DIRS_MAX];
     char names[DIRS_MAX][256];
@@ -23,39 +23,39 @@ struct tn_exitwatch {
     bool closing;
 };
 
-static uint64_t print_of(const struct tn_exitwatch *w, const char *path)
+static bool differs(const char *path, size_t max, uint64_t print)
 {
-    char *text;
-    size_t len;
-    int err = tn_file_read(path, READ_MAX, &text, &len);
-    if (err) return tn_siphash(&w->key, &err, sizeof err);
-    uint64_t h = tn_siphash(&w->key, text, len);
-    tn_wipe(text, len);
-    free(text);
-    return h;
+    char *text = NULL;
+    size_t len = 0;
+    int err = tn_file_read(path, max, &text, &len);
+    uint64_t now = tn_exitset_print(text, len, err);
+    if (!err) tn_wipe(text, len);
+    if (!err) free(text);
+    return now != print;
 }
 
-static uint64_t print_all(const struct tn_exitwatch *w)
+static bool something_differs(const struct tn_node *n)
 {
-    const struct tn_config *c = &w->node->config;
-    uint64_t h = 0;
-    if (c->config_file) h = print_of(w, c->config_file);
-    for (size_t i = 0; i < c->exit.nfiles; i++) h = h * 31 + print_of(w, c->exit.files[i]);
-    return h;
+    const struct tn_config *c = &n->config;
+    if (c->config_file && differs(c->config_file, TN_CONFFILE_MAX, c->exit.config_print)) return true;
+    for (size_t i = 0; i < c->exit.nfiles; i++)
+        if (differs(c->exit.files[i].path, TN_SECRET_FILE_MAX, c->exit.files[i].print)) return true;
+    return false;
 }
 
 static void look(uv_timer_t *t)
 {
     struct tn_exitwatch *w = t->data;
     char why[200];
-    if (print_all(w) != w->print) (void)tn_exit_reload(w->node, false, why); /* what is wrong is in log and status */
+    if (something_differs(w->node)) (void)tn_exit_reload(w->node, false, why); /* what is wrong is in log and status */
 }
 
-static void changed(uv_fs_event_t *h, const char *filename, int events, int status)
+static void look_soon(struct tn_exitwatch *w)
 {
-    struct tn_exitwatch *w = h->data;
     if (!w->closing && !uv_is_active((uv_handle_t *)&w->timer)) uv_timer_start(&w->timer, look, COALESCE_MS, 0);
 }
+
+static void changed(uv_fs_event_t *h, const char *filename, int events, int status) { look_soon(h->data); }
 
 static bool watched(const struct tn_exitwatch *w, const char *dir)
 {
@@ -92,8 +92,8 @@ void tn_exitwatch_again(struct tn_node *n)
     for (size_t i = 0; i < w->ndirs; i++) uv_fs_event_stop(&w->dirs[i]);
     w->ndirs = 0;
     if (n->config.config_file) watch_dir_of(w, n->config.config_file);
-    for (size_t i = 0; i < n->config.exit.nfiles; i++) watch_dir_of(w, n->config.exit.files[i]);
-    w->print = print_all(w);
+    for (size_t i = 0; i < n->config.exit.nfiles; i++) watch_dir_of(w, n->config.exit.files[i].path);
+    if (something_differs(n)) look_soon(w);
 }
 
 int tn_exitwatch_new(struct tn_node *n)
@@ -101,7 +101,6 @@ int tn_exitwatch_new(struct tn_node *n)
     struct tn_exitwatch *w = calloc(1, sizeof *w);
     if (!w) return TN_E_NOMEM;
     w->node = n;
-    tn_rng_fill(&n->rng, &w->key, sizeof w->key);
     uv_timer_init(&n->loop, &w->timer);
     w->timer.data = w;
     w->handles = 1;
