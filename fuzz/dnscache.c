@@ -55,8 +55,8 @@ static struct {
 enum tn_egress_mode tn_egress_mode(const struct tn_egress *e) { return w.mode; }
 bool tn_egress_by_peer(const struct tn_egress *e) { return w.by_peer; }
 
-static int take_ask(struct tn_dns_upstream *u, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer, void *arg,
-                    void **handle)
+static int take_ask(struct tn_dns_upstream *u, uint64_t peer, const uint8_t *query, size_t len, uint64_t now_us,
+                    tn_dns_answer_fn *answer, void *arg, void **handle)
 {
     if (w.nasks == ASKS || len > sizeof w.asks[0].query) return TN_E_LIMIT;
     struct ask *a = &w.asks[w.nasks++];

@@ -1,6 +1,6 @@
 /* Queries of the DoH client: their lists, their time and their callbacks.
  *
- * A query waits (stream 0) or is on a stream of the one connection; then it gets a verdict and waits in `finished`
+ * A query waits in its peer's line (stream 0) or is on a stream of the one connection; then it gets a verdict and waits in `finished`
  * for its callback. Every entry changes lists or the connection and ends in `advance`, which makes the two agree: a
  * broken connection is given up, one is opened when queries wait, waiting queries are submitted, bytes are sent.
  * Callbacks run only at the end of a turn, from events and timeouts, never from ask or cancel; a callback may ask and
@@ -35,7 +35,10 @@ int tn_doh_new(const struct tn_doh_config *config, struct tn_doh **out)
     d->url = url;
     tn_list_init(&d->queries);
     tn_list_init(&d->finished);
+    tn_list_init(&d->turns);
+    tn_list_init(&d->holders);
     tn_htable_init(&d->streams);
+    tn_htable_init(&d->lines);
     *out = d;
     return 0;
 }
@@ -43,6 +46,7 @@ int tn_doh_new(const struct tn_doh_config *config, struct tn_doh **out)
 static void free_query(struct tn_doh_query *q)
 {
     struct tn_doh *d = q->doh;
+    tn_doh_line_leave(q);
     d->body_bytes -= tn_buf_len(&q->body);
     d->count--;
     tn_buf_fini(&q->body);
@@ -59,6 +63,7 @@ void tn_doh_free(struct tn_doh *d)
     for (struct tn_list *l; (l = tn_list_pop_front(&d->queries));) free_query(query_at(l));
     for (struct tn_list *l; (l = tn_list_pop_front(&d->finished));) free_query(query_at(l));
     tn_htable_fini(&d->streams);
+    tn_htable_fini(&d->lines);
     free(d);
 }
 
@@ -83,6 +88,7 @@ int tn_doh_health(const struct tn_doh *d, const char **text)
 void tn_doh_verdict(struct tn_doh_query *q, int err)
 {
     struct tn_doh *d = q->doh;
+    tn_doh_line_leave(q);
     tn_list_remove(&q->link);
     tn_list_push_back(&d->finished, &q->link);
     d->asked--;
@@ -100,11 +106,13 @@ static void lose_connection(struct tn_doh *d)
     if (!was_open && d->health == 0) tn_doh_set_health(d, err, tn_err_text(err));
     TN_LIST_EACH(l, &d->queries) {
         struct tn_doh_query *q = query_at(l);
-        if (q->stream) tn_htable_remove(&d->streams, &q->node);
-        q->stream = 0;
+        tn_doh_h2_lost(d, q);
         bool again = err == TN_E_CANCELED || (was_open && q->attempts < TN_DOH_ATTEMPTS_MAX);
         if (!again) tn_doh_verdict(q, err);
     }
+    /* From the newest, so that each line is in its order again. */
+    for (struct tn_list *l = d->queries.prev; l != &d->queries; l = l->prev)
+        if (tn_list_empty(&query_at(l)->waiting)) tn_doh_line_again(query_at(l));
     tn_doh_conn_close(d);
 }
 
@@ -119,9 +127,8 @@ static void open_for_waiting(struct tn_doh *d)
 
 static void submit_waiting(struct tn_doh *d)
 {
-    TN_LIST_EACH(l, &d->queries) {
-        struct tn_doh_query *q = query_at(l);
-        int err = q->stream ? 0 : tn_doh_h2_submit(d, q);
+    for (struct tn_doh_query *q; (q = tn_doh_line_next(d));) {
+        int err = tn_doh_h2_submit(d, q);
         if (err == TN_E_CLOSED) {
             d->conn_err = err;
             return;
@@ -183,10 +190,11 @@ static struct tn_doh_query *make_query(struct tn_doh *d, const uint8_t *bytes, s
     q->doh = d;
     tn_buf_init(&q->body, TN_DNS_MAX);
     tn_list_init(&q->link);
+    tn_list_init(&q->waiting);
     return q;
 }
 
-int tn_doh_ask(struct tn_doh *d, const uint8_t *query, size_t len, uint64_t now_us,
+int tn_doh_ask(struct tn_doh *d, uint64_t peer, const uint8_t *query, size_t len, uint64_t now_us,
                void (*answer)(void *arg, int err, const uint8_t *answer, size_t len), void *arg,
                struct tn_doh_query **out)
 {
@@ -201,13 +209,18 @@ int tn_doh_ask(struct tn_doh *d, const uint8_t *query, size_t len, uint64_t now_
     }
     struct tn_doh_query *q = make_query(d, query, len);
     if (!q) return TN_E_NOMEM;
+    d->count++;
+    err = tn_doh_line_enter(q, peer);
+    if (err) {
+        free_query(q);
+        return err;
+    }
     q->deadline_us = now_us + QUERY_US;
     q->progress = d->progress;
     q->answer = answer;
     q->arg = arg;
     tn_list_push_back(&d->queries, &q->link);
     d->asked++;
-    d->count++;
     d->last_ask_us = now_us;
     if (!d->busy) advance(d);
     if (q->finished && !d->busy) { /* refused at once; when busy, the turn that runs reports it */
@@ -248,8 +261,9 @@ void tn_doh_timeout(struct tn_doh *d, uint64_t now_us)
         if (q->deadline_us > now_us) break;
         bool silent = (d->state == TN_DOH_TLS || d->state == TN_DOH_OPEN) && q->progress == d->progress;
         if (silent && !d->conn_err) d->conn_err = TN_E_TIMEDOUT;
+        bool in_line = d->state == TN_DOH_OPEN && q->attempts == 0;
         tn_doh_h2_forget(d, q);
-        tn_doh_verdict(q, TN_E_TIMEDOUT);
+        tn_doh_verdict(q, in_line && !silent ? TN_E_LIMIT : TN_E_TIMEDOUT);
     }
     if (d->asked == 0 && d->state != TN_DOH_CLOSED && now_us >= d->last_ask_us + IDLE_US) {
         tn_doh_conn_close(d);

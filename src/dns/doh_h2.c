@@ -13,6 +13,7 @@
 
 enum { BODIES_MAX = 8 << 20 };        /* of all responses at once; answers are some hundred bytes */
 enum { OUTPUT_PENDING_MAX = 1 << 16 }; /* ciphertext: beyond this, frames wait in the session */
+enum { STREAMS_UNSAID = 100 };        /* at once, until the upstream has said: what RFC 9113 recommends as the least */
 static const char dns_type[] = "application/dns-message";
 
 static uint64_t stream_hash(int32_t stream) { return (uint64_t)stream * 0x9e3779b97f4a7c15ull >> 20; }
@@ -33,7 +34,10 @@ static void leave_stream(struct tn_doh *d, struct tn_doh_query *q)
     if (q->stream == 0) return;
     tn_htable_remove(&d->streams, &q->node);
     q->stream = 0;
+    tn_doh_line_gave(q);
 }
+
+void tn_doh_h2_lost(struct tn_doh *d, struct tn_doh_query *q) { leave_stream(d, q); }
 
 /* Ends the query with a verdict and tells the upstream to stop. */
 static void give_up(struct tn_doh *d, struct tn_doh_query *q, int err)
@@ -86,15 +90,16 @@ static int on_stream_close(nghttp2_session *s, int32_t stream, uint32_t code, vo
     if (!q) return 0;
     leave_stream(d, q);
     /* Not looked at by the upstream: asked again. */
-    if (code == NGHTTP2_REFUSED_STREAM && q->attempts < TN_DOH_ATTEMPTS_MAX) return 0;
-    tn_doh_verdict(q, code == NGHTTP2_NO_ERROR ? judge(q) : TN_E_RESET);
+    if (code == NGHTTP2_REFUSED_STREAM && q->attempts < TN_DOH_ATTEMPTS_MAX) tn_doh_line_again(q);
+    else tn_doh_verdict(q, code == NGHTTP2_NO_ERROR ? judge(q) : TN_E_RESET);
     return 0;
 }
 
 static int on_frame(nghttp2_session *s, const nghttp2_frame *frame, void *arg)
 {
     struct tn_doh *d = arg;
-    /* The upstream wants to go. Queries it has not answered by the end of this input are asked again elsewhere. */
+    /* Or the upstream wants to go. Queries it has not answered by the end of this input are asked again elsewhere. */
+    if (frame->hd.type == NGHTTP2_SETTINGS && !(frame->hd.flags & NGHTTP2_FLAG_ACK)) d->settled = true;
     if (frame->hd.type == NGHTTP2_GOAWAY && !d->conn_err) d->conn_err = TN_E_CLOSED;
     return 0;
 }
@@ -123,6 +128,7 @@ int tn_doh_h2_new(struct tn_doh *d)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
     nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
     nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
+    d->settled = false;
     int err = nghttp2_session_client_new(&d->h2, cb, d);
     nghttp2_session_callbacks_del(cb);
     if (err) {
@@ -158,6 +164,14 @@ static nghttp2_nv header(const char *name, const char *value)
                         NGHTTP2_NV_FLAG_NONE};
 }
 
+/* More than it takes would wait inside the session, whoever's they are. */
+size_t tn_doh_h2_streams(const struct tn_doh *d)
+{
+    size_t n = nghttp2_session_get_remote_settings(d->h2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+    size_t most = d->settled ? TN_DOH_INFLIGHT_MAX : STREAMS_UNSAID;
+    return n < most ? n : most;
+}
+
 int tn_doh_h2_submit(struct tn_doh *d, struct tn_doh_query *q)
 {
     char length[16];
@@ -176,6 +190,7 @@ int tn_doh_h2_submit(struct tn_doh *d, struct tn_doh_query *q)
         nghttp2_submit_rst_stream(d->h2, NGHTTP2_FLAG_NONE, stream, NGHTTP2_CANCEL);
         return TN_E_NOMEM;
     }
+    tn_doh_line_took(q);
     d->body_bytes -= tn_buf_len(&q->body);
     tn_buf_fini(&q->body);
     q->attempts++;

@@ -75,6 +75,12 @@ static int choose(const struct tn_dns_lookup *l, uint64_t now_us)
     return fallback;
 }
 
+/* Not for what says nothing of the upstream: too many questions of ours. */
+static void avoid(struct tn_dns_lookup *l, unsigned i, int err, uint64_t now_us)
+{
+    if (err != TN_E_CANCELED && err != TN_E_LIMIT) l->way->avoid_until_us[i] = now_us + AVOID_US;
+}
+
 /* 0, or the upstream's refusal at once. */
 static int ask_one(struct tn_dns_lookup *l, unsigned i, bool edns, uint64_t now_us)
 {
@@ -86,8 +92,8 @@ static int ask_one(struct tn_dns_lookup *l, unsigned i, bool edns, uint64_t now_
     if (!edns) len = tn_dns_canonical_plain(query, len);
     a->edns = edns;
     l->of->asked++;
-    int err = u->ops->ask(u, query, len, now_us, on_answer, a, &a->handle);
-    if (err) l->way->avoid_until_us[i] = now_us + AVOID_US;
+    int err = u->ops->ask(u, l->peer, query, len, now_us, on_answer, a, &a->handle);
+    if (err) avoid(l, i, err, now_us);
     a->pending = !err;
     return err;
 }
@@ -176,7 +182,7 @@ static void on_answer(void *arg, int err, const uint8_t *bytes, size_t len)
     uint64_t now_us = tn_dns_lookups_now(ls);
     a->pending = false;
     if (err) {
-        if (err != TN_E_CANCELED) l->way->avoid_until_us[i] = now_us + AVOID_US;
+        avoid(l, i, err, now_us);
         go_on(l, err, now_us);
     } else {
         take_answer(l, i, bytes, len, now_us);

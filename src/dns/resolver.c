@@ -289,7 +289,8 @@ static int admit(struct tn_dns *d, uint64_t peer)
     if (mode == TN_EGRESS_OFF) return TN_E_POLICY;
     struct tn_hnode *node = tn_htable_find(&d->clients, tn_siphash(&d->key, &peer, sizeof peer), same_peer, &peer);
     unsigned mine = node ? TN_CONTAINER(node, struct client, node)->queries : 0;
-    if (mine < QUERIES_PER_PEER && d->stats.in_flight < QUERIES_MAX) return 0;
+    unsigned vacant = QUERIES_MAX - d->stats.in_flight;
+    if (mine < QUERIES_PER_PEER && mine < 2 * vacant) return 0; /* whoever comes next finds room, however many ask much */
     d->stats.over_limit++;
     return TN_E_LIMIT;
 }

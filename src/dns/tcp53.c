@@ -232,7 +232,7 @@ static void on_writable(void *arg, struct tn_egress_conn *c) { turn(arg); }
 
 /* ---- the upstream's face ---- */
 
-static int tcp_ask(struct tn_dns_upstream *u, const uint8_t *bytes, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
+static int tcp_ask(struct tn_dns_upstream *u, uint64_t peer, const uint8_t *bytes, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
                    void *arg, void **handle)
 {
     struct upstream *up = up_of(u);

@@ -154,7 +154,7 @@ static int ask_by_tcp(struct query *q, uint64_t now_us)
 {
     struct upstream *up = asker_of(q);
     leave_flow(q);
-    int err = up->tcp->ops->ask(up->tcp, q->q.bytes, q->q.len, now_us, on_tcp_answer, q, &q->by_tcp);
+    int err = up->tcp->ops->ask(up->tcp, up->peer, q->q.bytes, q->q.len, now_us, on_tcp_answer, q, &q->by_tcp);
     if (err) q->by_tcp = NULL;
     (void)tn_timer_arm(&up->timers, &q->timer, q->q.deadline_us); /* armed at birth: only moves */
     return err;
@@ -257,7 +257,7 @@ static void end_marked(struct upstream *up)
 
 /* ---- the upstream's face ---- */
 
-static int udp_ask(struct tn_dns_upstream *u, const uint8_t *bytes, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
+static int udp_ask(struct tn_dns_upstream *u, uint64_t peer, const uint8_t *bytes, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
                    void *arg, void **handle)
 {
     struct upstream *up = up_of(u);

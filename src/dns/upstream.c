@@ -17,11 +17,11 @@ static struct tn_doh *doh_of(const struct tn_dns_upstream *u)
     return ((const struct over_https *)(const void *)u)->doh;
 }
 
-static int https_ask(struct tn_dns_upstream *u, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
+static int https_ask(struct tn_dns_upstream *u, uint64_t peer, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
                      void *arg, void **handle)
 {
     struct tn_doh_query *q;
-    int err = tn_doh_ask(doh_of(u), query, len, now_us, answer, arg, &q);
+    int err = tn_doh_ask(doh_of(u), peer, query, len, now_us, answer, arg, &q);
     if (!err) *handle = q;
     return err;
 }

@@ -16,8 +16,8 @@ struct tn_dns_upstream {
     const struct tn_dns_upstream_ops *ops;
 };
 struct tn_dns_upstream_ops {
-    /* As tn_doh_ask: answer exactly once and never before this returns, unless canceled; negative: no callback. */
-    int (*ask)(struct tn_dns_upstream *u, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
+    /* For a peer, as tn_doh_ask: answer exactly once and never before this returns, unless canceled; negative: no callback. */
+    int (*ask)(struct tn_dns_upstream *u, uint64_t peer, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
                void *arg, void **handle);
     void (*cancel)(struct tn_dns_upstream *u, void *handle);
     void (*timeout)(struct tn_dns_upstream *u, uint64_t now_us);

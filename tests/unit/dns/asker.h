@@ -44,7 +44,7 @@ static int ask(unsigned n, void **handle)
     uint8_t q[64];
     void *ignored;
     size_t len = question(n, q);
-    return up->ops->ask(up, q, len, now_us, on_got, &got[n], handle ? handle : &ignored);
+    return up->ops->ask(up, 1, q, len, now_us, on_got, &got[n], handle ? handle : &ignored);
 }
 
 #endif

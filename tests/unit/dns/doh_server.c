@@ -11,7 +11,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-enum { STREAMS = 2048, BODY = 70000 };
+enum { STREAMS = 8192, BODY = 70000 };
 
 struct stream {
     int32_t id;

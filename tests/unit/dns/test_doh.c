@@ -5,6 +5,7 @@
 #include "dns/doh.c"
 #include "dns/doh_conn.c"
 #include "dns/doh_h2.c"
+#include "dns/doh_line.c"
 #include "dns/dialerr.c"
 #include "dns/doh_url.c"
 #include "dns/message.c"
@@ -198,12 +199,14 @@ static size_t make(uint8_t out[64], uint16_t id, unsigned n)
 
 static void on_ask(void *arg, int err, const uint8_t *bytes, size_t len);
 
-static int ask(struct tn_doh *d, struct ask *a, uint16_t id, unsigned n, uint64_t now)
+static int ask_for(struct tn_doh *d, uint64_t peer, struct ask *a, uint16_t id, unsigned n, uint64_t now)
 {
     uint8_t query[64];
     a->calls = 0;
-    return tn_doh_ask(d, query, make(query, id, n), now, on_ask, a, &a->q);
+    return tn_doh_ask(d, peer, query, make(query, id, n), now, on_ask, a, &a->q);
 }
+
+static int ask(struct tn_doh *d, struct ask *a, uint16_t id, unsigned n, uint64_t now) { return ask_for(d, 1, a, id, n, now); }
 
 static void on_ask(void *arg, int err, const uint8_t *bytes, size_t len)
 {
@@ -267,11 +270,11 @@ static void many_at_once_in_any_order(void **state)
     for (unsigned i = 0; i < N; i++) assert_int_equal(ask(d, &a[i], (uint16_t)i, i, 0), 0);
     assert_int_equal(ask(d, &a[N], 1, 1, 0), TN_E_LIMIT);
     settle();
-    assert_int_equal(doh_server_requests(net.conn->server), 100); /* the server's limit of streams */
+    assert_int_equal(doh_server_requests(net.conn->server), 66); /* of the server's limit of 100 streams */
     net.b.status = 200;
     net.up_cap = 100;
     net.down_cap = 7;
-    for (int i = 0; i < 30; i++) {
+    for (int i = 0; i < 80; i++) {
         doh_server_answer_held(net.conn->server);
         settle();
     }
@@ -280,6 +283,96 @@ static void many_at_once_in_any_order(void **state)
     assert_int_equal(d->body_bytes, 0);
     assert_int_equal(net.dials, 1);
     tn_doh_free(d);
+}
+
+enum { MANY = 400, GREEDY = 8 };
+
+static unsigned told(const struct ask *a, size_t n)
+{
+    unsigned calls = 0;
+    for (size_t i = 0; i < n; i++) calls += a[i].calls;
+    return calls;
+}
+
+/* One peer's, or several peers', names never answer: another's are answered at once, by one stream after the other. */
+static void slow_names_delay_nobody_else(void **state)
+{
+    static struct ask slow[GREEDY][MANY];
+    struct ask a[20] = {0};
+    struct tn_doh *d = client();
+    for (unsigned p = 0; p < GREEDY; p++) {
+        memset(slow[p], 0, sizeof slow[p]);
+        net.b.status = 0;
+        for (unsigned i = 0; i < MANY; i++) assert_int_equal(ask_for(d, 1 + p, &slow[p][i], (uint16_t)i, i, 0), 0);
+        settle();
+        assert_int_equal(told(slow[p], MANY), 0);
+        net.b.status = 200;
+        for (unsigned i = 0; i < 20; i++) {
+            assert_int_equal(ask_for(d, 99, &a[i], (uint16_t)i, 500 + i, 0), 0);
+            settle();
+            if (a[i].calls != 1) fail_msg("peer %u question %u: %zu streams of %zu", p, i, d->streams.count, tn_doh_h2_streams(d));
+            answered(&a[i], (uint16_t)i, 500 + i);
+        }
+    }
+    for (unsigned i = 0; i < 20; i++) assert_int_equal(ask_for(d, 99, &a[i], (uint16_t)i, 600 + i, 0), 0); /* all at once */
+    settle();
+    for (unsigned i = 0; i < 20; i++) answered(&a[i], (uint16_t)i, 600 + i);
+    assert_int_equal(told(&slow[0][0], GREEDY * MANY), 0);
+    /* One after the other those peers have their turns, in the order of their questions. */
+    for (int i = 0; i < 200 && d->count; i++) {
+        doh_server_answer_held(net.conn->server);
+        settle();
+        for (unsigned p = 0; p < GREEDY; p++)
+            for (unsigned k = 1; k < MANY; k++) assert_true(slow[p][k - 1].calls >= slow[p][k].calls);
+    }
+    for (unsigned p = 0; p < GREEDY; p++)
+        for (unsigned i = 0; i < MANY; i++) answered(&slow[p][i], (uint16_t)i, i);
+    assert_int_equal(d->lines.count, 0);
+    assert_int_equal(net.dials, 1);
+    tn_doh_free(d);
+}
+
+/* The line does not outlive its questions, whatever ends them, and keeps its order when the connection is another. */
+static void lines_come_and_go(void **state)
+{
+    static struct ask a[200];
+    struct tn_doh *d = client();
+    net.b.status = 0;
+    for (unsigned i = 0; i < 200; i++) assert_int_equal(ask_for(d, 1 + i / 100, &a[i], (uint16_t)i, i, 0), 0);
+    settle();
+    assert_int_equal(d->lines.count, 2);
+    tn_doh_reset(d);
+    settle();
+    assert_int_equal(net.dials, 2);
+    const struct tn_doh_query *q1 = a[99].q, *q2 = a[199].q;
+    assert_true(a[0].q->stream && a[100].q->stream && !q1->stream && !q2->stream);
+    for (unsigned i = 1; i < 200; i++)
+        if (i != 100) assert_true(!a[i].q->stream || a[i - 1].q->stream);
+    for (unsigned i = 0; i < 100; i++) tn_doh_cancel(a[i].q);
+    assert_int_equal(d->lines.count, 1);
+    tn_doh_timeout(d, QUERY_US - PROBE_US); /* a ping, which is answered */
+    settle();
+    tn_doh_timeout(d, QUERY_US);
+    assert_int_equal(d->lines.count, 0);
+    assert_int_equal(told(a, 200), 100);
+    assert_int_equal(a[100].err, TN_E_TIMEDOUT);
+    assert_int_equal(a[199].err, TN_E_LIMIT); /* it was never asked */
+    assert_int_equal(net.dials, 2);
+    tn_doh_free(d);
+}
+
+/* A connection of a peer's own is its own. */
+static void alone_on_its_connection(void **state)
+{
+    static struct ask a[200];
+    struct tn_doh *d = client();
+    d->config.peer = 5;
+    net.b.status = 0;
+    for (unsigned i = 0; i < 200; i++) assert_int_equal(ask_for(d, 5, &a[i], (uint16_t)i, i, 0), 0);
+    settle();
+    assert_int_equal(doh_server_requests(net.conn->server), 100);
+    tn_doh_free(d);
+    assert_int_equal(told(a, 200), 0);
 }
 
 static void bad_answers_are_errors(void **state)
@@ -312,7 +405,7 @@ static void bad_answers_are_errors(void **state)
     assert_int_equal(a.len, 65535);
     assert_int_equal(net.dials, 1);
     uint8_t bad[3] = {0};
-    assert_int_equal(tn_doh_ask(d, bad, sizeof bad, 0, on_ask, &a, &a.q), TN_E_MALFORMED);
+    assert_int_equal(tn_doh_ask(d, 0, bad, sizeof bad, 0, on_ask, &a, &a.q), TN_E_MALFORMED);
     tn_doh_free(d);
 }
 
@@ -625,7 +718,8 @@ static int drop_identity(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(asks_and_keeps_the_connection), TEST(many_at_once_in_any_order), TEST(bad_answers_are_errors),
+        TEST(asks_and_keeps_the_connection), TEST(many_at_once_in_any_order), TEST(slow_names_delay_nobody_else), TEST(lines_come_and_go),
+        TEST(alone_on_its_connection), TEST(bad_answers_are_errors),
         TEST(queries_time_out), TEST(a_dead_path_is_replaced), TEST(a_lost_connection_is_retried_once),
         TEST(failing_dials), TEST(policy_is_obeyed_at_each_question), TEST(certificates_and_protocols_matter),
         TEST(cancel_in_every_state), TEST(allocations_may_fail), TEST(urls),

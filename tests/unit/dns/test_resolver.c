@@ -48,7 +48,7 @@ struct fake_upstream {
     int number;
 };
 
-static int fake_ask(struct tn_dns_upstream *u, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
+static int fake_ask(struct tn_dns_upstream *u, uint64_t peer, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
                     void *arg, void **handle)
 {
     int number = ((struct fake_upstream *)u)->number;

@@ -61,7 +61,7 @@ void tn_dgram_close(struct tn_dgram *d)
     free(d);
 }
 
-static int tcp_ask(struct tn_dns_upstream *u, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
+static int tcp_ask(struct tn_dns_upstream *u, uint64_t peer, const uint8_t *query, size_t len, uint64_t now_us, tn_dns_answer_fn *answer,
                    void *arg, void **handle)
 {
     if (net.tcp_refuse) return net.tcp_refuse;
