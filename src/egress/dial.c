@@ -1,4 +1,5 @@
-/* From the wish to the open connection: two phases with a total deadline each, however the far end spreads its bytes.
+/* From the wish to the open connection: two phases with a total deadline each, however the far end spreads its bytes, and one
+ * over all, the time in line and other proxies with it: nobody waits longer for a dial than for the two phases.
  *
  *   (wait       its turn in the peer's line, line.c)
  *   connect     name lookup of the proxy and all its addresses together (PROXY), or the destination (HOST)
@@ -18,7 +19,7 @@ enum {
 
 #define NO_IPV6_US 600000000ull /* a proxy that learns IPv6 is believed to have it after ten minutes, or when it took one */
 
-void tn_dial_wind(struct tn_egress_conn *c)
+static void wind(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
     const struct tn_egress_limits *l = &c->e->limits;
@@ -29,7 +30,7 @@ void tn_dial_wind(struct tn_egress_conn *c)
 
 int tn_dial_begin(struct tn_egress_conn *c)
 {
-    tn_dial_wind(c);
+    wind(c);
     if (c->purpose == TN_EGRESS_SUBNET) return tn_subnet_begin(c);
     switch (c->e->policy->mode) {
     case TN_EGRESS_HOST: return tn_direct_begin(c);

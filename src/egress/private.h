@@ -56,7 +56,8 @@ struct tn_dialing {
     uint64_t candidates, tried; /* proxies of the policy, a bit each */
     unsigned tries, restarts;
     bool trial;                /* its proxy's breaker waits for the outcome */
-    uint64_t began_us, end_us; /* end_us: nothing is tried after this */
+    uint64_t began_us;         /* its line behind it */
+    uint64_t end_us;           /* nothing is tried after this */
     struct tn_alarm alarm;     /* the phase's deadline, or that of one of the proxy's addresses */
     uint64_t deadline_us;      /* of the phase */
     bool hurried;              /* that is end_us, and less than its proxy should have */
@@ -204,7 +205,6 @@ void tn_conn_cut(struct tn_egress_conn *c);
 
 /* dial.c: what happens until a connection is open. All return 0 or a TN_EGRESS_FAIL. */
 int tn_dial_begin(struct tn_egress_conn *c);
-void tn_dial_wind(struct tn_egress_conn *c); /* its time begins now */
 int tn_dial_arm(struct tn_egress_conn *c, uint64_t at_us); /* 0 or TN_E_NOMEM */
 int tn_dial_attempt(struct tn_egress_conn *c, int fd, uint64_t deadline_us); /* fd as from tn_socket_connect */
 void tn_dial_step(struct tn_egress_conn *c);

@@ -6,7 +6,7 @@
  * not shown around.
  *
  * What a proxy is blamed for must not be of a peer's making: a destination that makes a proxy hang up costs that dial, not
- * the proxy (`counts`), and so does a dial that came to it with no time left (`hurried`).
+ * the proxy (`counts`), and so does a dial that came to it with no time left (`hurried`), be it from its peer's line.
  *
  * A proxy's addresses are tried in the resolver's order, families in turn, the last one that worked first, side by side with a
  * head start (race.c), so that one that leads nowhere costs little, and only once. Where another proxy could be asked, one that
@@ -108,7 +108,8 @@ int tn_proxied_begin(struct tn_egress_conn *c)
 
 int tn_proxied_turn(struct tn_egress_conn *c)
 {
-    tn_dial_wind(c); /* the line is no proxy's latency, and what was left of the time there is not all that a proxy gets */
+    c->dialing->began_us = tn_egress_now(); /* the line is no proxy's latency */
+    if (c->dialing->began_us >= c->dialing->end_us) return TN_EGRESS_FAIL_LIMIT;
     return begin_any(c, TN_EGRESS_OK);
 }
 
