@@ -54,7 +54,7 @@ void tn_relay_failed(struct tn_upstream *u, enum tn_egress_fail why)
 {
     bool refused = why == TN_EGRESS_FAIL_PROXY_REFUSED;
     if (why == TN_EGRESS_FAIL_FDS) return; /* it was not the proxy */
-    u->relay = u->e->dgrams.relay_state = refused ? TN_RELAY_REFUSED : TN_RELAY_FAILS;
+    u->relay = refused ? TN_RELAY_REFUSED : TN_RELAY_FAILS;
     u->relay_retry_us = tn_egress_now() + (refused ? REFUSED_US : RETRY_US);
 }
 
@@ -117,7 +117,7 @@ static void on_open(void *arg, struct tn_egress_conn *control)
         tn_chan_end(a->chan, (enum tn_egress_fail)why);
         return;
     }
-    control->up->relay = e->dgrams.relay_state = TN_RELAY_WORKS;
+    control->up->relay = TN_RELAY_WORKS;
     control->up->relay_retry_us = 0;
     if (a->probe) {
         tn_chan_end(a->chan, TN_EGRESS_OK);
@@ -223,6 +223,16 @@ static uint64_t all_proxies(const struct tn_egress *e)
     return set;
 }
 
+enum tn_relay tn_assoc_relay(const struct tn_egress *e)
+{
+    static const enum tn_relay hope[] = {TN_RELAY_WORKS, TN_RELAY_UNKNOWN, TN_RELAY_FAILS, TN_RELAY_REFUSED};
+    uint64_t set = able(e, all_proxies(e));
+    for (size_t h = 0; set && h < sizeof hope / sizeof *hope; h++)
+        for (size_t i = 0; i < e->policy->spec->nproxies; i++)
+            if (set & (uint64_t)1 << i && e->policy->upstreams[i]->relay == hope[h]) return hope[h];
+    return TN_RELAY_UNKNOWN;
+}
+
 /* By the policy's rules, as for a flow of bytes. */
 static uint64_t set_for(const struct tn_egress *e, const struct tn_dgram_key *k)
 {
@@ -273,7 +283,6 @@ int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_c
 void tn_assoc_probe(struct tn_egress *e)
 {
     struct tn_assoc *a;
-    e->dgrams.relay_state = TN_RELAY_UNKNOWN;
     TN_LIST_EACH(l, &e->upstreams) {
         struct tn_upstream *u = TN_CONTAINER(l, struct tn_upstream, all);
         u->relay = TN_RELAY_UNKNOWN;

@@ -428,7 +428,7 @@ void tn_dgrams_fini(struct tn_egress *e)
 void tn_dgram_stats(const struct tn_egress *e, struct tn_dgram_stats *out)
 {
     *out = e->dgrams.stats;
-    out->relay = e->dgrams.relay_state;
+    out->relay = tn_assoc_relay(e);
 }
 
 void tn_egress_set_batch(struct tn_egress *e, void (*on_batch)(void *ctx, bool begins), void *ctx)

@@ -49,7 +49,7 @@ void tn_egress_set_proxy_udp(struct tn_egress *e, bool on, bool cut);
 enum tn_relay { TN_RELAY_UNKNOWN, TN_RELAY_WORKS, TN_RELAY_REFUSED, TN_RELAY_FAILS };
 
 struct tn_dgram_stats {
-    enum tn_relay relay; /* what the proxy said last */
+    enum tn_relay relay; /* PROXY mode: the best that is known of a proxy of the policy's */
     unsigned flows, sockets, associations; /* now */
     uint64_t sent, received, bytes_up, bytes_down;
     uint64_t unsent;    /* too large, no room in the socket, or nothing to send them by */

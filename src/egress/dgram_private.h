@@ -62,8 +62,7 @@ struct tn_dgrams {
     unsigned nchans;
     struct tn_dgram_in *in; /* both only while there are channels */
     struct tn_dgram_out *out;
-    bool by_proxy;            /* UDP ASSOCIATE is wanted */
-    enum tn_relay relay_state;
+    bool by_proxy; /* UDP ASSOCIATE is wanted */
     struct tn_dgram_stats stats;
 };
 
@@ -83,6 +82,7 @@ struct tn_dgram *tn_dgram_find(struct tn_egress *e, const struct tn_chan *c, con
 /* associate.c */
 int tn_assoc_chan(struct tn_egress *e, const struct tn_dgram_key *k, struct tn_chan **out);
 void tn_assoc_probe(struct tn_egress *e);
+enum tn_relay tn_assoc_relay(const struct tn_egress *e); /* of the policy's proxies that could, the best */
 void tn_assoc_hide(struct tn_assoc *a); /* no new flows */
 bool tn_assoc_outlives(struct tn_assoc *a); /* may its flows stay under the new policy? New ones go elsewhere */
 void tn_assoc_free(struct tn_assoc *a);

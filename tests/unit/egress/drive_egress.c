@@ -6,6 +6,7 @@
  *   proxies                            "proxies NAME=STATE/FAIL/FLOWS/OPENED .."
  *   rotate PEER | forget PEER          "rotated" | "forgotten", as when control removes it
  *   has PEER                           "has ipv6=0|1 udp=0|1"
+ *   relay                              "relay N", enum tn_relay
  *   own ADDR...                        "own N"
  *   dial ID ADDR:PORT read|hold [PEER [NAME]] later "ID open", "ID fail NAME"; read: "ID end eof|RESET|.. BYTES HASH" at the end
  *   read ID | write ID N | shut ID | close ID | reset ID     write: "ID wrote N" or "ID broke CODE"
@@ -17,6 +18,7 @@
  * Arguments: CONNECT_MS HANDSHAKE_MS MAX_FLOWS MAX_DIALS FLOWS_PER_PEER DIALS_PER_PEER. Peer N has tag:tN and the user
  * uN@test. With DRIVE_BREAKER in the environment proxies have breakers and are probed. */
 #include "drive_dgram.h"
+#include "egress/dgram.h"
 #include "egress/egress.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -312,6 +314,10 @@ static void obey(char *line)
     } else if (!strcmp(verb, "has")) {
         uint64_t peer = strtoull(first, NULL, 10);
         say("has ipv6=%d udp=%d", tn_egress_has_ipv6(b.e, peer), tn_egress_has_udp(b.e, peer));
+    } else if (!strcmp(verb, "relay")) {
+        struct tn_dgram_stats ds;
+        tn_dgram_stats(b.e, &ds);
+        say("relay %d", (int)ds.relay);
     } else if (!strcmp(verb, "allowed")) {
         do_allowed(first);
     } else if (!strcmp(verb, "stats")) {

@@ -571,6 +571,13 @@ def a_peer_at_its_limit_has_its_datagrams_refused_alone(p):
     p.d.ask("policy off", "policy")
 
 
+def settled_relay(p, want):
+    end = time.monotonic() + 10
+    while p.d.ask("relay", "relay") != f"relay {want}":
+        expect(time.monotonic() < end, f"{p.d.ask('relay', 'relay')}, not {want}")
+        time.sleep(0.02)
+
+
 @case
 def a_proxy_without_datagrams_takes_them_from_its_own_peers(p):
     def refusing(conn, session):
@@ -580,12 +587,20 @@ def a_proxy_without_datagrams_takes_them_from_its_own_peers(p):
     relaying.ns = p.bed.net
     p.act["a"], p.act["b"] = refusing, relaying
     p.spec(f"proxy a {p.url('a')}", f"proxy b {p.url('b')}", "rule from=tag:t1 use=a", "rule use=b")
+    expect(p.d.ask("relay", "relay") == "relay 0", "nobody has asked them")
     p.d.ask("proxyudp 1", "proxyudp")
+    expect(relayed(p, 4, 2) == "got 5", "a proxy that does it")
     expect(relayed(p, 1, 1) in ("end proxy_refused", "fail off"), "by a proxy that does none (the probe may know it already)")
     expect(relayed(p, 2, 1) == "fail off", "and known now")
+    expect(p.d.ask("relay", "relay") == "relay 1", "the other still does, whoever spoke last")
     expect(relayed(p, 3, 2) == "got 5", "by the other one")
     expect(p.d.ask("has 1", "has").endswith("udp=0") and p.d.ask("has 2", "has").endswith("udp=1"), "and told so")
+    p.spec(f"proxy a {p.url('a')}")
+    settled_relay(p, 2)
+    p.spec("proxy a " + p.url("a").replace("socks5", "http"))
+    expect(p.d.ask("relay", "relay") == "relay 0", "one that could not")
     p.d.ask("policy off", "policy")
+    expect(p.d.ask("relay", "relay") == "relay 0", "and none")
 
 
 @case
