@@ -10,7 +10,7 @@
 #include "util/list.h"
 #include "wire/dns.h"
 
-enum { TN_DNS_QUERY_US = 5 * 1000000, TN_DNS_INFLIGHT_MAX = 1024 };
+enum { TN_DNS_QUERY_US = 5 * 1000000, TN_DNS_INFLIGHT_MAX = 4096 }; /* as many as the resolver takes: it sees to fair shares */
 
 struct tn_dns_queries {
     struct tn_list asked, finished; /* asked: oldest first, so nearest deadline first */

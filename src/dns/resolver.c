@@ -14,10 +14,8 @@
 #include <string.h>
 
 enum {
-    QUERIES_MAX = 4096,         /* in all; each is some 400 bytes */
-    /* Most of a second's worth of a busy peer when the upstream is a second away; and of what an upstream has under way at once
-     * two thirds, so that names that never answer leave room for other peers'. */
-    QUERIES_PER_PEER = TN_DNS_INFLIGHT_MAX * 2 / 3,
+    QUERIES_MAX = TN_DNS_INFLIGHT_MAX, /* in all; each is some 400 bytes */
+    QUERIES_PER_PEER = 682, /* most of a second's worth of a busy peer when the upstream is a second away */
 };
 
 struct client {

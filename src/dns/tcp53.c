@@ -19,7 +19,7 @@ enum {
     READ_CHUNK = 16 * 1024,
     READS_PER_EVENT = 16,
     IN_MAX = 2 + TN_DNSMSG_MAX + READ_CHUNK,
-    OUT_MAX = 512 * 1024,     /* TN_DNS_INFLIGHT_MAX canonical questions fit */
+    OUT_MAX = 1280 * 1024,    /* TN_DNS_INFLIGHT_MAX canonical questions fit */
     ROUNDS = 3,               /* a connection that breaks as it is used is replaced in the same turn, but not for ever */
 };
 

@@ -16,7 +16,7 @@
 
 /* ---- the world around ---- */
 
-enum { ASKS = 2048, UPSTREAMS = 512 };
+enum { ASKS = 6000, UPSTREAMS = 512 };
 struct fake_ask {
     int upstream;
     bool live;
@@ -841,6 +841,36 @@ static void names_that_never_answer(void **state)
     }
     assert_int_equal(taken, QUERIES_PER_PEER);
     assert_int_equal(ask_as(2, "other.example", 1, 0, TN_DNS_MAX, &g, NULL), 0); /* another peer's */
+    /* Many such peers: each gets less than the one before it, and the next one's question is taken. */
+    for (unsigned p = 3, before = taken; p < 13; p++) {
+        unsigned mine = 0;
+        for (unsigned i = 0; i < QUERIES_PER_PEER; i++) {
+            snprintf(name, sizeof name, "n%u.example", i);
+            mine += ask_as(p, name, 1, 0, TN_DNS_MAX, &g, NULL) == 0;
+        }
+        assert_true(mine > 0 && mine <= before);
+        before = mine;
+    }
+    stop(NULL);
+}
+
+/* What an upstream did not ask for want of room tells nothing of it. */
+static void no_room_is_no_failure(void **state)
+{
+    static struct got g;
+    start("a,b");
+    w.refuse[0] = TN_E_LIMIT;
+    assert_int_equal(ask_a("one.example", &g), 0);
+    w.refuse[0] = 0;
+    assert_int_equal(ask_a("two.example", &g), 0);
+    assert_int_equal(w.asks[0].upstream, 1);
+    assert_int_equal(w.asks[1].upstream, 0);
+    w.refuse[0] = TN_E_REFUSED;
+    assert_int_equal(ask_a("three.example", &g), 0);
+    w.refuse[0] = 0;
+    assert_int_equal(ask_a("four.example", &g), 0);
+    assert_int_equal(w.asks[2].upstream, 1);
+    assert_int_equal(w.asks[3].upstream, 1);
     stop(NULL);
 }
 
@@ -944,7 +974,7 @@ int main(void)
         cmocka_unit_test(a_reset_that_fails_questions_and_makes_new_ones),
         cmocka_unit_test(other_upstreams),
         cmocka_unit_test(one_peer_does_not_take_it_all),
-        cmocka_unit_test(names_that_never_answer),
+        cmocka_unit_test(names_that_never_answer), cmocka_unit_test(no_room_is_no_failure),
         cmocka_unit_test(a_reset_reaches_those_who_leave),
         cmocka_unit_test(the_cache_is_bounded),
         cmocka_unit_test(out_of_memory)};

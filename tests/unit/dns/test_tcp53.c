@@ -25,7 +25,7 @@ static struct net {
     enum tn_egress_mode mode;
     enum tn_egress_fail refuse;
     unsigned dials, closes;
-    uint8_t up[65536], down[200000];
+    uint8_t up[512 * 1024], down[200000];
     size_t up_len, down_len, down_at, room;
     long end; /* what reading gives behind down: 0 for the end of the stream */
 } net;
