@@ -2,16 +2,21 @@
 """Names of exit clients: the PeerAPI as official clients use it, and port 53 by UDP and TCP to whatever address, answered
 through the proxy with the leak oracle watching. docs/ACCEPTANCE.md, tests 18 and 19; dig and dnsperf are real."""
 import os
+import random
 import re
 import shutil
+import socket
+import statistics
+import struct
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import official, proxies  # noqa: E402
 from lib.case import Skip, case, main  # noqa: E402
 from lib.exitbed import ExitBed  # noqa: E402
-from lib.inet import LONG_TXT, SINK, NoEdns  # noqa: E402
+from lib.inet import LONG_TXT, SINK, NoEdns, Unbound  # noqa: E402
 from lib.node import Node  # noqa: E402
 from lib.proc import expect, wait_until  # noqa: E402
 
@@ -301,6 +306,43 @@ def by_magic(b):
         text = dig(b, "h3.example", "A", f"@{MAGIC}", "h3.example", "AAAA", f"@{MAGIC}", "h3.example", "HTTPS", server=MAGIC)
         expect(text.count("status: NOERROR") == 3, f"A, AAAA and HTTPS: {text}")
         expect({q[0] for q in b.doh.asked()[asked:]} <= p.sources(), "asked from elsewhere")
+
+
+def ask_silent(b, sock, count):
+    """Questions of the TUN client for names that nobody answers; how many questions the exit node has under way then."""
+    for i in range(count):
+        name = f"n{random.randrange(1 << 40):x}"
+        sock.sendto(struct.pack(">6H", i, 0x100, 1, 0, 0, 0) + bytes([len(name)]) + name.encode() + b"\6silent\0\0\1\0\1", (NOBODY, 53))
+        if i % 8 == 0:
+            time.sleep(0.01)  # the relay holds 32 packets
+    return b.egress()["DNS"]["InFlight"]
+
+
+@case("one client's names that are never answered, more than the resolver's connection takes: another's answers are as soon as before")
+def silent_names(b):
+    b.need_tun()
+    few = Unbound(b.sup, b.net.inet, b.dir, port=8443, streams=100, like=b.doh)
+
+    def timed(name):
+        began = time.monotonic()
+        text = b.client.cli("dns", "query", name)
+        expect(b.net.inet.web4 in text, f"{name}: {text}")
+        return time.monotonic() - began
+    with Through(b, dns=few.url):
+        timed("warm.many.example")
+        before = statistics.median(timed(f"before{i}.many.example") for i in range(5))
+        sock = b.tun.ns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        waiting = ask_silent(b, sock, 400)
+        expect(waiting > 200, f"{waiting} under way: more than the connection takes")
+        during = []
+        for i in range(5):
+            during.append(timed(f"during{i}.many.example"))
+            waiting = ask_silent(b, sock, 80)
+            expect(waiting > 120, f"{waiting} under way")
+        sock.close()
+        # Without turns some wait until those before them are given up, 5 s. A loaded machine makes a second.
+        expect(max(during) < 2 * before + 1, f"{before * 1000:.0f} ms before, {[round(d * 1000) for d in during]} during")
+        return f"{before * 1000:.0f} ms before, {statistics.median(during) * 1000:.0f} ms beside, {max(during) * 1000:.0f} at most"
 
 
 @case("a proxy that is told names: what a client asked for by name is dialed by name")

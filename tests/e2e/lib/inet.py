@@ -225,16 +225,20 @@ LONG_TXT = [f"{i:03d}" + "x" * 247 for i in range(16)]  # 4 KB in one record
 
 class Unbound:
     """DNS over HTTPS on 45.45.45.53:443 (HTTP/2), certificate by address, and on port 53 by UDP and TCP, with the names of the
-    test internet."""
+    test internet. streams: how many questions a connection takes at once. Names below "silent" are of a server that says nothing.
+    like: another one, beside which this is on its own port, with the same certificate and without port 53."""
 
-    def __init__(self, sup, ns, workdir, port=443):
-        self.ns, self.port = ns, port
-        self.dir = os.path.join(workdir, "unbound")
+    def __init__(self, sup, ns, workdir, port=443, streams=1000, like=None):
+        self.ns, self.port, self.streams = ns, port, streams
+        self.hole = ns.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.hole.bind(("127.0.0.1", 0))
+        self.dir = os.path.join(workdir, "unbound" if port == 443 else f"unbound{port}")
         os.makedirs(self.dir, exist_ok=True)
-        self.cert, self.key = f"{self.dir}/cert.pem", f"{self.dir}/key.pem"
-        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-            "-subj", "/CN=doh.test", "-addext", f"subjectAltName=IP:{ns.dns4},IP:{ns.dns6},DNS:doh.test",
-            "-keyout", self.key, "-out", self.cert)
+        self.cert, self.key = (like.cert, like.key) if like else (f"{self.dir}/cert.pem", f"{self.dir}/key.pem")
+        if not like:
+            run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                "-subj", "/CN=doh.test", "-addext", f"subjectAltName=IP:{ns.dns4},IP:{ns.dns6},DNS:doh.test",
+                "-keyout", self.key, "-out", self.cert)
         self.log = f"{self.dir}/unbound.log"
         conf = f"{self.dir}/unbound.conf"
         with open(conf, "w", encoding="ascii") as f:
@@ -244,6 +248,7 @@ class Unbound:
 
     def _conf(self):
         ns = self.ns
+        port53 = f"  interface: {ns.dns4}@53\n  interface: {ns.dns6}@53" if self.port == 443 else ""
         return f"""
 server:
   username: ""
@@ -256,10 +261,9 @@ server:
   num-threads: 1
   interface: {ns.dns4}@{self.port}
   interface: {ns.dns6}@{self.port}
-  interface: {ns.dns4}@53
-  interface: {ns.dns6}@53
+{port53}
   incoming-num-tcp: 64
-  http-max-streams: 1000
+  http-max-streams: {self.streams}
   https-port: {self.port}
   tls-service-key: "{self.key}"
   tls-service-pem: "{self.cert}"
@@ -278,14 +282,18 @@ server:
   local-data: "h3.example. HTTPS 1 . alpn=h3,h2 ipv4hint={ns.web4} ipv6hint={ns.web6}"
   local-zone: "many.example." redirect
   local-data: "many.example. 300 A {ns.web4}"
+  local-zone: "silent." transparent
   local-zone: "." refuse
+forward-zone:
+  name: "silent."
+  forward-addr: 127.0.0.1@{self.hole.getsockname()[1]}
 remote-control:
   control-enable: no
 """
 
     @property
     def url(self):
-        return f"https://{self.ns.dns4}/dns-query"
+        return f"https://{self.ns.dns4}" + (f":{self.port}" if self.port != 443 else "") + "/dns-query"
 
     @property
     def tcp_url(self):
