@@ -26,7 +26,8 @@ struct tn_dgram_key {
 /* What the network said of a datagram we sent. */
 enum tn_dgram_error { TN_DGRAM_NO_PORT, TN_DGRAM_NO_HOST, TN_DGRAM_PROHIBITED };
 
-/* Callbacks come from the loop, and may call anything here on any flow. */
+/* Callbacks come from the loop, and may call anything here on any flow, but for on_error: that comes also from inside tn_dgram_send,
+ * about any flow, and closes none (it is noted, and done when that is over). */
 struct tn_dgram_events {
     /* From the flow's destination. ECHO: the whole ICMP message, identifier and checksum not the source's. For a 4via6
      * destination it is an ICMPv6 message all the same. */
