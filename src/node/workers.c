@@ -59,4 +59,6 @@ void tn_workers_free(struct tn_node *n)
 {
     tn_workpool_free(n->workers);
     n->workers = NULL;
+    n->hand_over = false;
+    n->workers_watch = (struct tn_workers_watch){0};
 }
