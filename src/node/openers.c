@@ -38,7 +38,7 @@ struct opening {
 struct tn_openers {
     struct tn_list line[TN_WORKERS_MAX]; /* in the order they came */
     struct tn_list free;
-    size_t workers, under_way;
+    size_t workers, under_way, made;     /* of all, the first made ones have been used: the rest cost no memory yet */
     struct opening all[];
 };
 
@@ -54,10 +54,6 @@ int tn_openers_new(struct tn_node *n)
     o->workers = workers;
     tn_list_init(&o->free);
     for (size_t i = 0; i < workers; i++) tn_list_init(&o->line[i]);
-    for (size_t i = 0; i < room; i++) {
-        o->all[i].node = n;
-        tn_list_push_back(&o->free, &o->all[i].link);
-    }
     n->openers = o;
     return 0;
 }
@@ -68,7 +64,7 @@ void tn_openers_free(struct tn_node *n)
     if (!o) return;
     tn_workpool_drain(n->workers);
     n->openers = NULL;
-    tn_wipe(o->all, tn_openers_room(o->workers) * sizeof *o->all);
+    tn_wipe(o->all, o->made * sizeof *o->all);
     free(o);
 }
 
@@ -132,6 +128,19 @@ static size_t worker_of(const struct tn_openers *o, const struct tn_wg_peer *pee
     return (size_t)(h >> 32) % o->workers;
 }
 
+/* The first of those that are free; there is one when nothing is under way. */
+static struct opening *obtain(struct tn_node *n, uint64_t now_us)
+{
+    struct tn_openers *o = n->openers;
+    if (tn_list_empty(&o->free) && o->made < tn_openers_room(o->workers)) {
+        struct opening *g = &o->all[o->made++];
+        g->node = n;
+        tn_list_push_back(&o->free, &g->link);
+    }
+    if (tn_list_empty(&o->free)) settle(n, now_us);
+    return TN_CONTAINER(o->free.next, struct opening, link);
+}
+
 /* Moves the run out of the way of what the socket reads next. */
 static bool hold(struct tn_node *n, struct opening *g, uint8_t *run)
 {
@@ -151,8 +160,7 @@ bool tn_openers_take(struct tn_node *n, uint8_t *run, size_t len, size_t segment
     if (!tn_wg_plan_open(n->wg, run, len, segment, &plan, now_us)) return false; /* no session's: nobody's order */
     size_t w = worker_of(o, plan.peer);
     bool wanted = ((n->hand_over && len >= WORTH * segment) || !tn_list_empty(&o->line[w])) && tn_workpool_ready(n->workers, w);
-    if (wanted && tn_list_empty(&o->free)) settle(n, now_us);
-    struct opening *g = wanted ? TN_CONTAINER(o->free.next, struct opening, link) : NULL;
+    struct opening *g = wanted ? obtain(n, now_us) : NULL;
     if (g) {
         g->plan = plan;
         g->len = len;

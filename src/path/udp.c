@@ -195,8 +195,16 @@ uint64_t tn_udp_next_deadline(const struct tn_udp *u) { return u->look_us; }
 
 /* ---- out ---- */
 
-/* ---- out ---- */
+/* What goes to an address that a worker still sends to follows there; the rest leaves at once. */
+static void send_outbox(struct tn_udp *u)
+{
+    struct outbox *o = u->out;
+    unsigned n = o ? tn_udp_post_runs(u->post, o->bytes, o->run, o->nruns) : 0;
+    if (n) tn_udp_send_runs(&u->sender, o->bytes, o->run, n);
+    if (o) o->nruns = o->used = 0;
+}
 
+/* Last in a call: who is told may send. */
 static void tell_failures(struct tn_udp *u)
 {
     struct tn_addrport to[TN_UDP_FAILURES_MAX];
@@ -207,7 +215,7 @@ static void tell_failures(struct tn_udp *u)
 
 void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment)
 {
-    tn_udp_flush(u);
+    send_outbox(u);
     if (tn_udp_post_busy(u->post, to)) tn_udp_post_copy(u->post, to, run, len, segment);
     else tn_udp_send_long(&u->sender, to, run, len, segment);
     tell_failures(u);
@@ -216,7 +224,7 @@ void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8
 bool tn_udp_seal_run(struct tn_udp *u, const struct tn_addrport *to, const struct tn_aead_run *run, uint64_t now_us)
 {
     if (!u->post || !tn_udp_post_worth(u->post, to, run)) return false;
-    tn_udp_flush(u);
+    send_outbox(u);
     touched(u, now_us);
     return tn_udp_post_seal(u->post, to, run);
 }
@@ -241,10 +249,10 @@ void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *
     int fd = to->ip.family == 4 ? u->sender.fd4 : u->sender.fd6;
     struct outbox *o = fd < 0 || to->ip.family == 0 || len == 0 || len > TN_UDP_RUN_MAX ? NULL : outbox_of(u);
     if (!o) return;
-    if (o->used + len > OUT_BYTES) tn_udp_flush(u);
+    if (o->used + len > OUT_BYTES) send_outbox(u);
     struct tn_udp_run *r = continued(u, o, to, len);
     if (!r) {
-        if (o->nruns == TN_UDP_RUNS_MAX) tn_udp_flush(u);
+        if (o->nruns == TN_UDP_RUNS_MAX) send_outbox(u);
         r = &o->run[o->nruns++];
         *r = (struct tn_udp_run){.to = *to, .at = o->used, .segment = (uint16_t)len};
     }
@@ -255,12 +263,8 @@ void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *
     r->closed = len < r->segment;
 }
 
-/* What goes to an address that a worker still sends to follows there; the rest leaves at once. */
 void tn_udp_flush(struct tn_udp *u)
 {
-    struct outbox *o = u->out;
-    unsigned n = o ? tn_udp_post_runs(u->post, o->bytes, o->run, o->nruns) : 0;
-    if (n) tn_udp_send_runs(&u->sender, o->bytes, o->run, n);
-    if (o) o->nruns = o->used = 0;
+    send_outbox(u);
     tell_failures(u);
 }

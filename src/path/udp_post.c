@@ -50,7 +50,6 @@ int tn_udp_post_new(struct tn_udp_sender *s, struct tn_workpool *pool, void (*wa
     struct tn_udp_post *p = calloc(1, sizeof *p + n * sizeof *p->letter);
     if (!p) return TN_E_NOMEM;
     *p = (struct tn_udp_post){.sender = s, .pool = pool, .wake = wake, .ctx = ctx, .nletters = n};
-    for (size_t i = 0; i < n; i++) p->letter[i].post = p;
     *out = p;
     return 0;
 }
@@ -67,13 +66,14 @@ void tn_udp_post_free(struct tn_udp_post *p)
 static struct letter *obtain(struct tn_udp_post *p)
 {
     struct letter *l = NULL;
-    for (size_t i = 0; i < p->nletters; i++) {
+    for (size_t i = 0; i < p->nletters && !(l && l->bytes); i++) { /* those never used stay untouched */
         struct letter *c = &p->letter[i];
         if (c == p->spare || atomic_load_explicit(&c->away, memory_order_acquire)) continue;
         if (!l || (!l->bytes && c->bytes)) l = c; /* rather one that has its memory already */
     }
     if (l && !l->bytes) l->bytes = aligned_alloc(ALIGN, TN_UDP_TRAIN_BYTES);
     if (!l || !l->bytes) return NULL;
+    l->post = p;
     l->unsealed = false;
     l->nruns = 0;
     l->used = 0;

@@ -19,7 +19,7 @@ bool tn_udp_post_busy(const struct tn_udp_post *p, const struct tn_addrport *to)
 /* Is the run long enough for another thread, or must it go to one? */
 bool tn_udp_post_worth(struct tn_udp_post *p, const struct tn_addrport *to, const struct tn_aead_run *run);
 bool tn_udp_post_seal(struct tn_udp_post *p, const struct tn_addrport *to, const struct tn_aead_run *run);
-/* Sealed already; at most TN_UDP_TRAIN_BYTES go, the rest is lost. */
+/* Sealed already; one longer than TN_UDP_TRAIN_BYTES is lost. */
 void tn_udp_post_copy(struct tn_udp_post *p, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment);
 /* Takes those of the runs, all within 64 KiB of bytes, whose address is busy; returns how many are left, at the front. */
 unsigned tn_udp_post_runs(struct tn_udp_post *p, const uint8_t *bytes, struct tn_udp_run *runs, unsigned n);
