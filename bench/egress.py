@@ -308,7 +308,8 @@ def measure(args, work):
         shutil.rmtree(tmp, ignore_errors=True)
     for c in who:
         figures = {k: statistics.median(r[k] for r in got[c.name]) for k in got[c.name][0]}
-        print(f"{work}: {c.name:10} ({paths[c.name]}) " + ", ".join(f"{k} {v:.{2 if "CPU" in k else 1}f}" for k, v in figures.items()), flush=True)
+        said = ", ".join(f"{k} {v:.2f}" if "CPU" in k else f"{k} {v:.1f}" for k, v in figures.items())
+        print(f"{work}: {c.name:10} ({paths[c.name]}) {said}", flush=True)
 
 
 def main():
