@@ -102,7 +102,7 @@ static int open_relay(struct tn_assoc *a)
     struct tn_addrport proxy;
     if (tn_socket_peer(a->control->fd, &proxy) != 0) return TN_EGRESS_FAIL_PROXY_CLOSED;
     if (!place_relay(&proxy, &a->bound)) return TN_EGRESS_FAIL_PROXY_PROTOCOL;
-    int fd = tn_dgramsock_connected(&a->bound, a->chan->e->mark);
+    int fd = tn_dgramsock_connected(&a->bound, a->chan->e->mark, &a->control->up->proxy->bind);
     return fd < 0 ? TN_EGRESS_FAIL_FDS : tn_chan_take_fd(a->chan, fd);
 }
 

@@ -70,13 +70,15 @@ int tn_dgramsock_echo(uint8_t family, uint16_t id, uint32_t mark)
     return fd;
 }
 
-int tn_dgramsock_connected(const struct tn_addrport *to, uint32_t mark)
+int tn_dgramsock_connected(const struct tn_addrport *to, uint32_t mark, const struct tn_proxy_bind *from)
 {
     struct sockaddr_storage sa;
     socklen_t len = tn_addrport_to_sockaddr(to, &sa);
     int fd = make(to->ip.family, IPPROTO_UDP, mark);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&sa, len) == 0) return fd;
-    int err = -errno;
+    if (fd < 0) return fd;
+    int err = tn_socket_bind(fd, to->ip.family, from);
+    if (!err && connect(fd, (struct sockaddr *)&sa, len) == 0) return fd;
+    if (!err) err = -errno;
     close(fd);
     return err;
 }

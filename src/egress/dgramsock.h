@@ -31,8 +31,8 @@ struct tn_dgram_item {
 int tn_dgramsock_udp(uint8_t family, uint16_t port, uint32_t mark);
 /* For ICMP echo, without privileges: TN_E_ACCES where net.ipv4.ping_group_range does not have our group. */
 int tn_dgramsock_echo(uint8_t family, uint16_t id, uint32_t mark);
-/* A UDP socket that hears one address only. */
-int tn_dgramsock_connected(const struct tn_addrport *to, uint32_t mark);
+/* A UDP socket that hears one address only. from: as for tn_socket_connect. */
+int tn_dgramsock_connected(const struct tn_addrport *to, uint32_t mark, const struct tn_proxy_bind *from);
 /* Count of messages, TN_E_AGAIN, or what the network said of an earlier one (see tn_dgramsock_error). */
 int tn_dgramsock_read(int fd, struct tn_dgram_in *in);
 /* How many of the items (at most TN_DGRAM_WRITES) were sent before one failed; *err: why, 0 if all. to with family 0:

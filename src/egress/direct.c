@@ -34,7 +34,7 @@ bool tn_direct_has_ipv6(struct tn_egress *e)
 int tn_direct_begin(struct tn_egress_conn *c)
 {
     if (c->e->policy->mode != TN_EGRESS_HOST || c->dialing->policy->mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
-    int fd = tn_socket_connect(&c->dialing->dst, c->e->mark);
+    int fd = tn_socket_connect(&c->dialing->dst, c->e->mark, NULL);
     if (fd < 0) return (int)tn_direct_fail_of(fd);
     return tn_dial_attempt(c, fd, c->dialing->deadline_us);
 }

@@ -28,6 +28,12 @@ enum tn_egress_mode { TN_EGRESS_OFF, TN_EGRESS_HOST, TN_EGRESS_PROXY };
 
 enum tn_proxy_scheme { TN_PROXY_SOCKS5, TN_PROXY_HTTP };
 
+/* From where this host goes to a proxy: a network interface, and an address of ours per family. All zero: as the host routes. */
+struct tn_proxy_bind {
+    char device[16];       /* "": any */
+    struct tn_ip from[2];  /* IPv4, IPv6. family 0: not said; if the other one is, this family is not used */
+};
+
 /* A parsed proxy URL. Credentials (user name too) are secrets. */
 struct tn_proxy {
     enum tn_proxy_scheme scheme;
@@ -39,6 +45,7 @@ struct tn_proxy {
     struct tn_secret *user, *pass;
     bool pinned;    /* by the proxy's certificate instead of the system's authorities */
     uint8_t pin[32]; /* SHA-256 of its DER */
+    struct tn_proxy_bind bind; /* not of the URL */
 };
 /* "socks5://[user[:pass]@]host:port", "http://..." or "https://...", percent-encoding in credentials; the port is
  * required, none is guessed. Rejects what can't be sent (SOCKS5: user or pass over 255 bytes, empty user; HTTP: ':' in
@@ -46,6 +53,8 @@ struct tn_proxy {
  * filled in per flow; in the user another word in braces is an error (write %7B for a brace). why: one line that names
  * the defect and never the credentials. */
 int tn_proxy_parse(const char *url, size_t len, struct tn_proxy **out, char why[128]);
+/* One address, one of each family, or an interface's name, separated by blanks. false: neither. */
+bool tn_proxy_bind_parse(const char *text, struct tn_proxy_bind *out);
 struct tn_proxy *tn_proxy_copy(const struct tn_proxy *p); /* NULL: no memory */
 bool tn_proxy_eq(const struct tn_proxy *a, const struct tn_proxy *b);
 void tn_proxy_free(struct tn_proxy *p); /* wipes */

@@ -121,7 +121,7 @@ int tn_proxied_next(struct tn_egress_conn *c)
     while (d->next < d->naddrs && now_us < d->deadline_us) {
         bool last = d->next + 1 == d->naddrs;
         d->at = d->next++;
-        int fd = tn_socket_connect(&d->addrs[d->at], c->e->mark);
+        int fd = tn_socket_connect(&d->addrs[d->at], c->e->mark, &c->up->proxy->bind);
         if (fd >= 0) return tn_dial_attempt(c, fd, last ? d->deadline_us : least(now_us + STAGGER_US, d->deadline_us));
         if (tn_direct_fail_of(fd) != TN_EGRESS_FAIL_FDS) continue;
         why = TN_EGRESS_FAIL_FDS;

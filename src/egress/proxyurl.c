@@ -243,6 +243,44 @@ int tn_proxy_parse(const char *url, size_t len, struct tn_proxy **out, char why[
     return 0;
 }
 
+static bool is_device(const char *word)
+{
+    for (const char *c = word; *c; c++) /* as the kernel's dev_valid_name */
+        if (*c <= ' ' || *c > '~' || *c == '/' || *c == ':') return false;
+    return *word && strlen(word) < sizeof((struct tn_proxy_bind *)0)->device && strcmp(word, ".") != 0 && strcmp(word, "..") != 0;
+}
+
+bool tn_proxy_bind_parse(const char *text, struct tn_proxy_bind *out)
+{
+    char words[128], *rest = words;
+    struct tn_proxy_bind b = {0};
+    bool any = false;
+    if (strlen(text) >= sizeof words) return false;
+    strcpy(words, text);
+    for (char *word; (word = strsep(&rest, " \t"));) {
+        struct tn_ip ip;
+        if (!*word) continue;
+        any = true;
+        if (tn_ip_parse(word, &ip) == 0) {
+            struct tn_ip *slot = &b.from[ip.family == 6];
+            if (slot->family) return false;
+            *slot = ip;
+        } else {
+            if (b.device[0] || !is_device(word)) return false;
+            strcpy(b.device, word);
+        }
+    }
+    if (any) *out = b;
+    return any;
+}
+
+static bool same_bind(const struct tn_proxy_bind *a, const struct tn_proxy_bind *b)
+{
+    for (int i = 0; i < 2; i++)
+        if (a->from[i].family != b->from[i].family || (a->from[i].family && !tn_ip_eq(&a->from[i], &b->from[i]))) return false;
+    return !strcmp(a->device, b->device);
+}
+
 static struct tn_secret *copy_secret(const struct tn_secret *s) { return tn_secret_new(tn_secret_bytes(s), tn_secret_len(s)); }
 
 struct tn_proxy *tn_proxy_copy(const struct tn_proxy *p)
@@ -266,7 +304,7 @@ bool tn_proxy_eq(const struct tn_proxy *a, const struct tn_proxy *b)
 {
     return a->scheme == b->scheme && a->tls == b->tls && a->port == b->port && a->has_auth == b->has_auth &&
            a->pinned == b->pinned && memcmp(a->pin, b->pin, sizeof a->pin) == 0 && !strcmp(a->host, b->host) &&
-           same_secret(a->user, b->user) && same_secret(a->pass, b->pass);
+           same_bind(&a->bind, &b->bind) && same_secret(a->user, b->user) && same_secret(a->pass, b->pass);
 }
 
 void tn_proxy_free(struct tn_proxy *p)

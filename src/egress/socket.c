@@ -5,9 +5,11 @@
 #include "egress/socket.h"
 #include "util/err.h"
 
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -40,7 +42,26 @@ int tn_socket_mark(int fd, uint32_t mark)
     return !mark || setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) == 0 ? 0 : -errno;
 }
 
-int tn_socket_connect(const struct tn_addrport *to, uint32_t mark)
+#ifndef IP_BIND_ADDRESS_NO_PORT
+#define IP_BIND_ADDRESS_NO_PORT 24
+#endif
+
+/* The port is chosen when it is connected: many flows share an address, and need not share its ports. */
+int tn_socket_bind(int fd, uint8_t family, const struct tn_proxy_bind *from)
+{
+    if (!from) return 0;
+    size_t len = strlen(from->device);
+    if (len && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, from->device, (socklen_t)len) != 0) return -errno;
+    const struct tn_ip *own = &from->from[family == 6];
+    if (!own->family) return from->from[family != 6].family ? -EAFNOSUPPORT : 0;
+    struct tn_addrport local = {.ip = *own};
+    struct sockaddr_storage sa;
+    socklen_t salen = tn_addrport_to_sockaddr(&local, &sa);
+    set_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+    return bind(fd, (struct sockaddr *)&sa, salen) == 0 ? 0 : -errno;
+}
+
+int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct tn_proxy_bind *from)
 {
     struct sockaddr_storage sa;
     socklen_t len = tn_addrport_to_sockaddr(to, &sa);
@@ -51,10 +72,11 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark)
         close(fd);
         return TN_E_MFILE;
     }
-    int marked = tn_socket_mark(fd, mark);
-    if (marked) {
+    int err = tn_socket_mark(fd, mark);
+    if (!err) err = tn_socket_bind(fd, to->ip.family, from);
+    if (err) {
         close(fd);
-        return marked;
+        return err;
     }
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* an urgent byte is a byte of the stream */
@@ -63,7 +85,7 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark)
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
     if (connect(fd, (struct sockaddr *)&sa, len) != 0 && errno != EINPROGRESS) {
-        int err = -errno;
+        err = -errno;
         close(fd);
         return err;
     }

@@ -3,14 +3,16 @@
 #ifndef TN_EGRESS_SOCKET_H
 #define TN_EGRESS_SOCKET_H
 
+#include "egress/egress.h"
 #include "util/ip.h"
 #include <stdbool.h>
 #include <sys/uio.h>
 
 /* Begins a TCP connection: a non-blocking, close-on-exec descriptor that becomes writable when it is decided, or a
  * negative errno. TN_E_MFILE also when only the descriptors kept for the node itself are left. mark: see
- * tn_egress_config. */
-int tn_socket_connect(const struct tn_addrport *to, uint32_t mark);
+ * tn_egress_config. from: NULL: from anywhere. What can't be had is an error, never another way. */
+int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct tn_proxy_bind *from);
+int tn_socket_bind(int fd, uint8_t family, const struct tn_proxy_bind *from); /* 0 for NULL */
 int tn_socket_mark(int fd, uint32_t mark); /* before it is connected. 0 for mark 0 */
 /* Would the host know a way there? Nothing is sent. */
 bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark);

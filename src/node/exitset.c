@@ -261,10 +261,19 @@ static int set_pin(struct tn_egress_proxy *p, const char *value, char why[200])
     return p->proxy && p->proxy->pinned ? 0 : TN_E_INVAL;
 }
 
+static int set_bind(struct tn_egress_proxy *p, const char *value, char why[200])
+{
+    if (p->proxy && tn_proxy_bind_parse(value, &p->proxy->bind)) return 0;
+    if (!p->proxy) snprintf(why, 200, "bind: it follows an url");
+    else snprintf(why, 200, "bind: expected an address of this host, one of each family, or the name of an interface");
+    return TN_E_INVAL;
+}
+
 static int proxy_line(struct tn_exitset *x, struct tn_egress_proxy *p, const struct tn_confline *l, char why[200])
 {
     if (!strcmp(l->key, "url")) return set_url(x, p, l->value, why);
     if (!strcmp(l->key, "pin")) return set_pin(p, l->value, why);
+    if (!strcmp(l->key, "bind")) return set_bind(p, l->value, why);
     if (!strcmp(l->key, "group")) {
         if (*l->value && strlen(l->value) < sizeof p->group) {
             strcpy(p->group, l->value);

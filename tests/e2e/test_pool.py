@@ -624,5 +624,44 @@ def own_address(b):
             s.close()
 
 
+@case("a proxy is reached from the address and interface its section names, and by no other way when they are not to be had")
+def bound(b):
+    node, d = b.net.node, proxies.Dante(b.sup, b.net.proxy, b.dir)
+    other = node.ip4.rsplit(".", 1)[0] + ".77"
+
+    def to_proxy():
+        """Local addresses of the node's connections to the proxy."""
+        lines = node.run("ss", "-Htun", "dst", b.net.proxy.ip4).stdout.splitlines()
+        return {line.split()[4].rsplit(":", 1)[0].split("%")[0] for line in lines}
+
+    def section(bind):
+        return write(b, f"[proxy d]\nurl = {d.url()}\nbind = {bind}\n")
+
+    node.ip("addr", "add", f"{other}/24", "dev", node.dev)
+    try:
+        b.exit("--config", section(other), "--exit-proxy-udp")
+        with b.oracle(d):
+            b.expect_through(d)
+            s = slow_flow(b)
+            expect(to_proxy() == {other}, f"{to_proxy()} instead of {other}")
+            s.close()
+            section(node.dev)
+            wait_until(lambda: b.node.try_cli("egress", "status").returncode == 0, "it is there")
+            wait_state(b, "d", "up")
+            b.expect_through(d)
+            section(f"{other} {node.dev}")
+            b.expect_through(d)
+            for gone in ("nosuch0", "10.11.12.13"):  # an interface and an address that this host does not have
+                section(gone)
+                wait_until(lambda: b.client.curl(f"http://{b.net.inet.web4}/ip", timeout=10)[0] != 0, f"bind = {gone} refuses")
+                b.expect_no_page()
+            section(other)
+            wait_state(b, "d", "up")
+            b.expect_through(d)
+    finally:
+        node.ip("addr", "del", f"{other}/24", "dev", node.dev)
+        d.stop()
+
+
 if __name__ == "__main__":
     main("pool", ExitBed, lambda: None if official.have("tailscaled", "testctl") else "tests/peers is not built (no Go)")

@@ -149,6 +149,37 @@ static void read_in_runs(void **state)
     free(in);
 }
 
+/* From where it was said, or not at all. The TCP socket binds by the same function. */
+static void from_where(void **state)
+{
+    struct tn_addrport to, own;
+    struct sockaddr_storage sa;
+    struct tn_proxy_bind from = {.from = {tn_ip4(127, 0, 0, 9)}}, lo = {.device = "lo"}, gone = {.device = "nosuch0"};
+    if (!isolated) skip();
+    int peer = other_side(4, &to), peer6;
+    for (int tcp = 0; tcp < 2; tcp++) {
+        socklen_t len = sizeof sa;
+        int fd = tcp ? tn_socket_connect(&to, 0, &from) : tn_dgramsock_connected(&to, 0, &from);
+        assert_true(fd >= 0);
+        assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
+        assert_int_equal(tn_addrport_from_sockaddr((struct sockaddr *)&sa, &own), 0);
+        assert_true(tn_ip_eq(&own.ip, &from.from[0]));
+        close(fd);
+        fd = tcp ? tn_socket_connect(&to, 0, &lo) : tn_dgramsock_connected(&to, 0, &lo);
+        assert_true(fd >= 0);
+        close(fd);
+        assert_int_equal(tcp ? tn_socket_connect(&to, 0, &gone) : tn_dgramsock_connected(&to, 0, &gone), -ENODEV);
+        from.from[0] = tn_ip4(10, 9, 8, 7);
+        assert_int_equal(tcp ? tn_socket_connect(&to, 0, &from) : tn_dgramsock_connected(&to, 0, &from), -EADDRNOTAVAIL);
+        from.from[0] = tn_ip4(127, 0, 0, 9);
+    }
+    close(peer);
+    peer6 = other_side(6, &to); /* only an IPv4 address was said */
+    assert_int_equal(tn_dgramsock_connected(&to, 0, &from), -EAFNOSUPPORT);
+    assert_int_equal(tn_socket_connect(&to, 0, &from), -EAFNOSUPPORT);
+    close(peer6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -156,6 +187,7 @@ int main(void)
         cmocka_unit_test(sent_together_they_arrive_apart),
         cmocka_unit_test(too_large_to_be_joined),
         cmocka_unit_test(read_in_runs),
+        cmocka_unit_test(from_where),
     };
     return cmocka_run_group_tests(tests, isolate, NULL);
 }

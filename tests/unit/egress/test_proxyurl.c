@@ -185,11 +185,49 @@ static void test_prefixes(void **state)
     }
 }
 
+static void test_bind(void **state)
+{
+    static const struct { const char *text, *device, *v4, *v6; } good[] = {
+        {"10.0.0.7", "", "10.0.0.7", NULL}, {"fd00::7", "", NULL, "fd00::7"}, {"wan0", "wan0", NULL, NULL},
+        {"  fd00::7\t10.0.0.7 ", "", "10.0.0.7", "fd00::7"}, {"10.0.0.7 eth0.5", "eth0.5", "10.0.0.7", NULL},
+    };
+    static const char *const bad[] = {"", "  ", "10.0.0.1 10.0.0.2", "::1 ::2", "eth0 eth1", "a/b", "..", "a-name-of-16-char", "1.2.3.4:5"};
+    struct tn_proxy_bind b;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        const char *want[] = {good[i].v4, good[i].v6};
+        memset(&b, 0xaa, sizeof b);
+        assert_true(tn_proxy_bind_parse(good[i].text, &b));
+        assert_string_equal(b.device, good[i].device);
+        for (int k = 0; k < 2; k++) {
+            struct tn_ip ip;
+            assert_int_equal(b.from[k].family, want[k] ? k ? 6 : 4 : 0);
+            if (want[k]) assert_true(tn_ip_parse(want[k], &ip) == 0 && tn_ip_eq(&ip, &b.from[k]));
+        }
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (tn_proxy_bind_parse(bad[i], &b)) fail_msg("taken: '%s'", bad[i]);
+    }
+    struct tn_proxy *p, *q;
+    char why[128];
+    assert_int_equal(tn_proxy_parse("socks5://h:1", 12, &p, why), 0);
+    q = tn_proxy_copy(p);
+    assert_true(tn_proxy_eq(p, q));
+    assert_true(tn_proxy_bind_parse("10.0.0.7", &q->bind));
+    assert_false(tn_proxy_eq(p, q)); /* a reload takes it for another proxy */
+    tn_proxy_free(p);
+    p = tn_proxy_copy(q);
+    assert_true(tn_proxy_eq(p, q));
+    assert_true(tn_proxy_bind_parse("wan0", &q->bind));
+    assert_false(tn_proxy_eq(p, q));
+    tn_proxy_free(p);
+    tn_proxy_free(q);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good), cmocka_unit_test(test_bad), cmocka_unit_test(test_nul_inside),
-        cmocka_unit_test(test_lengths), cmocka_unit_test(test_prefixes),
+        cmocka_unit_test(test_lengths), cmocka_unit_test(test_prefixes), cmocka_unit_test(test_bind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

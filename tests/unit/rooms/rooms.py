@@ -31,7 +31,7 @@ NETWORK = ["socket", "connect", "bind", "listen", "accept", "accept4", "sendto",
            "uv_tcp_connect", "uv_udp_init", "uv_getaddrinfo", "popen", "system", "execve", "execvp", "posix_spawn"]
 ALLOWED_FILES = {
     "src/util/resolve.c": {"getaddrinfo"},  # the thread that looks up control, DERP and the proxy by name
-    "src/egress/socket.c": {"socket", "connect", "recvmsg", "sendmsg"},
+    "src/egress/socket.c": {"socket", "bind", "connect", "recvmsg", "sendmsg"},
     "src/egress/dgramsock.c": {"socket", "bind", "connect", "recvmsg", "recvmmsg", "sendmmsg"},
     "src/tun/rtnl.c": {"socket", "bind", "sendto", "recvfrom"},  # netlink, to the kernel
 }
@@ -48,6 +48,7 @@ ALLOWED_DATA = {
 EGRESS_CALLERS = {
     "tn_socket_connect": {"direct.c", "proxied.c", "subnet.c"},
     "tn_socket_has_route": {"direct.c"},
+    "tn_socket_bind": {"socket.c", "dgramsock.c"},
     "tn_socket_connected": {"race.c"},
     "tn_dgramsock_udp": {"dgram.c"},
     "tn_dgramsock_echo": {"dgram.c"},
