@@ -53,7 +53,7 @@ struct tn_proxy {
  * filled in per flow; in the user another word in braces is an error (write %7B for a brace). why: one line that names
  * the defect and never the credentials. */
 int tn_proxy_parse(const char *url, size_t len, struct tn_proxy **out, char why[128]);
-/* One address, one of each family, or an interface's name, separated by blanks. false: neither. */
+/* An address of ours, one of each family, an interface's name, or addresses and a name, separated by blanks. false: none such. */
 bool tn_proxy_bind_parse(const char *text, struct tn_proxy_bind *out);
 struct tn_proxy *tn_proxy_copy(const struct tn_proxy *p); /* NULL: no memory */
 bool tn_proxy_eq(const struct tn_proxy *a, const struct tn_proxy *b);

@@ -26,9 +26,9 @@
 #include "node/tunmode.h"
 #include "node/workers.h"
 #include "util/err.h"
+#include "util/thread.h"
 
 #include <sched.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -474,20 +474,6 @@ static void *loop_main(void *arg)
     return NULL;
 }
 
-static int spawn(struct tn_node *n)
-{
-    pthread_attr_t attr;
-    sigset_t all, old;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, THREAD_STACK);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&n->thread, &attr, loop_main, n);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return err ? -err : 0;
-}
-
 static int open_loop(struct tn_node *n)
 {
     int err = uv_loop_init(&n->loop);
@@ -537,7 +523,7 @@ static int start_locked_out(struct tn_node *n)
         pthread_mutex_lock(&n->mu);
         n->running_thread = true;
         pthread_mutex_unlock(&n->mu);
-        err = spawn(n);
+        err = tn_thread_start(&n->thread, loop_main, n, THREAD_STACK);
     }
     if (!err) return 0;
     tear_down(n);

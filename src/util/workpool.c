@@ -1,8 +1,8 @@
 #include "util/workpool.h"
 #include "util/err.h"
+#include "util/thread.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -101,21 +101,6 @@ static void *work_on(void *arg)
     return NULL;
 }
 
-/* Every signal is blocked there: the application's handlers are not ours to run. */
-static bool start_thread(struct worker *w)
-{
-    pthread_attr_t attr;
-    sigset_t all, old;
-    if (pthread_attr_init(&attr) != 0) return false;
-    pthread_attr_setstacksize(&attr, STACK);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&w->thread, &attr, work_on, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return err == 0;
-}
-
 static void end(struct worker *w)
 {
     if (w->has_thread) {
@@ -178,7 +163,7 @@ bool tn_workpool_ready(struct tn_workpool *p, size_t worker)
     struct worker *w = &p->worker[worker];
     if (w->begun) return true;
     if (p->config.make && !(w->local = p->config.make(p->config.ctx))) return false;
-    w->has_thread = start_thread(w);
+    w->has_thread = tn_thread_start(&w->thread, work_on, w, STACK) == 0;
     return w->begun = true;
 }
 

@@ -7,6 +7,7 @@ static int create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), vo
     return no_threads ? 11 /* EAGAIN */ : pthread_create(t, a, fn, arg);
 }
 #define pthread_create create
+#include "../../../src/util/thread.c"
 #include "../../../src/util/workpool.c"
 #undef pthread_create
 #include <stdarg.h>
