@@ -74,7 +74,7 @@ int tn_dgramsock_connected(const struct tn_addrport *to, uint32_t mark, const st
 {
     struct sockaddr_storage sa;
     socklen_t len = tn_addrport_to_sockaddr(to, &sa);
-    int fd = make(to->ip.family, IPPROTO_UDP, mark);
+    int fd = make(to->ip.family, IPPROTO_UDP, mark | (from ? from->mark : 0));
     if (fd < 0) return fd;
     int err = tn_socket_bind(fd, to->ip.family, from);
     if (!err && connect(fd, (struct sockaddr *)&sa, len) == 0) return fd;

@@ -28,10 +28,12 @@ enum tn_egress_mode { TN_EGRESS_OFF, TN_EGRESS_HOST, TN_EGRESS_PROXY };
 
 enum tn_proxy_scheme { TN_PROXY_SOCKS5, TN_PROXY_HTTP };
 
-/* From where this host goes to a proxy: a network interface, and an address of ours per family. All zero: as the host routes. */
+/* How this host goes to a proxy: by a network interface, from an address of ours per family, with a mark for the host's routing.
+ * All zero: as the host routes. */
 struct tn_proxy_bind {
     char device[16];       /* "": any */
     struct tn_ip from[2];  /* IPv4, IPv6. family 0: not said; if the other one is, this family is not used */
+    uint32_t mark;         /* SO_MARK, beside what tn_egress_config says; 0: none */
 };
 
 /* A parsed proxy URL. Credentials (user name too) are secrets. */
@@ -53,8 +55,11 @@ struct tn_proxy {
  * filled in per flow; in the user another word in braces is an error (write %7B for a brace). why: one line that names
  * the defect and never the credentials. */
 int tn_proxy_parse(const char *url, size_t len, struct tn_proxy **out, char why[128]);
-/* An address of ours, one of each family, an interface's name, or addresses and a name, separated by blanks. false: none such. */
+/* An address of ours, one of each family, an interface's name, or addresses and a name, separated by blanks.
+ * out->mark stays. false: none such. */
 bool tn_proxy_bind_parse(const char *text, struct tn_proxy_bind *out);
+/* 1 to 2^32 - 1, decimal or 0x and hexadecimal. false: none such. */
+bool tn_proxy_mark_parse(const char *text, uint32_t *out);
 struct tn_proxy *tn_proxy_copy(const struct tn_proxy *p); /* NULL: no memory */
 bool tn_proxy_eq(const struct tn_proxy *a, const struct tn_proxy *b);
 void tn_proxy_free(struct tn_proxy *p); /* wipes */

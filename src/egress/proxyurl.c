@@ -9,6 +9,8 @@
 #include "egress/template.h"
 #include "util/err.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
@@ -253,7 +255,7 @@ static bool is_device(const char *word)
 bool tn_proxy_bind_parse(const char *text, struct tn_proxy_bind *out)
 {
     char words[128], *rest = words;
-    struct tn_proxy_bind b = {0};
+    struct tn_proxy_bind b = {.mark = out->mark};
     bool any = false;
     if (strlen(text) >= sizeof words) return false;
     strcpy(words, text);
@@ -274,11 +276,24 @@ bool tn_proxy_bind_parse(const char *text, struct tn_proxy_bind *out)
     return any;
 }
 
+bool tn_proxy_mark_parse(const char *text, uint32_t *out)
+{
+    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+    const char *digits = text + (hex ? 2 : 0);
+    char *end;
+    if (!(hex ? isxdigit((unsigned char)*digits) : isdigit((unsigned char)*digits))) return false;
+    errno = 0;
+    unsigned long long n = strtoull(digits, &end, hex ? 16 : 10);
+    if (*end || errno || n == 0 || n > UINT32_MAX) return false;
+    *out = (uint32_t)n;
+    return true;
+}
+
 static bool same_bind(const struct tn_proxy_bind *a, const struct tn_proxy_bind *b)
 {
     for (int i = 0; i < 2; i++)
         if (a->from[i].family != b->from[i].family || (a->from[i].family && !tn_ip_eq(&a->from[i], &b->from[i]))) return false;
-    return !strcmp(a->device, b->device);
+    return a->mark == b->mark && !strcmp(a->device, b->device);
 }
 
 static struct tn_secret *copy_secret(const struct tn_secret *s) { return tn_secret_new(tn_secret_bytes(s), tn_secret_len(s)); }

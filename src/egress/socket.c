@@ -72,7 +72,7 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct 
         close(fd);
         return TN_E_MFILE;
     }
-    int err = tn_socket_mark(fd, mark);
+    int err = tn_socket_mark(fd, mark | (from ? from->mark : 0));
     if (!err) err = tn_socket_bind(fd, to->ip.family, from);
     if (err) {
         close(fd);

@@ -269,11 +269,19 @@ static int set_bind(struct tn_egress_proxy *p, const char *value, char why[200])
     return TN_E_INVAL;
 }
 
+static int set_mark(struct tn_egress_proxy *p, const char *value, char why[200])
+{
+    if (p->proxy && tn_proxy_mark_parse(value, &p->proxy->bind.mark)) return 0;
+    snprintf(why, 200, p->proxy ? "mark: expected 1 to 0xffffffff" : "mark: it follows an url");
+    return TN_E_INVAL;
+}
+
 static int proxy_line(struct tn_exitset *x, struct tn_egress_proxy *p, const struct tn_confline *l, char why[200])
 {
     if (!strcmp(l->key, "url")) return set_url(x, p, l->value, why);
     if (!strcmp(l->key, "pin")) return set_pin(p, l->value, why);
     if (!strcmp(l->key, "bind")) return set_bind(p, l->value, why);
+    if (!strcmp(l->key, "mark")) return set_mark(p, l->value, why);
     if (!strcmp(l->key, "group")) {
         if (*l->value && strlen(l->value) < sizeof p->group) {
             strcpy(p->group, l->value);

@@ -663,5 +663,33 @@ def bound(b):
         d.stop()
 
 
+@case("connections to a proxy carry the mark its section names")
+def marked(b):
+    node, d = b.net.node, proxies.Dante(b.sup, b.net.proxy, b.dir)
+
+    def ip_rules(verb):  # without the mark there is no way to the proxy
+        node.ip("rule", verb, "pref", "50", "to", b.net.proxy.ip4, "fwmark", "0x7", "lookup", "main")
+        node.ip("rule", verb, "pref", "51", "to", b.net.proxy.ip4, "prohibit")
+
+    def section(line):
+        return write(b, f"[proxy d]\nurl = {d.url()}\n{line}\n")
+
+    ip_rules("add")
+    try:
+        b.exit("--config", section("mark = 0x7"))
+        with b.oracle(d):
+            b.expect_through(d)
+            for wrong in ("mark = 8", ""):
+                section(wrong)
+                b.node.cli("egress", "reload")
+                b.expect_no_page()
+            section("mark = 7")
+            b.node.cli("egress", "reload")
+            b.expect_through(d)
+    finally:
+        ip_rules("del")
+        d.stop()
+
+
 if __name__ == "__main__":
     main("pool", ExitBed, lambda: None if official.have("tailscaled", "testctl") else "tests/peers is not built (no Go)")

@@ -149,6 +149,14 @@ static void read_in_runs(void **state)
     free(in);
 }
 
+static uint32_t mark_of(int fd)
+{
+    uint32_t mark = 0;
+    socklen_t len = sizeof mark;
+    assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_MARK, &mark, &len), 0);
+    return mark;
+}
+
 /* From where it was said, or not at all. The TCP socket binds by the same function. */
 static void from_where(void **state)
 {
@@ -169,6 +177,11 @@ static void from_where(void **state)
         assert_true(fd >= 0);
         close(fd);
         assert_int_equal(tcp ? tn_socket_connect(&to, 0, &gone) : tn_dgramsock_connected(&to, 0, &gone), -ENODEV);
+        from.mark = 0x700;
+        fd = tcp ? tn_socket_connect(&to, 1, &from) : tn_dgramsock_connected(&to, 1, &from);
+        assert_int_equal(mark_of(fd), 0x701); /* the node's own beside it */
+        close(fd);
+        from.mark = 0;
         from.from[0] = tn_ip4(10, 9, 8, 7);
         assert_int_equal(tcp ? tn_socket_connect(&to, 0, &from) : tn_dgramsock_connected(&to, 0, &from), -EADDRNOTAVAIL);
         from.from[0] = tn_ip4(127, 0, 0, 9);

@@ -223,11 +223,42 @@ static void test_bind(void **state)
     tn_proxy_free(q);
 }
 
+static void test_mark(void **state)
+{
+    static const struct {
+        const char *text;
+        uint32_t mark;
+    } good[] = {{"1", 1}, {"0x10", 16}, {"0XfF", 255}, {"4294967295", UINT32_MAX}, {"0xffffffff", UINT32_MAX}, {"010", 10}};
+    static const char *const bad[] = {"", "0", "0x", "0x0", "-1", "+1", " 1", "1 ", "x1", "0x+1", "4294967296", "0x100000000",
+                                      "99999999999999999999999", "1/2", "ff"};
+    struct tn_proxy_bind bind = {.mark = 7};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        uint32_t mark = 0;
+        assert_true(tn_proxy_mark_parse(good[i].text, &mark));
+        assert_int_equal(mark, good[i].mark);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (tn_proxy_mark_parse(bad[i], &bind.mark)) fail_msg("taken: '%s'", bad[i]);
+    assert_true(tn_proxy_bind_parse("10.0.0.7", &bind)); /* either may be said first */
+    assert_int_equal(bind.mark, 7);
+    struct tn_proxy *p, *q;
+    char why[128];
+    assert_int_equal(tn_proxy_parse("socks5://h:1", 12, &p, why), 0);
+    q = tn_proxy_copy(p);
+    assert_non_null(q);
+    q->bind.mark = 7;
+    assert_false(tn_proxy_eq(p, q));
+    p->bind.mark = 7;
+    assert_true(tn_proxy_eq(p, q));
+    tn_proxy_free(p);
+    tn_proxy_free(q);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good), cmocka_unit_test(test_bad), cmocka_unit_test(test_nul_inside),
-        cmocka_unit_test(test_lengths), cmocka_unit_test(test_prefixes), cmocka_unit_test(test_bind),
+        cmocka_unit_test(test_lengths), cmocka_unit_test(test_prefixes), cmocka_unit_test(test_bind), cmocka_unit_test(test_mark),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -218,6 +218,8 @@ static void configuration_files(void **state)
         {"[proxy a]\nurl = socks5://1.2.3.4:1\nbind = 10.0.0.1 10.0.0.2\n", ":3: bind", TN_EGRESS_OFF},
         {"[proxy a]\nurl = socks5://1.2.3.4:1\nbind = eth0 eth1\n", ":3: bind", TN_EGRESS_OFF},
         {"[proxy a]\nurl = socks5://1.2.3.4:1\nbind =\n", ":3: bind", TN_EGRESS_OFF},
+        {"[proxy a]\nurl = socks5://1.2.3.4:1\nmark = 0\n", ":3: mark", TN_EGRESS_OFF},
+        {"[proxy a]\nmark = 7\nurl = socks5://1.2.3.4:1\n", ":2: mark", TN_EGRESS_OFF},
         {"[proxy a]\nbind = eth0\nurl = socks5://1.2.3.4:1\n", ":2: bind", TN_EGRESS_OFF},
         {"exit_proxy = socks5://1.2.3.4:1\n" POOL, ":2: exit_proxy and sections", TN_EGRESS_OFF},
         {POOL "[rule]\nuse = c\n", "neither a proxy nor a group", TN_EGRESS_OFF},
