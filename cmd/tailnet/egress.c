@@ -16,7 +16,7 @@ static const char usage[] =
     "  reload                   read the configuration file and proxy secrets anew (as SIGHUP does)\n"
     "\n"
     "  --json                   status, check: as JSON\n"
-    "  --url URL                check: the page that tells a caller's address (default\n"
+    "  --url URL                check: the page that tells a caller's address (default: exit_check's, or\n"
     "                           https://1.1.1.1/cdn-cgi/trace); http:// or https:// and an IP address\n"
     "  --cut                    reload: end flows whose way is gone, instead of keeping them\n"
     "  --socket PATH            the node's LocalAPI socket\n";
@@ -69,6 +69,18 @@ static int print_json(json_t *o, int code)
     return code;
 }
 
+/* Of the check that the node does by itself, or the last of an operator. */
+static void print_last_check(const json_t *check)
+{
+    const json_t *r;
+    size_t i, good = 0;
+    if (!check) return;
+    json_array_foreach(json_object_get(check, "Results"), i, r) good += !strcmp(str(r, "Verdict"), "proxied");
+    printf("last check: %s, %zu of %zu proxies show another address than this host's\n", str(check, "At"), good, i);
+    json_array_foreach(json_object_get(check, "Results"), i, r)
+        if (strcmp(str(r, "Verdict"), "proxied") != 0) printf("  %s: %s\n", str(r, "Proxy"), str(r, "Verdict"));
+}
+
 static int do_status(const struct args *a)
 {
     json_t *o = ask(a, "GET", "egress", "", "", 10000);
@@ -79,6 +91,8 @@ static int do_status(const struct args *a)
     if (*str(o, "ConfigFile")) printf("settings: %s\n", str(o, "ConfigFile"));
     if (*str(o, "Defect")) printf("wrong: %s\n", str(o, "Defect"));
     if (*str(o, "Missing")) printf("missing: %s\n", str(o, "Missing"));
+    if (json_is_true(json_object_get(o, "Withdrawn"))) puts("withdrawn: not offered as an exit node, as no proxy works");
+    print_last_check(json_object_get(o, "Check"));
     const json_t *proxies = json_object_get(o, "Proxies"), *p;
     size_t i;
     if (json_array_size(proxies))

@@ -57,6 +57,10 @@ static const char usage[] =
     "  --exit-dns-aaaa WHEN     tell exit clients IPv6 addresses: true, false, or auto (where IPv6 has a way; the default)\n"
     "  --exit-breaker=false     ask a proxy that did not answer for every flow anew, instead of leaving it alone for\n"
     "                           some seconds\n"
+    "  --exit-check true|false|URL\n"
+    "                           with proxies the node asks a page what address the world sees, once it is up and after\n"
+    "                           changes, and tells in status and health (default https://1.1.1.1/cdn-cgi/trace)\n"
+    "  --exit-withdraw          tell control that this is no exit node while no proxy works\n"
     "\n"
     "subnet router:\n"
     "  --advertise-routes LIST  offer to carry traffic to these prefixes: 192.168.1.0/24,fd00:1::/64 and 4via6\n"
@@ -109,6 +113,8 @@ static const struct flag flags[] = {
     {"exit-dns-aaaa", "exit_dns_aaaa", false, false},
     {"exit-breaker", "exit_breaker", true, false},
     {"exit-names", "exit_names", true, false},
+    {"exit-check", "exit_check", false, false},
+    {"exit-withdraw", "exit_withdraw", true, false},
     {"config", "config", false, false},
     {"exit-node", "exit_node", false, false},
     {"exit-node-allow-lan-access", "exit_node_allow_lan_access", true, false},

@@ -23,6 +23,8 @@ static const char usage[] =
     "  --exit-dns-aaaa auto|true|false\n"
     "  --advertise-routes LIST  subnets to carry, instead of those of before (\"\": none)\n"
     "  --advertise-exit-node[=false]\n"
+    "  --exit-check true|false|URL  the check of what the world sees, which the node does by itself\n"
+    "  --exit-withdraw[=false]  tell control that this is no exit node while no proxy works\n"
     "  --cut                    end flows whose way is gone, instead of keeping them\n"
     "  --socket PATH            the node's LocalAPI socket\n"
     "\n"
@@ -56,9 +58,11 @@ static const struct option longs[] = {{"cut", no_argument, NULL, CUT},
                                       {"exit-dns-aaaa", required_argument, NULL, FIRST + 5},
                                       {"advertise-routes", required_argument, NULL, FIRST + 6},
                                       {"advertise-exit-node", optional_argument, NULL, FIRST + 7},
+                                      {"exit-check", required_argument, NULL, FIRST + 8},
+                                      {"exit-withdraw", optional_argument, NULL, FIRST + 9},
                                       {0}};
-static const char *const keys[] = {"ExitProxy", "ExitEgress",  "ExitNames",       "ExitProxyUDP",
-                                   "ExitDNS",   "ExitDNSAAAA", "AdvertiseRoutes", "AdvertiseExitNode"}; /* from FIRST */
+static const char *const keys[] = {"ExitProxy",   "ExitEgress",      "ExitNames",         "ExitProxyUDP", "ExitDNS",
+                                   "ExitDNSAAAA", "AdvertiseRoutes", "AdvertiseExitNode", "ExitCheck",    "ExitWithdraw"}; /* from FIRST */
 
 /* One change into the patch; NULL, or what is wrong with it. */
 static const char *take(json_t *patch, int c, char *value)

@@ -69,7 +69,7 @@ void tn_conn_opened(struct tn_egress_conn *c)
     count_opened(c);
     tn_dial_dispose(c);
     tn_limits_opened(c);
-    if (c->purpose != TN_EGRESS_PROBE) c->e->stats.opened++;
+    if (!tn_purpose_is_own(c->purpose)) c->e->stats.opened++;
     c->ready |= TN_EGRESS_WANT_WRITE;
     if (c->early) c->ready |= TN_EGRESS_WANT_READ;
     tn_conn_set_state(c, TN_CONN_OPEN);
@@ -91,7 +91,7 @@ void tn_conn_fail(struct tn_egress_conn *c, enum tn_egress_fail why)
     tn_dial_dispose(c);
     if (c->share) c->share->refused++;
     tn_limits_give(c);
-    if (c->purpose != TN_EGRESS_PROBE) tn_egress_count_fail(c->e, why);
+    if (!tn_purpose_is_own(c->purpose)) tn_egress_count_fail(c->e, why);
     c->why = (uint8_t)why;
     tn_conn_set_state(c, TN_CONN_FAILED);
     tn_run_queue(c);
@@ -251,7 +251,7 @@ void tn_egress_close(struct tn_egress_conn *c, bool reset)
 {
     struct tn_egress *e = c->e;
     if (c->state == TN_CONN_CLOSED) return;
-    if (c->state < TN_CONN_OPEN && c->purpose != TN_EGRESS_PROBE) tn_egress_count_fail(e, TN_EGRESS_FAIL_CANCELED);
+    if (c->state < TN_CONN_OPEN && !tn_purpose_is_own(c->purpose)) tn_egress_count_fail(e, TN_EGRESS_FAIL_CANCELED);
     if (!reset && c->state == TN_CONN_OPEN && c->secure && !c->err && tn_secure_linger(c)) {
         tn_proxied_detach(c);
         tn_limits_give(c); /* the state still says that it is a flow's */

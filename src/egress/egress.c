@@ -294,7 +294,7 @@ static void count_refused(struct tn_egress *e, const struct tn_egress_target *to
 {
     struct tn_share *s = to->peer ? tn_share_find(e, to->peer) : NULL;
     if (s) s->refused++;
-    if ((int)to->purpose != TN_EGRESS_PROBE) tn_egress_count_fail(e, why);
+    if (!tn_purpose_is_own(to->purpose)) tn_egress_count_fail(e, why);
 }
 
 int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const struct tn_egress_events *ev, void *arg,
@@ -314,7 +314,7 @@ int tn_egress_dial(struct tn_egress *e, const struct tn_egress_target *to, const
         c->purpose = TN_EGRESS_FORWARD; /* nothing was taken, nothing is to be given back */
         why = TN_EGRESS_FAIL_FDS;
     } else {
-        if ((int)to->purpose != TN_EGRESS_PROBE) tn_probe_used(e);
+        if (!tn_purpose_is_own(to->purpose)) tn_probe_used(e);
         why = tn_dial_begin(c);
     }
     if (why) {

@@ -37,6 +37,8 @@ enum tn_conn_state {
 
 /* Beside enum tn_egress_purpose: our own look whether a proxy is there. */
 enum { TN_EGRESS_PROBE = 16 };
+/* For the node's own knowledge: no figure of what peers asked for has it, and it is no use of the exit. */
+static inline bool tn_purpose_is_own(int purpose) { return purpose == TN_EGRESS_PROBE || purpose == TN_EGRESS_CHECK; }
 
 enum { TN_RACE_MAX = 4 }; /* descriptors that one dial may have at once */
 
@@ -168,6 +170,8 @@ struct tn_egress {
     void (*done)(void *arg);
     void *done_arg;
     struct tn_dgrams dgrams;
+    void (*on_health)(void *ctx); /* NULL: nobody watches */
+    void *health_ctx;
     void (*on_batch)(void *ctx, bool begins);
     void *batch_ctx;
     struct tn_egress_route *routes;

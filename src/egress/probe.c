@@ -1,8 +1,9 @@
 /* Is a proxy there? Asked by ourselves, so that no peer's dial has to find out.
  *
  *   a proxy that failed                when its breaker lets a trial through
- *   a proxy beside others              when it was not used for PROBE_US
- * Only while somebody uses the exit (a dial within IN_USE_US): otherwise there is no timer, and the next dial is the probe.
+ *   a proxy beside others, or watched  when it was not used for PROBE_US
+ * Only while somebody uses the exit (a dial within IN_USE_US) or watches the proxies (tn_egress_watch): otherwise there is no
+ * timer, and the next dial is the probe.
  * A probe connects and does TLS, and with SOCKS5 shows its credentials; it names no destination. With HTTP it ends where the
  * request would begin. */
 #include "egress/private.h"
@@ -21,14 +22,19 @@ static bool in_policy(const struct tn_upstream *u)
     return false;
 }
 
+static bool is_of_use(const struct tn_egress *e, uint64_t now_us)
+{
+    return e->on_health || (e->used_us && now_us - e->used_us < IN_USE_US);
+}
+
 void tn_probe_schedule(struct tn_upstream *u)
 {
     struct tn_egress *e = u->e;
     uint64_t now_us = tn_egress_now(), at_us = TN_NEVER;
     if (e->no_breaker || e->closing || u->probing) return;
-    if (e->used_us && now_us - e->used_us < IN_USE_US && in_policy(u)) {
+    if (is_of_use(e, now_us) && in_policy(u)) {
         if (u->breaker.state != TN_BREAKER_CLOSED) at_us = u->breaker.until_us;
-        else if (e->policy->spec->nproxies > 1) at_us = (u->ok_us ? u->ok_us : now_us) + PROBE_US;
+        else if (e->policy->spec->nproxies > 1 || e->on_health) at_us = (u->ok_us ? u->ok_us : now_us) + PROBE_US;
     }
     u->probe.fire = fire;
     if (at_us == TN_NEVER) tn_timer_stop(&e->timers, &u->probe.timer);
@@ -61,7 +67,7 @@ static void fire(struct tn_alarm *a)
     bool due = u->breaker.state != TN_BREAKER_CLOSED ? tn_breaker_says(&u->breaker, now_us) == TN_BREAKER_TRIAL
                                                      : now_us - u->ok_us >= PROBE_US;
     if (u->probing || !in_policy(u)) return;
-    if (!due || now_us - e->used_us >= IN_USE_US) {
+    if (!due || !is_of_use(e, now_us)) {
         tn_probe_schedule(u);
         return;
     }
@@ -91,4 +97,22 @@ void tn_probe_used(struct tn_egress *e)
     e->used_us = now_us;
     if (!woke) return;
     TN_LIST_EACH(l, &e->upstreams) tn_probe_schedule(TN_CONTAINER(l, struct tn_upstream, all));
+}
+
+bool tn_egress_usable(const struct tn_egress *e)
+{
+    const struct tn_policy *p = e->policy;
+    for (size_t i = 0; p->mode == TN_EGRESS_PROXY && i < p->spec->nproxies; i++)
+        if (p->upstreams[i]->breaker.state == TN_BREAKER_CLOSED) return true;
+    return false;
+}
+
+void tn_egress_watch(struct tn_egress *e, void (*on_health)(void *ctx), void *ctx)
+{
+    bool changed = !on_health != !e->on_health;
+    e->on_health = on_health;
+    e->health_ctx = ctx;
+    if (!changed || e->closing) return;
+    TN_LIST_EACH(l, &e->upstreams) tn_probe_schedule(TN_CONTAINER(l, struct tn_upstream, all));
+    tn_run_schedule(e);
 }

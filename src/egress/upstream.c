@@ -158,8 +158,10 @@ void tn_upstream_prefer(struct tn_upstream *u, const struct tn_addrport *good)
     }
 }
 
+/* changed: its breaker opened or closed by it. */
 static void set_health(struct tn_upstream *u, enum tn_egress_fail why, bool changed)
 {
+    if (changed && u->e->on_health) u->e->on_health(u->e->health_ctx);
     enum tn_egress_fail before = u->last_fail;
     uint64_t now_us = tn_egress_now();
     u->last_fail = why;

@@ -1,6 +1,7 @@
 #include "node/config.h"
 
 #include "dns/dns.h"
+#include "node/checkpage.h"
 #include "node/conffile.h"
 #include "node/workers.h"
 #include "tun/tun.h"
@@ -29,7 +30,7 @@ void tn_config_fini(struct tn_config *c)
 {
     char **strings[] = {&c->state_dir, &c->login_server, &c->hostname, &c->exit_node,
                         &c->exit_dns,  &c->socket,       &c->socks5_server, &c->tun,
-                        &c->config_file};
+                        &c->config_file, &c->exit_check};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(*strings[i]);
     tn_secret_free(c->auth_key);
     tn_exitset_fini(&c->exit);
@@ -170,6 +171,16 @@ static int set_exit_dns(struct tn_config *c, const char *value, char why[200])
     return set_string(&c->exit_dns, value);
 }
 
+static int set_exit_check(struct tn_config *c, const char *value, char why[200])
+{
+    struct tn_checkpage page;
+    bool on = true, said = parse_bool(*value ? value : "true", &on) == 0;
+    if (!said && tn_checkpage_parse(value, &page) != 0)
+        return bad(why, "exit_check", "true, false, or an http:// or https:// URL with an IP address as host");
+    c->exit_check_off = !on;
+    return set_string(&c->exit_check, said ? "" : value);
+}
+
 static int set_exit_dns_aaaa(struct tn_config *c, const char *value, char why[200])
 {
     bool on;
@@ -237,6 +248,7 @@ static int set_option(struct tn_config *c, const char *option, const char *value
                  {"advertise_exit_node", &c->advertise_exit_node, 0},
                  {"exit_node_allow_lan_access", &c->exit_node_allow_lan, 0},
                  {"exit_breaker", &c->exit_breaker, 0},
+                 {"exit_withdraw", &c->exit_withdraw, 0},
                  {"exit_proxy_udp", &c->exit_proxy_udp, 0}};
     for (size_t i = 0; i < sizeof bools / sizeof *bools; i++) {
         if (strcmp(option, bools[i].name) != 0) continue;
@@ -252,7 +264,7 @@ static int set_option(struct tn_config *c, const char *option, const char *value
                   {"port", set_port},                 {"hostname", set_hostname},
                   {"workers", set_workers},
                   {"login_server", set_login_server}, {"exit_dns", set_exit_dns},
-                  {"exit_dns_aaaa", set_exit_dns_aaaa},
+                  {"exit_dns_aaaa", set_exit_dns_aaaa}, {"exit_check", set_exit_check},
                   {"socks5_server", set_socks5_server}, {"exit_node", set_exit_node},
                   {"tun", set_tun}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
@@ -278,7 +290,8 @@ static int set_option(struct tn_config *c, const char *option, const char *value
 
 /* ---- settings that change while the node runs ---- */
 
-static const char *const live[] = {"advertise_exit_node", "advertise_routes", "exit_proxy_udp", "exit_dns", "exit_dns_aaaa"};
+static const char *const live[] = {"advertise_exit_node", "advertise_routes", "exit_proxy_udp", "exit_dns", "exit_dns_aaaa",
+                                   "exit_check", "exit_withdraw"};
 _Static_assert(sizeof live / sizeof *live == sizeof((struct tn_config *)0)->beside / sizeof(struct tn_config_said_beside),
                "one for each");
 
@@ -366,8 +379,11 @@ unsigned tn_config_take_live(struct tn_config *c, struct tn_config *fresh)
                        (same_routes(c, fresh) ? 0 : TN_LIVE_ROUTES) |
                        (c->exit_proxy_udp != fresh->exit_proxy_udp ? TN_LIVE_PROXY_UDP : 0) |
                        (same_text(c->exit_dns, fresh->exit_dns) ? 0 : TN_LIVE_DNS) |
-                       (c->exit_dns_aaaa != fresh->exit_dns_aaaa ? TN_LIVE_DNS_AAAA : 0);
+                       (c->exit_dns_aaaa != fresh->exit_dns_aaaa ? TN_LIVE_DNS_AAAA : 0) |
+                       (c->exit_check_off == fresh->exit_check_off && same_text(c->exit_check, fresh->exit_check) ? 0 : TN_LIVE_CHECK) |
+                       (c->exit_withdraw != fresh->exit_withdraw ? TN_LIVE_WITHDRAW : 0);
     free(c->routes);
+    free(c->exit_check);
     free(c->exit_dns);
     c->advertise_exit_node = fresh->advertise_exit_node;
     c->exit_proxy_udp = fresh->exit_proxy_udp;
@@ -375,6 +391,10 @@ unsigned tn_config_take_live(struct tn_config *c, struct tn_config *fresh)
     c->routes = fresh->routes;
     c->nroutes = fresh->nroutes;
     c->exit_dns = fresh->exit_dns;
+    c->exit_check = fresh->exit_check;
+    c->exit_check_off = fresh->exit_check_off;
+    c->exit_withdraw = fresh->exit_withdraw;
+    fresh->exit_check = NULL;
     fresh->routes = NULL;
     fresh->nroutes = 0;
     fresh->exit_dns = NULL;

@@ -22,6 +22,9 @@ struct tn_config {
     bool relay_only, port_mapping, tun_dns;
     bool ephemeral, accept_routes, advertise_exit_node, exit_node_allow_lan, exit_proxy_udp;
     enum tn_config_aaaa { TN_AAAA_AUTO, TN_AAAA_YES, TN_AAAA_NO } exit_dns_aaaa; /* are exit clients told of IPv6 addresses? */
+    bool exit_withdraw; /* while no proxy works, control is told that we are no exit node */
+    bool exit_check_off;
+    char *exit_check;  /* URL for the check that the node does by itself; NULL: the default */
     bool exit_breaker; /* a proxy that does not answer is left alone for a while */
     struct tn_egress_route *routes; /* advertise_routes */
     size_t nroutes;
@@ -37,12 +40,13 @@ struct tn_config {
     struct tn_config_said_beside {
         char *value;
         bool behind_file;   /* said after the file was: it holds whatever the file says */
-    } beside[5];
+    } beside[7];
 };
 
 /* Settings that a reload takes while the node runs, beside those of exitset.h. Bits. */
 enum tn_config_live {
     TN_LIVE_EXIT_NODE = 1, TN_LIVE_ROUTES = 2, TN_LIVE_PROXY_UDP = 4, TN_LIVE_DNS = 8, TN_LIVE_DNS_AAAA = 16,
+    TN_LIVE_CHECK = 32, TN_LIVE_WITHDRAW = 64,
 };
 
 #define TN_DEFAULT_LOGIN_SERVER "https://controlplane.tailscale.com"

@@ -1,8 +1,10 @@
 #include "node/exit.h"
 
 #include "crypto/blake2s.h"
+#include "node/checkup.h"
 #include "node/resolver.h"
 #include "node/tunmode.h"
+#include "node/withdraw.h"
 #include "util/err.h"
 
 #include <stdlib.h>
@@ -119,6 +121,8 @@ static void put_in_force(struct tn_node *n, bool cut, bool told)
     if (n->config.advertise_exit_node) (void)apply(n, cut, told); /* what it says is in the mode and the log */
     else (void)tn_egress_set(n->egress, tn_egress_spec_new(TN_EGRESS_OFF), cut);
     tn_resolver_policy_changed(n); /* names are asked for the new way, at once */
+    tn_withdraw_update(n);
+    tn_checkup_due(n);
 }
 
 /* The live settings of fresh, whose routes are still compared with ours when they are in force. */

@@ -2,16 +2,16 @@
  * them. The policy decides as for a peer's flow, except that each proxy is asked in its turn, also one whose breaker is open. */
 #include "node/exitcheck.h"
 
+#include "node/checkpage.h"
 #include "util/buf.h"
 #include "util/err.h"
 #include "wire/http1.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE_MAX = 64 * 1024, TOTAL_MS = 40000, URL_MAX = 512 };
+enum { PAGE_MAX = 64 * 1024, TOTAL_MS = 40000 };
 
 struct page {
     struct tn_exitcheck *check;
@@ -26,44 +26,13 @@ struct page {
 
 struct tn_exitcheck {
     struct tn_node *node;
-    struct tn_addrport addr;
-    bool tls;
-    char host[TN_ADDRPORT_STRLEN], path[URL_MAX];
+    struct tn_checkpage at;
     struct page *pages;
     size_t npages, running;
     uv_timer_t timer;
     void (*done)(void *arg, json_t *result);
     void *arg;
 };
-
-/* ---- what the page says ---- */
-
-static bool address_at(const char *p, const char *end, struct tn_ip *out)
-{
-    char word[TN_IP_STRLEN];
-    size_t n = 0;
-    while (p + n < end && n < sizeof word && (isxdigit((unsigned char)p[n]) || p[n] == '.' || p[n] == ':')) n++;
-    if (n < 2 || n == sizeof word) return false;
-    memcpy(word, p, n);
-    word[n] = '\0';
-    return tn_ip_parse(word, out) == 0;
-}
-
-bool tn_exitcheck_find(const char *page, size_t len, struct tn_ip *out)
-{
-    static const char *const marks[] = {"\nip=", "\"ip\":\"", "\"ip\": \""};
-    const char *end = page + len;
-    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
-        const char *p = memmem(page, len, marks[i], strlen(marks[i]));
-        if (p && address_at(p + strlen(marks[i]), end, out)) return true;
-    }
-    if (len > 3 && memcmp(page, "ip=", 3) == 0 && address_at(page + 3, end, out)) return true;
-    for (const char *p = page; p < end; p++) {
-        if (p > page && (isalnum((unsigned char)p[-1]) || p[-1] == '.' || p[-1] == ':')) continue;
-        if (address_at(p, end, out)) return true;
-    }
-    return false;
-}
 
 static bool read_page(struct page *g, struct tn_ip *out)
 {
@@ -77,12 +46,10 @@ static bool read_page(struct page *g, struct tn_ip *out)
         snprintf(g->failure, sizeof g->failure, "HTTP status %d", head.status);
         return false;
     }
-    if (tn_exitcheck_find((char *)tn_buf_data(&g->in) + n, tn_buf_len(&g->in) - (size_t)n, out)) return true;
+    if (tn_checkpage_find((char *)tn_buf_data(&g->in) + n, tn_buf_len(&g->in) - (size_t)n, out)) return true;
     snprintf(g->failure, sizeof g->failure, "the page has no address in it");
     return false;
 }
-
-/* ---- the result ---- */
 
 static bool is_own(const struct tn_node *n, const struct tn_ip *ip)
 {
@@ -140,8 +107,11 @@ static void dismantle(struct tn_exitcheck *k)
 
 static void finish(struct tn_exitcheck *k)
 {
-    if (k->done) k->done(k->arg, result(k));
+    json_t *r = result(k);
+    void (*tell)(void *arg, json_t *result) = k->done;
+    void *arg = k->arg;
     dismantle(k);
+    tell(arg, r);
 }
 
 /* From the timer, so that no connection is freed in its own callback. */
@@ -190,9 +160,9 @@ static void take_ciphertext(struct page *g)
 
 static void ask(struct page *g)
 {
-    char request[URL_MAX + 256];
+    char request[TN_CHECKPAGE_URL_MAX + 256];
     int len = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: %s\r\nAccept: text/plain, application/json\r\n\r\n",
-                       g->check->path, g->check->host);
+                       g->check->at.path, g->check->at.host);
     if (!g->tls) (void)tn_buf_append(&g->out, request, (size_t)len);
     else (void)tn_tls_write(g->tls, request, (size_t)len);
 }
@@ -246,9 +216,9 @@ static void on_open(void *arg, struct tn_egress_conn *c)
     struct page *g = arg;
     struct tn_exitcheck *k = g->check;
     bool asked = false;
-    if (k->tls) {
+    if (k->at.tls) {
         char host[TN_IP_STRLEN];
-        struct tn_dial_spec spec = {.host = tn_ip_format(&k->addr.ip, host), .port = k->addr.port, .tls = true};
+        struct tn_dial_spec spec = {.host = tn_ip_format(&k->at.addr.ip, host), .port = k->at.addr.port, .tls = true};
         if (tn_tls_new(k->node->tls, &spec, &g->tls) != 0) end_page(g, "out of memory");
         else (void)turn_tls(g, &asked);
     } else {
@@ -269,7 +239,7 @@ static const struct tn_egress_events events = {on_open, on_fail, on_readable, on
 static void begin_page(struct page *g)
 {
     struct tn_exitcheck *k = g->check;
-    struct tn_egress_target to = {.dst = k->addr, .purpose = TN_EGRESS_CHECK, .via = g->proxy[0] ? g->proxy : NULL};
+    struct tn_egress_target to = {.dst = k->at.addr, .purpose = TN_EGRESS_CHECK, .via = g->proxy[0] ? g->proxy : NULL};
     g->began_us = tn_node_now();
     int why = tn_egress_dial(k->node->egress, &to, &events, g, &g->conn);
     if (!why) return;
@@ -278,28 +248,6 @@ static void begin_page(struct page *g)
 }
 
 /* ---- the beginning ---- */
-
-static int parse_url(struct tn_exitcheck *k, const char *url)
-{
-    char host[TN_ADDRPORT_STRLEN];
-    k->tls = strncmp(url, "https://", 8) == 0;
-    if (!k->tls && strncmp(url, "http://", 7) != 0) return TN_E_INVAL;
-    url += k->tls ? 8 : 7;
-    size_t len = strcspn(url, "/?#");
-    if (len == 0 || len >= sizeof host || strlen(url) >= URL_MAX - 2) return TN_E_INVAL;
-    for (const char *c = url; *c; c++)
-        if (*c <= ' ' || *c > '~') return TN_E_INVAL;
-    snprintf(host, sizeof host, "%.*s", (int)len, url);
-    memcpy(k->host, host, sizeof host);
-    snprintf(k->path, sizeof k->path, "%s%.*s", url[len] == '/' ? "" : "/", (int)strcspn(url + len, "#"), url + len);
-    if (tn_addrport_parse(host, &k->addr) == 0) return k->addr.port ? 0 : TN_E_INVAL;
-    k->addr.port = k->tls ? 443 : 80;
-    if (host[0] == '[' && host[len - 1] == ']') {
-        host[len - 1] = '\0';
-        return tn_ip_parse(host + 1, &k->addr.ip) == 0 && k->addr.ip.family == 6 ? 0 : TN_E_INVAL;
-    }
-    return tn_ip_parse(host, &k->addr.ip) == 0 && k->addr.ip.family == 4 ? 0 : TN_E_INVAL;
-}
 
 static int make_pages(struct tn_exitcheck *k)
 {
@@ -328,7 +276,7 @@ int tn_exitcheck_start(struct tn_node *n, const char *url, void (*done)(void *ar
     k->node = n;
     k->done = done;
     k->arg = arg;
-    int err = parse_url(k, url && *url ? url : TN_EXITCHECK_URL);
+    int err = tn_checkpage_parse(url && *url ? url : TN_EXITCHECK_URL, &k->at);
     if (!err) err = make_pages(k);
     if (err) {
         free(k);
@@ -344,12 +292,7 @@ int tn_exitcheck_start(struct tn_node *n, const char *url, void (*done)(void *ar
     return 0;
 }
 
-void tn_exitcheck_forget(struct tn_node *n)
-{
-    if (n->exitcheck) n->exitcheck->done = NULL;
-}
-
-void tn_exitcheck_free(struct tn_node *n)
+void tn_exitcheck_cancel(struct tn_node *n)
 {
     if (n->exitcheck) dismantle(n->exitcheck);
 }

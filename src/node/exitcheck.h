@@ -14,11 +14,7 @@
  * Verdicts: "proxied", "own address", "direct", "no answer: WHY". OK: there are results, and all are "proxied".
  * TN_E_INVAL: the URL; TN_E_BUSY: one is under way; TN_E_NOMEM. */
 int tn_exitcheck_start(struct tn_node *n, const char *url, void (*done)(void *arg, json_t *result), void *arg);
-void tn_exitcheck_free(struct tn_node *n); /* done is not called any more */
-/* done will not be called; the check ends by itself. */
-void tn_exitcheck_forget(struct tn_node *n);
-
-/* The address in a page: behind "ip=" or "\"ip\"", else the first that there is. For tests. */
-bool tn_exitcheck_find(const char *page, size_t len, struct tn_ip *out);
+/* Ends the check under way, if there is one: done is not called any more. Not from inside the egress. */
+void tn_exitcheck_cancel(struct tn_node *n);
 
 #endif

@@ -1,5 +1,5 @@
 /* Settings of the exit and of subnets that change while the node runs: advertise_exit_node, advertise_routes, exit_proxy_udp,
- * exit_dns. What the policy says is exit.c's.
+ * exit_dns, exit_check, exit_withdraw. What the policy says is exit.c's.
  *
  * A flow stays on the way it began as long as its destination is one that we still carry; what the filter no longer lets in is
  * reset, so that both ends know. With cut, so are flows of subnets whose route was withdrawn though the exit would take them. */
@@ -8,8 +8,10 @@
 #include "egress/dgram.h"
 #include "filter/filter.h"
 #include "forward/forward.h"
+#include "node/checkup.h"
 #include "node/resolver.h"
 #include "node/tunmode.h"
+#include "node/withdraw.h"
 #include "util/err.h"
 
 struct judging {
@@ -63,6 +65,8 @@ void tn_exitlive_changed(struct tn_node *n, unsigned changed, const struct tn_ex
 {
     if (changed & TN_LIVE_PROXY_UDP) tn_egress_set_proxy_udp(n->egress, n->config.exit_proxy_udp, cut);
     if (changed & (TN_LIVE_EXIT_NODE | TN_LIVE_ROUTES)) offer(n, before, cut);
+    if (changed & TN_LIVE_WITHDRAW) tn_withdraw_update(n);
+    if (changed & TN_LIVE_CHECK) tn_checkup_due(n);
     int err = changed & TN_LIVE_DNS ? tn_resolver_changed_upstreams(n) : 0;
     if (err) tn_logf(&n->log, TN_LOG_ERROR, "dns", "exit_dns: %s", tn_err_text(err));
 }

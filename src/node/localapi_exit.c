@@ -1,5 +1,6 @@
 #include "node/localapi_exit.h"
 
+#include "node/checkup.h"
 #include "node/exit.h"
 #include "node/exitcheck.h"
 #include "node/metrics.h"
@@ -48,11 +49,11 @@ json_t *tn_localapi_egress_object(struct tn_node *n)
     tn_egress_stats(n->egress, &es);
     json_t *proxies = json_array();
     for (size_t i = 0; tn_egress_proxy_at(n->egress, i, &s); i++) json_array_append_new(proxies, proxy_object(&s));
-    return json_pack("{s:s s:s s:b s:s s:s s:s s:o s:o}", "Mode", modes[tn_egress_mode(n->egress)], "Description",
-                     tn_egress_describe(n->egress, line), "Advertised", n->config.advertise_exit_node, "Missing",
-                     n->config.advertise_exit_node && n->egress_missing ? n->egress_missing : "", "Defect", n->config.exit.defect,
+    return json_pack("{s:s s:s s:b s:b s:s s:s s:s s:o s:o s:O?}", "Mode", modes[tn_egress_mode(n->egress)], "Description",
+                     tn_egress_describe(n->egress, line), "Advertised", n->config.advertise_exit_node, "Withdrawn",
+                     n->exit_withdrawn, "Missing", n->config.advertise_exit_node && n->egress_missing ? n->egress_missing : "", "Defect", n->config.exit.defect,
                      "ConfigFile", n->config.config_file ? n->config.config_file : "", "Failed", failures(es.failed), "Proxies",
-                     proxies);
+                     proxies, "Check", tn_checkup_last(n));
 }
 
 void tn_localapi_get_egress(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
@@ -74,7 +75,8 @@ static const struct {
 } changes[] = {{"ExitNames", "exit_names", true},          {"ExitEgress", "exit_egress", false},
                {"ExitProxy", "exit_proxy", false},         {"ExitProxyUDP", "exit_proxy_udp", true},
                {"ExitDNS", "exit_dns", false},             {"ExitDNSAAAA", "exit_dns_aaaa", false},
-               {"AdvertiseRoutes", "advertise_routes", false}, {"AdvertiseExitNode", "advertise_exit_node", true}};
+               {"AdvertiseRoutes", "advertise_routes", false}, {"AdvertiseExitNode", "advertise_exit_node", true},
+               {"ExitCheck", "exit_check", false},         {"ExitWithdraw", "exit_withdraw", true}};
 
 /* Every key is known and fits, or nothing of it is done. */
 static bool check_patch(const json_t *o)
@@ -103,7 +105,7 @@ void tn_localapi_patch_egress(struct tn_node *n, struct tn_httpd_req *req, const
     if (!check_patch(o)) {
         json_decref(o);
         tn_httpd_error(req, 400, "expected ExitProxy, ExitEgress, ExitNames, ExitProxyUDP, ExitDNS, ExitDNSAAAA, AdvertiseRoutes, "
-                                 "AdvertiseExitNode, Cut");
+                                 "AdvertiseExitNode, ExitCheck, ExitWithdraw, Cut");
         return;
     }
     bool cut = json_is_true(json_object_get(o, "Cut"));
@@ -157,6 +159,7 @@ static void checked(void *arg, json_t *result)
 {
     struct check_call *c = arg;
     struct tn_httpd_req *req = c->req;
+    tn_checkup_took(c->node, result);
     free(c);
     respond(req, 200, result);
 }
@@ -164,7 +167,7 @@ static void checked(void *arg, json_t *result)
 static void check_client_gone(void *arg)
 {
     struct check_call *c = arg;
-    tn_exitcheck_forget(c->node);
+    tn_exitcheck_cancel(c->node);
     free(c);
 }
 
@@ -173,7 +176,8 @@ void tn_localapi_egress_check(struct tn_node *n, struct tn_httpd_req *req, const
     char url[600] = "";
     (void)tn_httpd_query_param(r->query, "url", url, sizeof url);
     struct check_call *c = calloc(1, sizeof *c);
-    int err = c ? tn_exitcheck_start(n, url, checked, c) : TN_E_NOMEM;
+    tn_checkup_yield(n);
+    int err = c ? tn_exitcheck_start(n, *url || !n->config.exit_check ? url : n->config.exit_check, checked, c) : TN_E_NOMEM;
     if (err) {
         free(c);
         tn_httpd_error(req, err == TN_E_INVAL ? 400 : err == TN_E_BUSY ? 409 : 500,

@@ -1,5 +1,7 @@
 #include "node/metrics.h"
 
+#include "node/checkup.h"
+
 #include "egress/dgram.h"
 #include "util/err.h"
 
@@ -87,6 +89,17 @@ static void names(struct writer *w)
         head(w, t[i].name, t[i].type, t[i].help);
         PUT(w, "%s %llu\n", t[i].name, (unsigned long long)t[i].value);
     }
+}
+
+/* What the last egress check said, if there was one. */
+static void check(struct writer *w)
+{
+    const json_t *last = tn_checkup_last(w->node);
+    head(w, "tailnet_exit_withdrawn", "gauge", "1 while the exit is not offered for want of a proxy that works");
+    PUT(w, "tailnet_exit_withdrawn %d\n", w->node->exit_withdrawn);
+    if (!last) return;
+    head(w, "tailnet_exit_check_ok", "gauge", "1 if the last egress check saw another address than this host's by every proxy");
+    PUT(w, "tailnet_exit_check_ok %d\n", json_is_true(json_object_get(last, "OK")));
 }
 
 /* One metric of every proxy. */
@@ -205,6 +218,7 @@ int tn_metrics_write(struct tn_node *n, struct tn_buf *out)
     struct writer w = {.node = n, .out = out};
     totals(&w);
     names(&w);
+    check(&w);
     each_proxy(&w, "tailnet_exit_proxy_up", "gauge", "0 while the proxy does not do what it should", put_up);
     each_proxy(&w, "tailnet_exit_proxy_flows", "gauge", "Flows through the proxy that are open", put_flows);
     each_proxy(&w, "tailnet_exit_proxy_opened_total", "counter", "Flows through the proxy that were opened", put_opened);

@@ -393,17 +393,18 @@ int tn_node_push_host(struct tn_node *n)
     const struct tn_npeer *exit_peer = n->exit_peer ? tn_node_peer_by_id(n, n->exit_peer) : NULL;
     const struct tn_netnode *exit_node = exit_peer ? tn_node_netnode(n, exit_peer) : NULL;
     struct tn_prefix offered[OFFERED_MAX];
+    bool offers_exit = n->config.advertise_exit_node && !n->exit_withdrawn;
     struct tn_control_host host = {.hostname = n->hostname,
                                    .os_version = n->version_os,
                                    .machine = n->machine,
                                    .ipn_version = TN_NODE_IPN_VERSION,
                                    .backend_log_id = n->state.log_id,
                                    .routable_ips = offered,
-                                   .nroutable_ips = offered_routes(n, n->config.advertise_exit_node, offered),
+                                   .nroutable_ips = offered_routes(n, offers_exit, offered),
                                    .userspace = !n->config.tun,
                                    .exit_node_id = exit_node ? exit_node->stable_id : NULL};
     tn_peerapi_server_ports(n, &host.peerapi4, &host.peerapi6);
-    host.peerapi_dns_proxy = n->config.advertise_exit_node && (host.peerapi4 || host.peerapi6);
+    host.peerapi_dns_proxy = offers_exit && (host.peerapi4 || host.peerapi6);
     return tn_control_set_host(n->control, &host, tn_node_now());
 }
 

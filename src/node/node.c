@@ -9,6 +9,7 @@
 #include "node/node.h"
 
 #include "egress/dgram.h"
+#include "node/checkup.h"
 #include "node/exit.h"
 #include "node/exitcheck.h"
 #include "node/exitdns.h"
@@ -24,6 +25,7 @@
 #include "node/socks5d.h"
 #include "node/stream.h"
 #include "node/tunmode.h"
+#include "node/withdraw.h"
 #include "node/workers.h"
 #include "util/err.h"
 #include "util/thread.h"
@@ -347,6 +349,8 @@ static int make_all(struct tn_node *n)
     if (!err) err = tn_exitdns_new(n);
     if (!err) err = tn_magicdns_new(n);
     if (!err) err = make_control(n);
+    if (!err) err = tn_checkup_new(n);
+    if (!err) err = tn_withdraw_new(n);
     if (!err) err = tn_exitwatch_new(n);
     if (!err && !n->config.relay_only) err = open_udp(n);
     if (!err) err = tn_workers_new(n);
@@ -394,7 +398,9 @@ static void tear_down(struct tn_node *n)
     tn_localapi_free(n);
     tn_magicdns_free(n);
     tn_exitdns_free(n);
-    tn_exitcheck_free(n);
+    tn_withdraw_free(n);
+    tn_checkup_free(n);
+    tn_exitcheck_cancel(n);
     tn_exitwatch_free(n);
     if (n->stack) tn_bridges_end(n);
     if (n->stack) tn_streams_end(n);
@@ -573,6 +579,7 @@ void tn_node_check_usable(struct tn_node *n)
     pthread_cond_broadcast(&n->cond);
     pthread_mutex_unlock(&n->mu);
     if (first) tn_logf(&n->log, TN_LOG_INFO, "node", "up");
+    if (usable) tn_checkup_up(n);
 }
 
 int tn_node_init(struct tn_node *n)

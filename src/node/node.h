@@ -96,6 +96,9 @@ struct tn_node {
     struct tn_exitdns *exitdns;
     struct tn_exitwatch *exitwatch;
     struct tn_exitcheck *exitcheck; /* under way; NULL: none */
+    struct tn_checkup *checkup;
+    struct tn_withdraw *withdraw;
+    bool exit_withdrawn; /* control is told that we are no exit node, for want of a proxy that works */
     struct tn_egress_tls proxy_tls;
     struct tn_ip mapped[8]; /* our own public addresses, as STUN servers and the host know them */
     size_t nmapped;

@@ -9,6 +9,7 @@
  * the stack must not be entered from its own output. */
 #include "node/node.h"
 
+#include "node/checkup.h"
 #include "node/openers.h"
 #include "node/ping.h"
 #include "node/resolver.h"
@@ -358,6 +359,31 @@ static void path_netinfo(void *ctx, const struct tn_path_netinfo *ni, uint64_t n
     tn_node_check_usable(n);
 }
 
+/* Several endpoints may have one address. */
+static bool has_ip(const struct tn_ip *ips, size_t n, const struct tn_ip *ip)
+{
+    for (size_t i = 0; i < n; i++)
+        if (tn_ip_eq(&ips[i], ip)) return true;
+    return false;
+}
+
+static void take_mapped(struct tn_node *n, const struct tn_path_endpoint *eps, size_t count)
+{
+    enum { MAX = sizeof n->mapped / sizeof *n->mapped };
+    struct tn_ip old[MAX];
+    size_t nold = n->nmapped;
+    bool changed = false;
+    memcpy(old, n->mapped, sizeof old);
+    n->nmapped = 0;
+    for (size_t i = 0; i < count && n->nmapped < MAX; i++) {
+        const struct tn_ip *ip = &eps[i].addr.ip;
+        if (tn_ip_is_private(ip) || has_ip(n->mapped, n->nmapped, ip)) continue;
+        changed |= !has_ip(old, nold, ip);
+        n->mapped[n->nmapped++] = *ip;
+    }
+    if (changed || n->nmapped != nold) tn_checkup_due(n);
+}
+
 static void path_endpoints(void *ctx, const struct tn_path_endpoint *eps, size_t count, uint64_t now_us)
 {
     struct tn_node *n = ctx;
@@ -366,9 +392,7 @@ static void path_endpoints(void *ctx, const struct tn_path_endpoint *eps, size_t
     if (count > MAX) count = MAX;
     for (size_t i = 0; i < count; i++) out[i] = (struct tn_control_endpoint){.addr = eps[i].addr, .type = eps[i].type};
     tn_control_set_endpoints(n->control, out, count, now_us);
-    n->nmapped = 0;
-    for (size_t i = 0; i < count && n->nmapped < sizeof n->mapped / sizeof *n->mapped; i++)
-        if (!tn_ip_is_private(&eps[i].addr.ip)) n->mapped[n->nmapped++] = eps[i].addr.ip;
+    take_mapped(n, eps, count);
 }
 
 static void path_udp_send(void *ctx, const struct tn_addrport *to, const uint8_t *datagram, size_t len)

@@ -1,4 +1,6 @@
 #include "node/status.h"
+
+#include "node/checkup.h"
 #include "node/resolver.h"
 
 #include "egress/dgram.h"
@@ -191,6 +193,8 @@ static json_t *egress_object(struct tn_node *n)
                           (json_int_t)fs.opened, "Refused", (json_int_t)fs.refused, "UDPRefused",
                           (json_int_t)fs.udp_refused, "BytesUp", (json_int_t)es.bytes_up, "BytesDown",
                           (json_int_t)es.bytes_down, "Failed", failed);
+    if (o && n->exit_withdrawn) json_object_set_new(o, "Withdrawn", json_true());
+    if (o && tn_checkup_last(n)) json_object_set(o, "Check", tn_checkup_last(n));
     if (o) add_datagrams(n, o, fs.udp_flows);
     if (o && !healthy) json_object_set_new(o, "ProxyProblem", json_string(tn_egress_fail_text(es.last_proxy_fail)));
     if (o && tn_resolver_problem(n)) json_object_set_new(o, "DNSProblem", json_string(tn_resolver_problem(n)));
@@ -211,6 +215,8 @@ static json_t *health_array(struct tn_node *n, const struct tn_netmap *m)
                                                  n->egress_missing ? n->egress_missing : "a valid policy"));
     else if (n->config.advertise_exit_node && es.last_proxy_fail != TN_EGRESS_OK)
         json_array_append_new(list, json_sprintf("exit node: %s", tn_egress_fail_text(es.last_proxy_fail)));
+    if (n->exit_withdrawn) json_array_append_new(list, json_string("exit node: withdrawn, as no proxy works"));
+    tn_checkup_health(n, list);
     if (tn_resolver_problem(n)) json_array_append_new(list, json_sprintf("exit node: DNS upstream: %s", tn_resolver_problem(n)));
     if (n->config.exit.defect[0]) json_array_append_new(list, json_string(n->config.exit.defect));
     if (n->exit_missing)

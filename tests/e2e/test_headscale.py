@@ -116,6 +116,31 @@ def node_restart(b):
     wait_until(lambda: b.client.curl(f"http://{b.net.inet.web4}/ip", timeout=5)[0] == 0, "the exit node works again")
 
 
+@case("exit_withdraw: without a proxy that works it is no exit node for control and peers, and is one again", seconds=240)
+def withdrawn(b):
+    def offered():
+        return bool((b.client.peer("exit") or {}).get("ExitNodeOption"))
+
+    expect(offered(), "it is an exit node")
+    b.node.cli("set", "--exit-withdraw")
+    b.proxy.stop()
+    wait_until(lambda: b.node.status()["Egress"].get("Withdrawn"), "it is withdrawn, though nobody dials", timeout=120)
+    wait_until(lambda: not offered(), "the client is not offered it")
+    expect("withdrawn" in b.node.cli("egress", "status"), "the CLI tells it")
+    expect(any("withdrawn" in line for line in b.node.status()["Health"]), "health tells it")
+    # A client without a TUN device that insists on us goes out by itself then (its own decision, docs/CONFIG.md): not by us.
+    with b.oracle():
+        _, out, _ = b.client.curl(f"http://{b.net.inet.web4}/ip", timeout=5)
+    expect(b.net.node.ip4 not in out.decode() and not b.proxy.sources() & set(out.decode().split()), f"by us: {out!r}")
+    b.proxy.start()
+    wait_until(lambda: not b.node.status()["Egress"].get("Withdrawn"), "it is back", timeout=60)
+    wait_until(offered, "the client is offered it")
+    b.client.use_exit("exit")
+    code, out, err = b.client.curl(f"http://{b.net.inet.web4}/ip")
+    expect(code == 0 and out.decode().strip() in b.proxy.sources(), f"curl {code} {out!r} {err}")
+    b.node.cli("set", "--exit-withdraw=false")
+
+
 @case("an ephemeral node leaves the list when it ends")
 def ephemeral(b):
     key = b.control.preauth_key("--ephemeral")

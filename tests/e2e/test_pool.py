@@ -565,6 +565,49 @@ def check(b):
         here.stop()
 
 
+@case("the node checks by itself what the world sees: at the start, after changes, again when it went wrong; status and health tell")
+def checks_itself(b):
+    p, here = proxies.Microsocks(b.sup, b.net.proxy, b.dir), proxies.Microsocks(b.sup, b.net.node, b.dir)
+
+    def last():
+        return json.loads(b.node.cli("egress", "status", "--json")).get("Check") or {}
+
+    def health():
+        return [line for line in b.node.status()["Health"] if "egress check" in line]
+
+    try:
+        b.exit("--exit-check", f"http://{b.net.inet.web4}/ip", proxy=p)
+        with b.oracle(p):
+            wait_until(last, "a result")
+            first = last()
+            expect(first["OK"] and [r["Address"] for r in first["Results"]] == [b.net.proxy.ip4], first)
+            expect(b.net.node.ip4 in first["Own"], f"its own address is not known: {first}")
+            expect(not health(), health())
+            expect("1 of 1 proxies" in b.node.cli("egress", "status"), "the CLI tells it")
+            expect(b.node.status()["Egress"]["Opened"] == 0, "it is no peer's flow")
+            b.node.cli("set", "--exit-check", f"http://{b.net.inet.web4}:4499/")  # refused
+            wait_until(lambda: any("no answer" in line for line in health()), "health tells of no answer")
+            b.node.cli("set", "--exit-check=false")
+            expect(not last() and not health(), "what is off says nothing")
+            b.node.cli("set", "--exit-check", f"http://{b.net.inet.web4}/ip")
+            wait_until(lambda: last().get("OK"), "on again")
+        b.node.cli("set", "--exit-proxy", here.url())
+        expect(not last(), "another policy: the old result is not about it")
+        wait_until(lambda: any("own address" in line for line in health()), "health tells of its own address")
+        r = b.node.try_cli("egress", "check")  # at exit_check's page
+        expect(r.returncode == 1 and "own address" in r.stdout, f"{r.returncode} {r.stdout}")
+        text = subprocess.run(b.net.node.wrap(["curl", "-sS", "--unix-socket", b.node.socket, "http://local-tailscaled.sock/metrics"]),
+                              capture_output=True, text=True, timeout=30, check=True).stdout
+        expect("\ntailnet_exit_check_ok 0\n" in text, "the metric")
+        b.exit("--exit-egress", "host", "--exit-check", f"http://{b.net.inet.web4}/ip")
+        before = len(b.inet.web.seen)
+        time.sleep(4)
+        expect(not last() and len(b.inet.web.seen) == before, "in host mode nothing is asked")
+    finally:
+        p.stop()
+        here.stop()
+
+
 @case("metrics for Prometheus: flows, bytes, latency and refusals per proxy and peer, and no destination")
 def metrics(b):
     p = proxies.Microsocks(b.sup, b.net.proxy, b.dir)

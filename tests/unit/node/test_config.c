@@ -106,6 +106,10 @@ static void values(void **state)
         {"exit_dns", "tcp://1.1.1.1,tcp://1.1.1.2,tcp://1.1.1.3,tcp://1.1.1.4",
          "tcp://1.1.1.1,tcp://1.1.1.2,tcp://1.1.1.3,tcp://1.1.1.4,tcp://1.1.1.5"},
         {"exit_dns_aaaa", "false", "perhaps"},
+        {"exit_check", "true", "perhaps"},
+        {"exit_check", "https://9.9.9.9/ip", "https://ip.example/"},
+        {"exit_check", "http://[2606:4700::1111]:8080/", "ftp://9.9.9.9/"},
+        {"exit_withdraw", "true", "perhaps"},
         {"hostname", "a", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
         {"socks5_server", "127.0.0.1:1055", "localhost"},
         {"tun", "tailnet0", "a/b"},
@@ -300,6 +304,16 @@ static void live_settings(void **state)
     assert_int_equal(reread(&c), TN_LIVE_EXIT_NODE | TN_LIVE_DNS | TN_LIVE_ROUTES);
     assert_true(c.advertise_exit_node);
     assert_string_equal(c.exit_dns, "tcp://9.9.9.9");
+    write_file(path, "exit_check = false\nexit_withdraw = true\n");
+    assert_int_equal(reread(&c), TN_LIVE_CHECK | TN_LIVE_WITHDRAW | TN_LIVE_ROUTES);
+    assert_true(c.exit_check_off && c.exit_withdraw && !c.exit_check);
+    write_file(path, "exit_check = https://9.9.9.9/ip\n");
+    assert_int_equal(reread(&c), TN_LIVE_CHECK | TN_LIVE_WITHDRAW);
+    assert_true(!c.exit_check_off && !c.exit_withdraw);
+    assert_string_equal(c.exit_check, "https://9.9.9.9/ip");
+    write_file(path, "exit_check =\n");
+    assert_int_equal(reread(&c), TN_LIVE_CHECK);
+    assert_true(!c.exit_check_off && !c.exit_check);
     write_file(path, "advertise_routes = 10.0.0.0/33\n");
     assert_int_equal(tn_config_reread(&c, &fresh, why), TN_E_INVAL);
     tn_config_fini(&fresh);

@@ -58,6 +58,7 @@ const struct tn_netnode *tn_node_netnode(const struct tn_node *n, const struct t
 bool tn_netnode_has_cap(const struct tn_netnode *node, const char *cap) { return false; }
 
 /* Not reached from here. */
+void tn_checkup_due(struct tn_node *n) {}
 int tn_wg_input(struct tn_wg *wg, uint8_t *msg, size_t len, const struct tn_wg_from *from, uint64_t now_us) { return 0; }
 void tn_wg_input_run(struct tn_wg *wg, uint8_t *run, size_t len, size_t segment, const struct tn_wg_from *from, uint64_t now_us) {}
 int tn_wg_send_train(struct tn_wg *wg, struct tn_wg_peer *p, const struct tn_wg_train *t, uint64_t now_us)
