@@ -19,8 +19,9 @@
 #include <stdlib.h>
 
 enum {
-    VIEWS = 16,              /* iovecs per system call */
-    READ_WANT = 64 * 1024,   /* per read: a few super-segments; more pins chunks that may stay empty */
+    VIEWS = 64,              /* iovecs per system call: PUMP_MAX of chunks */
+    READ_WANT = 64 * 1024,   /* per read: a few super-segments. A flow that filled one reads PUMP_MAX at a time, as every read has
+                              * the kernel tell the sender of the new room: a tenth of a download's time */
     PUMP_MAX = 256 * 1024,   /* per callback: about 0.1 ms of copying */
     KEEPALIVE_PROBES = 4,
     /* Flows of one peer that wait for its last word of the handshake: a quarter of what the stack has room for, so that
@@ -41,6 +42,7 @@ struct tn_flow {
     bool up_eof, down_eof;      /* FIN passed on: peer to upstream, upstream to peer */
     bool up_blocked;            /* the upstream's socket is full */
     bool down_blocked;          /* the stack has no room */
+    bool bulk;                  /* the last read brought READ_WANT and more */
     bool pumping, dead;         /* dead: ended while pumping; freed by the pump */
 };
 
@@ -96,7 +98,7 @@ static bool pump_down(struct tn_flow *w, uint64_t now_us)
 {
     struct iovec views[VIEWS];
     for (size_t moved = 0; w->open && !w->down_eof && moved < PUMP_MAX;) {
-        int n = tn_tcp_reserve(w->tcp, views, VIEWS, READ_WANT);
+        int n = tn_tcp_reserve(w->tcp, views, VIEWS, w->bulk ? PUMP_MAX - moved : READ_WANT);
         w->down_blocked = n == 0;
         if (n == 0) return true;
         long got = tn_egress_readv(w->up, views, n);
@@ -114,6 +116,7 @@ static bool pump_down(struct tn_flow *w, uint64_t now_us)
             return !w->dead;
         }
         moved += (size_t)got;
+        w->bulk = got >= READ_WANT || moved >= PUMP_MAX;
     }
     return true;
 }
