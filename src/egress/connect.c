@@ -5,10 +5,13 @@
  * are read:
  *   1xx (not 101)   interim: skipped, any mix of them, within the budget below
  *   2xx             the tunnel begins right after the head; Content-Length and Transfer-Encoding mean nothing here
- *   407             PROXY_AUTH; nothing is sent again
+ *   407, 401        PROXY_AUTH (tinyproxy says 401 to a wrong password); nothing is sent again
  *   500, 502, 503   UNREACHABLE: the proxy could not reach the destination (squid 503, tinyproxy 500, others 502)
  *   504, 408        TIMEOUT
  *   any other       PROXY_REFUSED, redirects included: they are never followed
+ * Without a destination it is a question for the proxy itself, OPTIONS * that must not be passed on (RFC 9110 sections 7.6.2 and
+ * 9.3.7): any final answer but 407 and 401 is DONE, since even an error is from a proxy that works.
+ *
  * All heads together have HEAD_MAX bytes. HTTP/1.0 and HTTP/1.1 are accepted, and lines that end in a bare LF; what
  * is not a status line fails at its first wrong byte. Reason phrases are never shown to anybody. */
 #include "egress/handshake.h"
@@ -31,6 +34,7 @@ struct tn_httpconnect {
     struct tn_buf in;
     size_t budget; /* of HEAD_MAX, not yet used up by interim responses */
     unsigned interim;
+    bool probe; /* no destination */
 };
 
 static size_t basic_len(const struct tn_proxy *p)
@@ -53,16 +57,24 @@ static int put_basic(const struct tn_proxy *p, char *out)
     return 0;
 }
 
+static void host_of(const struct tn_proxy *p, char *out, size_t cap)
+{
+    bool v6 = strchr(p->host, ':') != NULL;
+    snprintf(out, cap, "%s%.253s%s:%u", v6 ? "[" : "", p->host, v6 ? "]" : "", (unsigned)p->port);
+}
+
 static int put_request(struct tn_httpconnect *h, const struct tn_proxy *p, const struct tn_addrport *dst, const char *name)
 {
     static const char field[] = "Proxy-Authorization: Basic ";
-    char to[TN_HANDSHAKE_NAME_MAX + 8];
+    char to[TN_HANDSHAKE_NAME_MAX + 10];
     size_t cap = 2 * sizeof to + 128 + (p->has_auth ? sizeof field + basic_len(p) : 0);
     h->out = malloc(cap);
     if (!h->out) return TN_E_NOMEM;
-    if (name) snprintf(to, sizeof to, "%.*s:%u", TN_HANDSHAKE_NAME_MAX, name, (unsigned)dst->port);
+    if (!dst) host_of(p, to, sizeof to);
+    else if (name) snprintf(to, sizeof to, "%.*s:%u", TN_HANDSHAKE_NAME_MAX, name, (unsigned)dst->port);
     else tn_addrport_format(dst, to);
-    size_t n = (size_t)snprintf(h->out, cap, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n", to, to);
+    size_t n = dst ? (size_t)snprintf(h->out, cap, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n", to, to)
+                   : (size_t)snprintf(h->out, cap, "OPTIONS * HTTP/1.1\r\nHost: %s\r\nMax-Forwards: 0\r\nConnection: close\r\n", to);
     if (p->has_auth) {
         memcpy(h->out + n, field, sizeof field - 1);
         n += sizeof field - 1;
@@ -82,6 +94,7 @@ struct tn_httpconnect *tn_httpconnect_new(const struct tn_proxy *proxy, const st
     if (!h) return NULL;
     tn_buf_init(&h->in, HEAD_MAX);
     h->budget = HEAD_MAX;
+    h->probe = !dst;
     if (put_request(h, proxy, dst, name) != 0) {
         tn_httpconnect_free(h);
         return NULL;
@@ -122,6 +135,7 @@ static int verdict(int status)
 {
     if (status >= 200 && status < 300) return TN_HANDSHAKE_DONE;
     switch (status) {
+    case 401:
     case 407: return TN_EGRESS_FAIL_PROXY_AUTH;
     case 500:
     case 502:
@@ -144,7 +158,8 @@ static int on_bytes(struct tn_httpconnect *h, size_t *tail)
         bool interim = head.status >= 100 && head.status < 200 && head.status != 101;
         if (!interim) {
             *tail = tn_buf_len(&h->in) - (size_t)n;
-            return verdict(head.status);
+            int r = verdict(head.status);
+            return h->probe && r != TN_EGRESS_FAIL_PROXY_AUTH && r != TN_EGRESS_FAIL_PROXY_PROTOCOL ? TN_HANDSHAKE_DONE : r;
         }
         if (++h->interim > INTERIM_MAX) return TN_EGRESS_FAIL_PROXY_PROTOCOL;
         h->budget -= (size_t)n;

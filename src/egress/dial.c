@@ -17,6 +17,7 @@ enum {
     READS_PER_STEP = 16, /* then others have their turn */
 };
 
+#define PROBE_WORDS_US 10000000ull /* what a proxy that is in order says to a probe takes no destination's time */
 #define NO_IPV6_US 600000000ull /* a proxy that learns IPv6 is believed to have it after ten minutes, or when it took one */
 
 static void wind(struct tn_egress_conn *c)
@@ -139,20 +140,15 @@ static bool is_told_names(const struct tn_egress_conn *c)
     return false;
 }
 
-/* The way to the proxy stands: the words that go over it. False when the dial failed or is done. */
+/* The way to the proxy stands: the words that go over it. False when the dial failed. */
 static bool begin_words(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
-    bool probe = c->purpose == TN_EGRESS_PROBE;
-    if (probe && c->up->proxy->scheme == TN_PROXY_HTTP) {
-        tn_upstream_worked(c->up);
-        tn_conn_opened(c);
-        return false;
-    }
+    const struct tn_addrport *dst = c->purpose == TN_EGRESS_PROBE ? NULL : &d->dst;
     const struct tn_proxy *as = credentials(c);
     const char *name = is_told_names(c) ? d->name : NULL;
     int err = !as ? TN_E_NOMEM : d->bound ? tn_handshake_init_associate(&d->handshake, as)
-                                          : tn_handshake_init(&d->handshake, as, probe ? NULL : &d->dst, name);
+                                          : tn_handshake_init(&d->handshake, as, dst, name);
     if (err) {
         tn_dial_failed(c, TN_EGRESS_FAIL_FDS);
         return false;
@@ -168,7 +164,9 @@ static void connected(struct tn_egress_conn *c)
         return;
     }
     tn_upstream_prefer(c->up, &d->addrs[d->at]);
-    d->deadline_us = tn_egress_now() + c->e->limits.handshake_timeout_us;
+    uint64_t limit_us = c->e->limits.handshake_timeout_us;
+    if (c->purpose == TN_EGRESS_PROBE && limit_us > PROBE_WORDS_US) limit_us = PROBE_WORDS_US;
+    d->deadline_us = tn_egress_now() + limit_us;
     if (d->deadline_us > d->end_us) {
         d->deadline_us = d->end_us;
         d->hurried = true;
@@ -232,6 +230,18 @@ static bool take_input(struct tn_egress_conn *c, const uint8_t *bytes, size_t le
     return false;
 }
 
+/* An HTTP proxy that does not know a probe's question, and hangs up on it: it is there. */
+static bool is_mute_answer(const struct tn_egress_conn *c)
+{
+    return c->purpose == TN_EGRESS_PROBE && c->up->proxy->scheme == TN_PROXY_HTTP;
+}
+
+static void probe_answered(struct tn_egress_conn *c)
+{
+    tn_upstream_worked(c->up);
+    tn_conn_opened(c);
+}
+
 static void handshake_step(struct tn_egress_conn *c)
 {
     uint8_t chunk[READ_CHUNK];
@@ -253,7 +263,8 @@ static void handshake_step(struct tn_egress_conn *c)
             return;
         }
         if (n <= 0) {
-            tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_CLOSED);
+            if (is_mute_answer(c)) probe_answered(c);
+            else tn_dial_failed(c, TN_EGRESS_FAIL_PROXY_CLOSED);
             return;
         }
         /* What is left in the socket makes no new edge: the connection opens as readable and finds out. */

@@ -27,6 +27,7 @@ struct tn_socks5 *tn_socks5_new_associate(const struct tn_proxy *proxy);
 void tn_socks5_bound(const struct tn_socks5 *s, struct tn_addrport *out);
 
 struct tn_httpconnect;
+/* As above; dst NULL: a question that the proxy answers itself, with the credentials. */
 struct tn_httpconnect *tn_httpconnect_new(const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name);
 void tn_httpconnect_free(struct tn_httpconnect *h);
 const uint8_t *tn_httpconnect_output(const struct tn_httpconnect *h, size_t *len);
@@ -45,7 +46,8 @@ struct tn_handshake {
 /* What input returns: one of these, or a TN_EGRESS_FAIL as a positive number. */
 enum { TN_HANDSHAKE_DONE = 0, TN_HANDSHAKE_MORE = -1 };
 
-/* 0 or TN_E_NOMEM. name: at most TN_HANDSHAKE_NAME_MAX bytes, or NULL. dst NULL is for SOCKS5 only. */
+/* 0 or TN_E_NOMEM. name: at most TN_HANDSHAKE_NAME_MAX bytes, or NULL. dst NULL: only what
+ * tells whether the proxy is there and takes the credentials. */
 enum { TN_HANDSHAKE_NAME_MAX = 253 };
 int tn_handshake_init(struct tn_handshake *h, const struct tn_proxy *proxy, const struct tn_addrport *dst, const char *name);
 /* Is it about the destination from here on? What goes wrong then may be of a peer's making. */

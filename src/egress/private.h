@@ -134,8 +134,10 @@ struct tn_upstream {
     uint64_t no_ipv6_until_us; /* it said that it does not know IPv6 addresses: believed until then */
     enum tn_relay relay;       /* whether it does datagrams (associate.c) */
     uint64_t relay_retry_us;   /* and before this it is not asked again */
+    bool doubted;              /* it was silent for all of a dial: by its own fault, or the destination's. A probe tells */
     struct tn_alarm probe;
     struct tn_egress_conn *probing;
+    bool probing_doubted;      /* that is what this probe is about */
 
     unsigned flows, dials;
     uint64_t opened, bytes_up, bytes_down, failed[TN_EGRESS_FAIL_COUNT];

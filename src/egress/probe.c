@@ -2,10 +2,11 @@
  *
  *   a proxy that failed                when its breaker lets a trial through
  *   a proxy beside others, or watched  when it was not used for PROBE_US
+ *   a proxy that took a request and was silent until the dial's end, and did nothing else since
+ *                                      at once, and again until its breaker opens: it may have been the destination
  * Only while somebody uses the exit (a dial within IN_USE_US) or watches the proxies (tn_egress_watch): otherwise there is no
  * timer, and the next dial is the probe.
- * A probe connects and does TLS, and with SOCKS5 shows its credentials; it names no destination. With HTTP it ends where the
- * request would begin. */
+ * A probe connects, does TLS and shows its credentials; it names no destination. An HTTP proxy is asked for itself (connect.c). */
 #include "egress/private.h"
 #include "util/err.h"
 
@@ -34,6 +35,7 @@ void tn_probe_schedule(struct tn_upstream *u)
     if (e->no_breaker || e->closing || u->probing) return;
     if (is_of_use(e, now_us) && in_policy(u)) {
         if (u->breaker.state != TN_BREAKER_CLOSED) at_us = u->breaker.until_us;
+        else if (u->doubted) at_us = now_us;
         else if (e->policy->spec->nproxies > 1 || e->on_health) at_us = (u->ok_us ? u->ok_us : now_us) + PROBE_US;
     }
     u->probe.fire = fire;
@@ -55,7 +57,13 @@ static void on_open(void *arg, struct tn_egress_conn *c)
     done(arg);
 }
 
-static void on_fail(void *arg, enum tn_egress_fail why) { done(arg); }
+static void on_fail(void *arg, enum tn_egress_fail why)
+{
+    struct tn_upstream *u = arg;
+    bool by_it = why == TN_EGRESS_FAIL_PROXY_TIMEOUT || why == TN_EGRESS_FAIL_PROXY_CONNECT || why == TN_EGRESS_FAIL_PROXY_TLS;
+    u->doubted |= by_it && u->probing_doubted; /* once more, until the breaker has seen enough */
+    done(u);
+}
 
 static const struct tn_egress_events events = {.on_open = on_open, .on_fail = on_fail};
 
@@ -65,7 +73,7 @@ static void fire(struct tn_alarm *a)
     struct tn_egress *e = u->e;
     uint64_t now_us = tn_egress_now();
     bool due = u->breaker.state != TN_BREAKER_CLOSED ? tn_breaker_says(&u->breaker, now_us) == TN_BREAKER_TRIAL
-                                                     : now_us - u->ok_us >= PROBE_US;
+                                                     : u->doubted || now_us - u->ok_us >= PROBE_US;
     if (u->probing || !in_policy(u)) return;
     if (!due || !is_of_use(e, now_us)) {
         tn_probe_schedule(u);
@@ -73,6 +81,8 @@ static void fire(struct tn_alarm *a)
     }
     struct tn_egress_target to = {.purpose = (enum tn_egress_purpose)TN_EGRESS_PROBE, .via = u->name};
     u->refs++;
+    u->probing_doubted = u->doubted;
+    u->doubted = false; /* whatever comes of it, not twice for one reason */
     /* on_fail never comes before this returns; a refusal at once is told by the return. */
     if (tn_egress_dial(e, &to, &events, u, &u->probing) != 0) {
         u->ok_us = u->breaker.state == TN_BREAKER_CLOSED ? now_us : u->ok_us; /* our own want: not again at once */

@@ -163,13 +163,15 @@ static bool is_verdict(enum tn_egress_fail why)
 int tn_proxied_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
 {
     struct tn_dialing *d = c->dialing;
-    bool asked = d->in_handshake && tn_handshake_asked(&d->handshake), counts, about_proxy, elsewhere;
+    bool asked = d->in_handshake && tn_handshake_asked(&d->handshake) && c->purpose != TN_EGRESS_PROBE;
+    bool counts, about_proxy, elsewhere;
     tn_dial_drop_attempt(c);
     if (!c->up) return why;
     judge(why, asked, &counts, &about_proxy, &elsewhere);
     if (d->hurried && tn_egress_now() >= d->deadline_us) counts = about_proxy = false;
     if (d->bound) tn_relay_failed(c->up, why);
     c->up->failed[why]++;
+    if (about_proxy && !counts && why == TN_EGRESS_FAIL_PROXY_TIMEOUT && c->up->ok_us < d->began_us) c->up->doubted = true;
     if (about_proxy) tn_upstream_failed(c->up, why, counts);
     else if (is_verdict(why)) tn_upstream_worked(c->up); /* a verdict about the destination comes from a proxy that works */
     if (counts || is_verdict(why)) d->trial = false;

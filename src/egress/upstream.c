@@ -175,6 +175,7 @@ static void set_health(struct tn_upstream *u, enum tn_egress_fail why, bool chan
 void tn_upstream_worked(struct tn_upstream *u)
 {
     u->ok_us = tn_egress_now();
+    u->doubted = false;
     set_health(u, TN_EGRESS_OK, tn_breaker_success(&u->breaker));
     tn_probe_schedule(u);
 }

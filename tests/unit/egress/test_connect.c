@@ -48,6 +48,52 @@ static void test_request(void **state)
                   "CONNECT 45.45.45.45:443 HTTP/1.1\r\nHost: 45.45.45.45:443\r\nProxy-Authorization: Basic Og==\r\n\r\n");
 }
 
+/* What a probe asks, and what it makes of the answers. */
+static void test_probe(void **state)
+{
+    static const struct {
+        const char *answer;
+        int r;
+    } rows[] = {{"HTTP/1.1 200 OK\r\n\r\n", TN_HANDSHAKE_DONE},
+                {"HTTP/1.1 501 Not Implemented\r\n\r\n<html>", TN_HANDSHAKE_DONE},
+                {"HTTP/1.0 400 Bad Request\r\n\r\n", TN_HANDSHAKE_DONE},
+                {"HTTP/1.1 503\r\n\r\n", TN_HANDSHAKE_DONE},
+                {"HTTP/1.1 302 Found\r\nLocation: http://x/\r\n\r\n", TN_HANDSHAKE_DONE},
+                {"HTTP/1.1 100 Continue\r\n\r\n", TN_HANDSHAKE_MORE},
+                {"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", TN_EGRESS_FAIL_PROXY_AUTH},
+                {"HTTP/1.0 401 Unauthorized\r\n\r\n", TN_EGRESS_FAIL_PROXY_AUTH},
+                {"HTTP/1.1 101 Switching\r\n\r\n", TN_EGRESS_FAIL_PROXY_PROTOCOL},
+                {"SSH-2.0-x\r\n", TN_EGRESS_FAIL_PROXY_PROTOCOL}};
+    static const char *const hosts[][2] = {{"proxy.example", "proxy.example:3128"}, {"2001:db8::1", "[2001:db8::1]:3128"}};
+    struct tn_proxy p = make_proxy("ann", "b");
+    char want[300];
+    size_t n, used;
+    p.port = 3128;
+    for (size_t i = 0; i < 2; i++) {
+        strcpy(p.host, hosts[i][0]);
+        struct tn_httpconnect *h = tn_httpconnect_new(&p, NULL, NULL);
+        snprintf(want, sizeof want, "OPTIONS * HTTP/1.1\r\nHost: %s\r\nMax-Forwards: 0\r\nConnection: close\r\n"
+                 "Proxy-Authorization: Basic YW5uOmI=\r\n\r\n", hosts[i][1]);
+        const uint8_t *out = tn_httpconnect_output(h, &n);
+        assert_int_equal(n, strlen(want));
+        assert_memory_equal(out, want, n);
+        tn_httpconnect_free(h);
+    }
+    memset(p.host, 'x', 253);
+    p.host[253] = '\0';
+    p.port = 65535;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct tn_httpconnect *h = tn_httpconnect_new(&p, NULL, NULL);
+        const uint8_t *out = tn_httpconnect_output(h, &n);
+        assert_non_null(memmem(out, n, "xx:65535\r\n", 10));
+        tn_httpconnect_sent(h, n);
+        assert_int_equal(tn_httpconnect_input(h, (const uint8_t *)rows[i].answer, strlen(rows[i].answer), &used), rows[i].r);
+        tn_httpconnect_free(h);
+    }
+    tn_secret_free(p.user);
+    tn_secret_free(p.pass);
+}
+
 static void test_longest_credentials(void **state)
 {
     static char text[1025];
@@ -247,7 +293,7 @@ static void test_answer_before_request(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_request),        cmocka_unit_test(test_longest_credentials),
+        cmocka_unit_test(test_request),        cmocka_unit_test(test_probe), cmocka_unit_test(test_longest_credentials),
         cmocka_unit_test(test_answers_at_every_cut), cmocka_unit_test(test_nul_in_reason),
         cmocka_unit_test(test_head_limit),     cmocka_unit_test(test_interim_shares_the_limit),
         cmocka_unit_test(test_endless),        cmocka_unit_test(test_answer_before_request),
