@@ -138,6 +138,7 @@ struct tn_upstream {
     struct tn_alarm probe;
     struct tn_egress_conn *probing;
     bool probing_doubted;      /* that is what this probe is about */
+    uint64_t probed_us;        /* when the last probe began */
 
     unsigned flows, dials;
     uint64_t opened, bytes_up, bytes_down, failed[TN_EGRESS_FAIL_COUNT];

@@ -12,6 +12,7 @@
 
 #define PROBE_US 30000000ull
 #define IN_USE_US 120000000ull
+#define APART_US 1000000ull /* a probe may end as it begins, or say nothing: no descriptor is free, max_flows are open */
 
 static void fire(struct tn_alarm *a);
 
@@ -38,6 +39,7 @@ void tn_probe_schedule(struct tn_upstream *u)
         else if (u->doubted) at_us = now_us;
         else if (e->policy->spec->nproxies > 1 || e->on_health) at_us = (u->ok_us ? u->ok_us : now_us) + PROBE_US;
     }
+    if (u->probed_us && at_us < u->probed_us + APART_US) at_us = u->probed_us + APART_US;
     u->probe.fire = fire;
     if (at_us == TN_NEVER) tn_timer_stop(&e->timers, &u->probe.timer);
     else (void)tn_timer_arm(&e->timers, &u->probe.timer, at_us); /* without memory for it: a dial finds out */
@@ -83,6 +85,7 @@ static void fire(struct tn_alarm *a)
     u->refs++;
     u->probing_doubted = u->doubted;
     u->doubted = false; /* whatever comes of it, not twice for one reason */
+    u->probed_us = now_us;
     /* on_fail never comes before this returns; a refusal at once is told by the return. */
     if (tn_egress_dial(e, &to, &events, u, &u->probing) != 0) {
         u->ok_us = u->breaker.state == TN_BREAKER_CLOSED ? now_us : u->ok_us; /* our own want: not again at once */

@@ -303,6 +303,28 @@ def flows_per_proxy(p):
 
 
 @case
+def a_probe_without_room_is_not_repeated_at_once(p):
+    """A proxy that is down, with as many flows as it may have: its probe ends as it begins, and everybody else goes on."""
+    try:
+        p.spec(f"proxy b {p.url('b')}")
+        words, number, _ = p.dial(1)
+        expect(words == "open", words)
+        p.act["b"] = drop
+        for _ in range(3):
+            expect(p.dial(1)[0] == "fail proxy_closed", "it is down")
+        p.spec(f"proxy b {p.url('b')} max=1")
+        until = time.monotonic() + 3.5  # its trial is due after one second
+        while time.monotonic() < until:
+            expect(p.states()["b"][2] == 1, "the driver lives")
+            time.sleep(0.1)
+        p.d.ask(f"close {number}", f"{number} closed")
+        p.act["b"] = serve
+        p.wait_state("b", "up")
+    finally:
+        p.act["b"] = serve
+
+
+@case
 def a_silent_proxy_costs_its_peers_little(p):
     """Nobody answers the SYN: the others are asked after 3 s, and after three of those nobody waits."""
     p.spec("proxy z socks5://46.9.9.9:1080 weight=64", f"proxy a {p.url('a')}")
