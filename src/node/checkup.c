@@ -55,7 +55,8 @@ static void on_timer(uv_timer_t *t)
     if (c->due) return;
     int err = tn_exitcheck_start(n, n->config.exit_check, done, c);
     c->ours = err == 0;
-    if (err) later(c); /* an operator's is under way, or there is no memory */
+    c->due = err != 0; /* an operator's is under way and may have begun before the change, or there is no memory */
+    if (err) later(c);
 }
 
 /* One line when all is well, and one for each proxy that is not; the second time is no news. */
@@ -121,13 +122,14 @@ void tn_checkup_due(struct tn_node *n)
 void tn_checkup_up(struct tn_node *n)
 {
     struct tn_checkup *c = n->checkup;
-    if (c && c->due && !c->ours && n->usable && is_wanted(n)) arm(c, SOON_MS);
+    bool armed = c && uv_is_active((uv_handle_t *)&c->timer); /* each word of control's ends here: not put off by it */
+    if (c && c->due && !c->ours && !armed && n->usable && is_wanted(n)) arm(c, SOON_MS);
 }
 
 void tn_checkup_yield(struct tn_node *n)
 {
     struct tn_checkup *c = n->checkup;
-    if (!c) return;
+    if (!c || (n->exitcheck && !c->ours)) return; /* another operator's: this one is refused */
     if (c->ours) tn_exitcheck_cancel(n);
     if (c->ours || c->due) later(c); /* unless the operator's result comes first */
     c->ours = c->due = false;

@@ -49,7 +49,7 @@ json_t *tn_localapi_egress_object(struct tn_node *n)
     tn_egress_stats(n->egress, &es);
     json_t *proxies = json_array();
     for (size_t i = 0; tn_egress_proxy_at(n->egress, i, &s); i++) json_array_append_new(proxies, proxy_object(&s));
-    return json_pack("{s:s s:s s:b s:b s:s s:s s:s s:o s:o s:O?}", "Mode", modes[tn_egress_mode(n->egress)], "Description",
+    return json_pack("{s:s s:s s:b s:b s:s s:s s:s s:o s:o s:O*}", "Mode", modes[tn_egress_mode(n->egress)], "Description",
                      tn_egress_describe(n->egress, line), "Advertised", n->config.advertise_exit_node, "Withdrawn",
                      n->exit_withdrawn, "Missing", n->config.advertise_exit_node && n->egress_missing ? n->egress_missing : "", "Defect", n->config.exit.defect,
                      "ConfigFile", n->config.config_file ? n->config.config_file : "", "Failed", failures(es.failed), "Proxies",

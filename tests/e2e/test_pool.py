@@ -589,6 +589,7 @@ def checks_itself(b):
             wait_until(lambda: any("no answer" in line for line in health()), "health tells of no answer")
             b.node.cli("set", "--exit-check=false")
             expect(not last() and not health(), "what is off says nothing")
+            expect("last check" not in b.node.cli("egress", "status"), "nor does the CLI")
             b.node.cli("set", "--exit-check", f"http://{b.net.inet.web4}/ip")
             wait_until(lambda: last().get("OK"), "on again")
         b.node.cli("set", "--exit-proxy", here.url())
