@@ -115,8 +115,8 @@ void tn_probe_used(struct tn_egress *e)
 bool tn_egress_usable(const struct tn_egress *e)
 {
     const struct tn_policy *p = e->policy;
-    for (size_t i = 0; p->mode == TN_EGRESS_PROXY && i < p->spec->nproxies; i++)
-        if (p->upstreams[i]->breaker.state == TN_BREAKER_CLOSED) return true;
+    for (size_t i = 0; p->mode == TN_EGRESS_PROXY && i < p->spec->nproxies; i++) /* without breakers nobody looks whether one is back */
+        if (e->no_breaker || p->upstreams[i]->breaker.state == TN_BREAKER_CLOSED) return true;
     return false;
 }
 

@@ -6,6 +6,7 @@
  *   proxies                            "proxies NAME=STATE/FAIL/FLOWS/OPENED .."
  *   rotate PEER | forget PEER          "rotated" | "forgotten", as when control removes it
  *   has PEER                           "has ipv6=0|1 udp=0|1"
+ *   usable                             "usable 0|1"
  *   relay                              "relay N", enum tn_relay
  *   own ADDR...                        "own N"
  *   dial ID ADDR:PORT read|hold [PEER [NAME]] later "ID open", "ID fail NAME"; read: "ID end eof|RESET|.. BYTES HASH" at the end
@@ -314,6 +315,8 @@ static void obey(char *line)
     } else if (!strcmp(verb, "has")) {
         uint64_t peer = strtoull(first, NULL, 10);
         say("has ipv6=%d udp=%d", tn_egress_has_ipv6(b.e, peer), tn_egress_has_udp(b.e, peer));
+    } else if (!strcmp(verb, "usable")) {
+        say("usable %d", tn_egress_usable(b.e));
     } else if (!strcmp(verb, "relay")) {
         struct tn_dgram_stats ds;
         tn_dgram_stats(b.e, &ds);

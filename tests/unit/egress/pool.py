@@ -325,6 +325,23 @@ def a_probe_without_room_is_not_repeated_at_once(p):
 
 
 @case
+def usable_is_what_the_breakers_say(p):
+    """Without breakers nothing is known to be down: what nobody probes would stay so."""
+    for breaker, want in (("1", "usable 0"), ("", "usable 1")):
+        p.d.quit()
+        p.d = Driver(p.bed.node, p.bed.program, env={"DRIVE_BREAKER": breaker} if breaker else None)
+        p.spec(f"proxy a {p.url('a')}")
+        expect(p.d.ask("usable", "usable") == "usable 1", "nothing is known yet")
+        p.act["a"] = drop
+        for _ in range(3):
+            expect(p.dial(1)[0] == "fail proxy_closed", "it is down")
+        expect(p.d.ask("usable", "usable") == want, f"breaker {breaker!r}")
+        p.act["a"] = serve
+    p.d.ask("policy off", "policy")
+    expect(p.d.ask("usable", "usable") == "usable 0", "off")
+
+
+@case
 def a_silent_proxy_costs_its_peers_little(p):
     """Nobody answers the SYN: the others are asked after 3 s, and after three of those nobody waits."""
     p.spec("proxy z socks5://46.9.9.9:1080 weight=64", f"proxy a {p.url('a')}")
