@@ -68,8 +68,8 @@ TAILNET_API const char *tailnet_strerror(int err);
 TAILNET_API int tailnet_new(tailnet **out);
 
 /* Sets an option by name, before the node is started; exit_proxy, exit_egress, forward_exit_egress, exit_names, exit_proxy_udp,
- * exit_dns, exit_dns_aaaa, exit_check, exit_withdraw, advertise_exit_node and advertise_routes at any time (flows under way stay as long as their destination
- * is carried). -ENOENT: no such option; -EINVAL: the value does not fit (detail in
+ * exit_dns, exit_dns_aaaa, exit_check, exit_withdraw, advertise_exit_node and advertise_routes at any time (flows under way stay as
+ * long as their destination is carried). -ENOENT: no such option; -EINVAL: the value does not fit (detail in
  * tailnet_error). A NULL or empty value means the default, except that
  * an exit_proxy which is given but empty or not valid turns the egress off for good, as one that was meant. Options:
  *
@@ -104,7 +104,7 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   exit_check          true (default) | false | URL: with proxies, ask a page what address the world sees by each of them, once
  *                       the node is up, after changes, and again while the answer is not good; for status and health only.
  *                       http:// or https:// and an IP address; default https://1.1.1.1/cdn-cgi/trace
- *   exit_withdraw       true | false (default): while no proxy works, tell control that this is no exit node
+ *   exit_withdraw       true | false (default): while no proxy works, or egress is off, tell control that this is no exit node
  *   tun                 name of a TUN device: the host's own programs are in the tailnet too. Needs root or CAP_NET_ADMIN. The
  *                       calls below go on in-process: what tailnet_listen has taken is not the host's, and a dial to one of
  *                       the node's own addresses reaches tailnet_listen's listeners, not the host's servers

@@ -91,7 +91,7 @@ static int do_status(const struct args *a)
     if (*str(o, "ConfigFile")) printf("settings: %s\n", str(o, "ConfigFile"));
     if (*str(o, "Defect")) printf("wrong: %s\n", str(o, "Defect"));
     if (*str(o, "Missing")) printf("missing: %s\n", str(o, "Missing"));
-    if (json_is_true(json_object_get(o, "Withdrawn"))) puts("withdrawn: not offered as an exit node, as no proxy works");
+    if (json_is_true(json_object_get(o, "Withdrawn"))) puts("withdrawn: not offered as an exit node, as nothing works");
     print_last_check(json_object_get(o, "Check"));
     const json_t *proxies = json_object_get(o, "Proxies"), *p;
     size_t i;

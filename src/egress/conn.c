@@ -55,7 +55,7 @@ static void count_opened(struct tn_egress_conn *c)
     if (!u) return;
     u->dials--;
     u->flows++;
-    if (c->purpose == TN_EGRESS_PROBE) return;
+    if (tn_purpose_is_own(c->purpose)) return;
     uint64_t took_us = tn_egress_now() - c->dialing->began_us;
     size_t b = 0;
     while (b < TN_EGRESS_BUCKETS - 1 && took_us > tn_egress_bucket_ms[b] * 1000ull) b++;

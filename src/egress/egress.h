@@ -214,8 +214,8 @@ void tn_egress_forget_peer(struct tn_egress *e, uint64_t peer);
 bool tn_egress_by_peer(const struct tn_egress *e);
 /* PROXY mode: is there a proxy that is not known to be down? */
 bool tn_egress_usable(const struct tn_egress *e);
-/* on_health is called when a proxy goes down or is back, also from inside a call to here, and calls nothing of this room but
- * tn_egress_usable. While there is one, proxies are probed also when nobody uses the exit. NULL ends it. */
+/* on_health is called when a proxy goes down or is back, also from inside a call to here, and asks this room for
+ * its state at most. While there is one, proxies are probed also when nobody uses the exit. NULL ends it. */
 void tn_egress_watch(struct tn_egress *e, void (*on_health)(void *ctx), void *ctx);
 /* Has IPv6 a way for this peer, as far as it can be known? HOST mode: with a route to the internet (looked up once a second at
  * most). PROXY mode: by the rules, to a proxy that did not say lately that it does not know such addresses. */

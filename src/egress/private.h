@@ -37,7 +37,7 @@ enum tn_conn_state {
 
 /* Beside enum tn_egress_purpose: our own look whether a proxy is there. */
 enum { TN_EGRESS_PROBE = 16 };
-/* For the node's own knowledge: no figure of what peers asked for has it, and it is no use of the exit. */
+/* For the node's own knowledge: no figure of flows and refusals has it, and it is no use of the exit. */
 static inline bool tn_purpose_is_own(int purpose) { return purpose == TN_EGRESS_PROBE || purpose == TN_EGRESS_CHECK; }
 
 enum { TN_RACE_MAX = 4 }; /* descriptors that one dial may have at once */

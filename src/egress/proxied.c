@@ -78,6 +78,11 @@ static int begin_on(struct tn_egress_conn *c)
     return 0;
 }
 
+static void count_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
+{
+    if (!tn_purpose_is_own(c->purpose)) c->up->failed[why]++;
+}
+
 /* The next proxy, and the next, until one is being asked. first: what to say when there is none (OK: what route.c says). */
 static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
 {
@@ -90,7 +95,7 @@ static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
         int why = begin_on(c);
         if (why == 0) return 0;
         if (why != TN_EGRESS_FAIL_PROXY_NAME && why != TN_EGRESS_FAIL_PROXY_CONNECT) return why;
-        c->up->failed[why]++;
+        count_failed(c, (enum tn_egress_fail)why);
         tn_upstream_failed(c->up, (enum tn_egress_fail)why, true);
         d->trial = false;
         tn_dial_drop_attempt(c);
@@ -170,7 +175,8 @@ int tn_proxied_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
     judge(why, asked, &counts, &about_proxy, &elsewhere);
     if (d->hurried && tn_egress_now() >= d->deadline_us) counts = about_proxy = false;
     if (d->bound) tn_relay_failed(c->up, why);
-    c->up->failed[why]++;
+    count_failed(c, why);
+    if (c->purpose == TN_EGRESS_CHECK) about_proxy = counts; /* its page is one destination among many */
     if (about_proxy && !counts && why == TN_EGRESS_FAIL_PROXY_TIMEOUT && c->up->ok_us < d->began_us) c->up->doubted = true;
     if (about_proxy) tn_upstream_failed(c->up, why, counts);
     else if (is_verdict(why)) tn_upstream_worked(c->up); /* a verdict about the destination comes from a proxy that works */
@@ -183,9 +189,11 @@ int tn_proxied_restart(struct tn_egress_conn *c, struct tn_policy *policy)
 {
     struct tn_dialing *d = c->dialing;
     struct tn_rule_subject s = {.dst = &d->dst, .name = d->name, .peer = d->peer};
-    uint64_t candidates = tn_policy_candidates(policy, &s, c->purpose, &c->e->peers), same = 0;
+    bool fixed = c->purpose == TN_EGRESS_CHECK; /* by this proxy, whatever the rules say, or not at all */
+    uint64_t candidates = fixed ? UINT64_MAX : tn_policy_candidates(policy, &s, c->purpose, &c->e->peers), same = 0;
     for (size_t i = 0; c->up && i < policy->spec->nproxies; i++)
         if (policy->upstreams[i] == c->up) same |= candidates & (uint64_t)1 << i;
+    if (fixed) candidates = same;
     struct tn_policy *old = d->policy;
     d->policy = tn_policy_ref(policy);
     tn_policy_unref(c->e, old);
@@ -196,7 +204,8 @@ int tn_proxied_restart(struct tn_egress_conn *c, struct tn_policy *policy)
     tn_dial_drop_attempt(c);
     tn_proxied_detach(c);
     d->tries = 0;
+    if (fixed) return TN_EGRESS_FAIL_CANCELED;
     if (candidates == 0) return TN_EGRESS_FAIL_RULE;
-    if (c->purpose == TN_EGRESS_CHECK || ++d->restarts > RESTARTS_MAX) return TN_EGRESS_FAIL_CANCELED;
+    if (++d->restarts > RESTARTS_MAX) return TN_EGRESS_FAIL_CANCELED;
     return begin_any(c, TN_EGRESS_OK);
 }

@@ -43,7 +43,7 @@ int tn_route_choose(struct tn_egress *e, struct tn_dialing *d, enum tn_egress_fa
             auth |= u->breaker.auth;
             continue;
         }
-        if (is_full(u, &p->spec->proxies[i])) {
+        if (d->conn->purpose != TN_EGRESS_CHECK && is_full(u, &p->spec->proxies[i])) {
             full = true;
             continue;
         }

@@ -22,6 +22,9 @@ struct tn_checkup {
     unsigned bad; /* results in a row that were not good */
 };
 
+/* Neither good nor bad: the status has it, and it is no ill health. */
+static bool is_open(const char *verdict) { return strncmp(verdict, "not compared", 12) == 0; }
+
 static bool is_wanted(const struct tn_node *n)
 {
     return n->config.advertise_exit_node && !n->config.exit_check_off && tn_egress_mode(n->egress) == TN_EGRESS_PROXY;
@@ -71,7 +74,7 @@ static void tell(const struct tn_checkup *c, json_t *result)
         bool proxied = verdict && !strcmp(verdict, "proxied");
         good += proxied;
         if (proxied || !verdict || (old && !strcmp(old, verdict))) continue;
-        tn_logf(&c->node->log, TN_LOG_WARN, "egress", "egress check by %s: %s", proxy && *proxy ? proxy : "this host", verdict);
+        tn_logf(&c->node->log, is_open(verdict) ? TN_LOG_INFO : TN_LOG_WARN, "egress", "egress check by %s: %s", proxy && *proxy ? proxy : "this host", verdict);
     }
     bool was = json_is_true(json_object_get(c->last, "OK"));
     if (json_is_true(json_object_get(result, "OK")) && !was)
@@ -144,7 +147,7 @@ void tn_checkup_health(const struct tn_node *n, json_t *lines)
     json_array_foreach(json_object_get(tn_checkup_last(n), "Results"), i, r)
     {
         const char *verdict = json_string_value(json_object_get(r, "Verdict")), *proxy = json_string_value(json_object_get(r, "Proxy"));
-        if (!verdict || !proxy || !strcmp(verdict, "proxied")) continue;
+        if (!verdict || !proxy || !strcmp(verdict, "proxied") || is_open(verdict)) continue;
         json_array_append_new(lines, json_sprintf("exit node: egress check by %s: %s", proxy, verdict));
     }
 }

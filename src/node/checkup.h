@@ -1,6 +1,7 @@
 /* The egress check (exitcheck.h) that an exit node does by itself: once it is up, after each change of its policy, proxies or own
  * addresses, and again after a minute, doubling up to an hour, as long as the answer is not good. Its last result is in the
- * status, the health and the metrics. PROXY mode only, and not with exit_check off. It tells, and changes nothing. */
+ * status, the health and the metrics. PROXY mode only, and not with exit_check off. It decides about no flow; a proxy that can't be reached, or
+ * refuses its credentials, is known to be so as after any dial. */
 #ifndef TN_NODE_CHECKUP_H
 #define TN_NODE_CHECKUP_H
 

@@ -58,14 +58,30 @@ static bool is_own(const struct tn_node *n, const struct tn_ip *ip)
     return false;
 }
 
+/* Without a word of a STUN server (relay_only, UDP blocked) nobody knows what a NAT makes of this host; IPv6 has none, and our own are
+ * told with whatever else is. */
+static bool is_own_known(const struct tn_node *n, const struct tn_ip *seen)
+{
+    for (size_t i = 0; i < n->nmapped; i++)
+        if (seen->family == 6 || n->mapped[i].family == 4) return true;
+    return false;
+}
+
+static const char *judge(const struct page *g, const struct tn_ip *seen)
+{
+    const struct tn_node *n = g->check->node;
+    if (!g->proxy[0]) return "direct";
+    if (is_own(n, seen)) return "own address";
+    return is_own_known(n, seen) ? "proxied" : "not compared: own address not known";
+}
+
 static json_t *result_of(struct page *g, bool *good)
 {
-    struct tn_node *n = g->check->node;
     char text[TN_IP_STRLEN] = "", verdict[160];
     struct tn_ip ip;
-    bool answered = read_page(g, &ip);
+    bool answered = g->ended && read_page(g, &ip); /* half a page may end within an address */
     if (!answered) snprintf(verdict, sizeof verdict, "no answer: %s", g->failure);
-    else snprintf(verdict, sizeof verdict, "%s", !g->proxy[0] ? "direct" : is_own(n, &ip) ? "own address" : "proxied");
+    else snprintf(verdict, sizeof verdict, "%s", judge(g, &ip));
     if (answered) tn_ip_format(&ip, text);
     *good &= strcmp(verdict, "proxied") == 0;
     return json_pack("{s:s s:s s:I s:s}", "Proxy", g->proxy, "Address", text, "Milliseconds", (json_int_t)(g->took_us / 1000),
@@ -118,8 +134,12 @@ static void finish(struct tn_exitcheck *k)
 static void on_timer(uv_timer_t *t)
 {
     struct tn_exitcheck *k = t->data;
-    for (size_t i = 0; i < k->npages; i++)
-        if (!k->pages[i].ended && !k->pages[i].failure[0]) snprintf(k->pages[i].failure, sizeof k->pages[i].failure, "timed out");
+    for (size_t i = 0; i < k->npages; i++) {
+        struct page *g = &k->pages[i];
+        if (g->ended) continue;
+        g->took_us = tn_node_now() - g->began_us;
+        snprintf(g->failure, sizeof g->failure, "timed out");
+    }
     finish(k);
 }
 

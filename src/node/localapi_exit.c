@@ -1,5 +1,6 @@
 #include "node/localapi_exit.h"
 
+#include "node/checkpage.h"
 #include "node/checkup.h"
 #include "node/exit.h"
 #include "node/exitcheck.h"
@@ -49,11 +50,12 @@ json_t *tn_localapi_egress_object(struct tn_node *n)
     tn_egress_stats(n->egress, &es);
     json_t *proxies = json_array();
     for (size_t i = 0; tn_egress_proxy_at(n->egress, i, &s); i++) json_array_append_new(proxies, proxy_object(&s));
+    const char *missing = n->config.advertise_exit_node && n->egress_missing ? n->egress_missing : "";
     return json_pack("{s:s s:s s:b s:b s:s s:s s:s s:o s:o s:O*}", "Mode", modes[tn_egress_mode(n->egress)], "Description",
-                     tn_egress_describe(n->egress, line), "Advertised", n->config.advertise_exit_node, "Withdrawn",
-                     n->exit_withdrawn, "Missing", n->config.advertise_exit_node && n->egress_missing ? n->egress_missing : "", "Defect", n->config.exit.defect,
-                     "ConfigFile", n->config.config_file ? n->config.config_file : "", "Failed", failures(es.failed), "Proxies",
-                     proxies, "Check", tn_checkup_last(n));
+                     tn_egress_describe(n->egress, line), "Advertised", n->config.advertise_exit_node, "Withdrawn", n->exit_withdrawn,
+                     "Missing", missing, "Defect", n->config.exit.defect, "ConfigFile",
+                     n->config.config_file ? n->config.config_file : "", "Failed", failures(es.failed), "Proxies", proxies, "Check",
+                     tn_checkup_last(n));
 }
 
 void tn_localapi_get_egress(struct tn_node *n, struct tn_httpd_req *req, const struct tn_httpd_request *r)
@@ -153,13 +155,14 @@ void tn_localapi_egress_rotate(struct tn_node *n, struct tn_httpd_req *req, cons
 struct check_call {
     struct tn_node *node;
     struct tn_httpd_req *req;
+    bool of_page; /* of another page than the node's own check asks: no news about that */
 };
 
 static void checked(void *arg, json_t *result)
 {
     struct check_call *c = arg;
     struct tn_httpd_req *req = c->req;
-    tn_checkup_took(c->node, result);
+    if (!c->of_page) tn_checkup_took(c->node, result);
     free(c);
     respond(req, 200, result);
 }
@@ -175,16 +178,21 @@ void tn_localapi_egress_check(struct tn_node *n, struct tn_httpd_req *req, const
 {
     char url[600] = "";
     (void)tn_httpd_query_param(r->query, "url", url, sizeof url);
+    struct tn_checkpage page;
     struct check_call *c = calloc(1, sizeof *c);
-    tn_checkup_yield(n);
-    int err = c ? tn_exitcheck_start(n, *url || !n->config.exit_check ? url : n->config.exit_check, checked, c) : TN_E_NOMEM;
+    int err = c ? 0 : TN_E_NOMEM;
+    if (!err && *url) err = tn_checkpage_parse(url, &page);
+    if (!err) {
+        tn_checkup_yield(n);
+        err = tn_exitcheck_start(n, *url || !n->config.exit_check ? url : n->config.exit_check, checked, c);
+    }
     if (err) {
         free(c);
         tn_httpd_error(req, err == TN_E_INVAL ? 400 : err == TN_E_BUSY ? 409 : 500,
                        err == TN_E_INVAL ? "the URL is not http:// or https:// with an IP address as host" : tn_err_text(err));
         return;
     }
-    *c = (struct check_call){.node = n, .req = req};
+    *c = (struct check_call){.node = n, .req = req, .of_page = *url != '\0'};
     tn_httpd_on_cancel(req, check_client_gone, c);
 }
 

@@ -95,7 +95,7 @@ static void names(struct writer *w)
 static void check(struct writer *w)
 {
     const json_t *last = tn_checkup_last(w->node);
-    head(w, "tailnet_exit_withdrawn", "gauge", "1 while the exit is not offered for want of a proxy that works");
+    head(w, "tailnet_exit_withdrawn", "gauge", "1 while the exit is not offered, as no proxy works or egress is off");
     PUT(w, "tailnet_exit_withdrawn %d\n", w->node->exit_withdrawn);
     if (!last) return;
     head(w, "tailnet_exit_check_ok", "gauge", "1 if the last egress check saw another address than this host's by every proxy");

@@ -215,7 +215,7 @@ static json_t *health_array(struct tn_node *n, const struct tn_netmap *m)
                                                  n->egress_missing ? n->egress_missing : "a valid policy"));
     else if (n->config.advertise_exit_node && es.last_proxy_fail != TN_EGRESS_OK)
         json_array_append_new(list, json_sprintf("exit node: %s", tn_egress_fail_text(es.last_proxy_fail)));
-    if (n->exit_withdrawn) json_array_append_new(list, json_string("exit node: withdrawn, as no proxy works"));
+    if (n->exit_withdrawn) json_array_append_new(list, json_string("exit node: withdrawn, as nothing works"));
     tn_checkup_health(n, list);
     if (tn_resolver_problem(n)) json_array_append_new(list, json_sprintf("exit node: DNS upstream: %s", tn_resolver_problem(n)));
     if (n->config.exit.defect[0]) json_array_append_new(list, json_string(n->config.exit.defect));

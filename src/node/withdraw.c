@@ -17,9 +17,11 @@ struct tn_withdraw {
 
 static bool watches(const struct tn_node *n) { return n->config.exit_withdraw && n->config.advertise_exit_node; }
 
+/* Off refuses everything too: proxies without a usable setting, which a reload may bring. */
 static bool should(const struct tn_node *n)
 {
-    return watches(n) && tn_egress_mode(n->egress) == TN_EGRESS_PROXY && !tn_egress_usable(n->egress);
+    enum tn_egress_mode mode = tn_egress_mode(n->egress);
+    return watches(n) && (mode == TN_EGRESS_OFF || (mode == TN_EGRESS_PROXY && !tn_egress_usable(n->egress)));
 }
 
 static void on_timer(uv_timer_t *t)
@@ -30,7 +32,7 @@ static void on_timer(uv_timer_t *t)
     n->exit_withdrawn = !n->exit_withdrawn;
     w->changed_us = tn_node_now();
     tn_logf(&n->log, n->exit_withdrawn ? TN_LOG_WARN : TN_LOG_INFO, "egress", "%s",
-            n->exit_withdrawn ? "no proxy works: no longer offered as an exit node" : "offered as an exit node again");
+            n->exit_withdrawn ? "nothing works: no longer offered as an exit node" : "offered as an exit node again");
     int err = tn_node_push_host(n);
     if (err) tn_logf(&n->log, TN_LOG_ERROR, "control", "what is offered: %s", tn_err_text(err));
 }

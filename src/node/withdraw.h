@@ -1,6 +1,7 @@
-/* exit_withdraw: while no proxy works, control is told that we are no exit node, so that clients which may choose take another.
+/* exit_withdraw: while no proxy works, or egress is off, control is told that we are no exit node, so that clients which may choose
+ * take another.
  *
- * For themselves nothing changes: flows under way go on, new ones are refused as ever, and nothing leaves otherwise. A proxy works
+ * Flows under way end with it, at the clients, which route nothing to us any more; here nothing is another. A proxy works
  * as long as its breaker says so; with exit_withdraw each is probed whether or not somebody uses the exit. */
 #ifndef TN_NODE_WITHDRAW_H
 #define TN_NODE_WITHDRAW_H

@@ -584,7 +584,10 @@ def checks_itself(b):
             expect(b.net.node.ip4 in first["Own"], f"its own address is not known: {first}")
             expect(not health(), health())
             expect("1 of 1 proxies" in b.node.cli("egress", "status"), "the CLI tells it")
-            expect(b.node.status()["Egress"]["Opened"] == 0, "it is no peer's flow")
+            expect(b.node.status()["Egress"]["Opened"] == 0 and states(b)["proxy"]["Opened"] == 0, "it is no peer's flow")
+            r = b.node.try_cli("egress", "check", "--url", f"http://{b.net.inet.web4}:4499/")
+            expect(r.returncode == 1 and not health() and last() == first, "an operator's other page is no news")
+            expect(not states(b)["proxy"]["Failed"], f"nor a failure of peers': {states(b)}")
             b.node.cli("set", "--exit-check", f"http://{b.net.inet.web4}:4499/")  # refused
             wait_until(lambda: any("no answer" in line for line in health()), "health tells of no answer")
             b.node.cli("set", "--exit-check=false")
@@ -600,6 +603,10 @@ def checks_itself(b):
         text = subprocess.run(b.net.node.wrap(["curl", "-sS", "--unix-socket", b.node.socket, "http://local-tailscaled.sock/metrics"]),
                               capture_output=True, text=True, timeout=30, check=True).stdout
         expect("\ntailnet_exit_check_ok 0\n" in text, "the metric")
+        b.exit("--relay-only", "--exit-check", f"http://{b.net.inet.web4}/ip", proxy=here)
+        wait_until(last, "a result")
+        expect(not last()["OK"] and "not compared" in last()["Results"][0]["Verdict"], f"without STUN nothing is known: {last()}")
+        expect(not health(), health())
         b.exit("--exit-egress", "host", "--exit-check", f"http://{b.net.inet.web4}/ip")
         before = len(b.inet.web.seen)
         time.sleep(4)
