@@ -86,6 +86,8 @@ double tn_bbr_bw(const struct bbr *b);
 /* Bytes that gain bandwidth-delay products are, and what the sender's own granularity needs on top. */
 double tn_bbr_bdp(const struct tn_cc *cc, double gain);
 uint32_t tn_bbr_inflight(const struct tn_cc *cc, double gain);
+/* Bytes on top of that for ACKs that come in lumps; while something is in flight. */
+uint32_t tn_bbr_extra(const struct tn_cc *cc);
 uint32_t tn_bbr_with_headroom(const struct tn_cc *cc);
 uint32_t tn_bbr_target(const struct tn_cc *cc);
 uint32_t tn_bbr_cap(const struct tn_cc *cc);

@@ -259,24 +259,11 @@ static void check_probe_rtt(struct bbr_now *n, bool expired)
 
 /* ---- control ---- */
 
-/* ACKs in lumps longer than this come from a busy end, not from the path: what is allowed for them beyond it only waits in
- * the peer's socket, and everything else of that peer behind it (measured on one machine: a byte beside a stream took
- * 17 ms). */
-static uint32_t extra_most(const struct bbr *b)
-{
-    enum { LUMP_US = 1000 };
-    double most = tn_bbr_bw(b) * (2.0 * b->min_rtt_us + LUMP_US) / 1e6;
-    return most < UINT32_MAX ? (uint32_t)most : UINT32_MAX;
-}
-
 static void set_cwnd(struct bbr_now *n)
 {
     struct tn_cc *cc = n->cc;
     const struct bbr *b = n->b;
-    const struct bbr_flight *f = n->f;
-    uint32_t extra = f->extra[0] > f->extra[1] ? f->extra[0] : f->extra[1];
-    if (extra > extra_most(b)) extra = extra_most(b);
-    uint64_t max = (uint64_t)tn_bbr_inflight(cc, gains[b->state].cwnd) + extra, cwnd = cc->cwnd;
+    uint64_t max = (uint64_t)tn_bbr_inflight(cc, gains[b->state].cwnd) + tn_bbr_extra(cc), cwnd = cc->cwnd;
     if (b->full_bw_reached) cwnd = cwnd + n->a->acked < max ? cwnd + n->a->acked : max;
     else if (cwnd < max || n->a->rate->delivered < cc->mss * TN_CC_IW_SEGS) cwnd += n->a->acked;
     uint32_t cap = tn_bbr_cap(cc), least = BBR_MIN_SEGS * cc->mss;

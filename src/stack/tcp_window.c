@@ -96,10 +96,14 @@ void tn_tcp_window_sample(struct tn_tcp *c, const struct tn_tcp_seg *seg, uint64
     else c->rcv_rtt_us += (us - c->rcv_rtt_us) / 8;
 }
 
-/* What may wait unsent behind what is in flight: enough for the window's next growth. */
+/* What may wait unsent behind what is in flight: half a window, enough for its next growth. On a path shorter than a turn of the
+ * loop up to a whole one, since ACKs of what was sent in a turn may come together, and what has to be written first then goes
+ * out in shorter trains. */
 uint32_t tn_tcp_send_ahead(const struct tn_tcp *c)
 {
+    uint64_t turn = c->cc.pace * TN_PACE_AHEAD_US / 1000000;
     uint32_t ahead = c->cc.cwnd / 2;
+    if (turn > ahead) ahead = turn < c->cc.cwnd ? (uint32_t)turn : c->cc.cwnd;
     return ahead < TN_TCP_SNDBUF_START ? TN_TCP_SNDBUF_START : ahead < TN_TCP_AHEAD_MAX ? ahead : TN_TCP_AHEAD_MAX;
 }
 

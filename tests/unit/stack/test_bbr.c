@@ -297,6 +297,26 @@ static void pauses_keep_the_rate(void **state)
     assert_int_not_equal(b->state, BBR_PROBE_RTT); /* the pause was the drain */
 }
 
+/* A gigabyte a second over 100 us: what the ends sleep, a megabyte, is in flight once and not twice. */
+static void lumps_and_sleep_are_the_same(void **state)
+{
+    enum { BW = 1000000000, RTT_US = 100, PRODUCT = BW / 1000000 * RTT_US, SLEEP = BW / 1000000 * TN_PACE_AHEAD_US };
+    struct path *p = start();
+    struct bbr *b = bbr_of(&p->cc);
+    struct bbr_flight *f = p->cc.flight;
+    b->max_bw[0] = BW;
+    b->min_rtt_us = RTT_US;
+    assert_true(tn_bbr_inflight(&p->cc, 2) >= 2 * PRODUCT + SLEEP - MSS && tn_bbr_inflight(&p->cc, 2) <= 2 * PRODUCT + SLEEP + MSS);
+    f->extra[0] = SLEEP / 2;
+    assert_int_equal(tn_bbr_extra(&p->cc), 0);
+    f->extra[1] = SLEEP + PRODUCT;
+    assert_true(tn_bbr_extra(&p->cc) >= PRODUCT - MSS && tn_bbr_extra(&p->cc) <= PRODUCT + MSS);
+    f->extra[0] = 100 * SLEEP; /* a busy end's */
+    assert_true(tn_bbr_extra(&p->cc) >= 2 * PRODUCT + SLEEP / 2 - MSS && tn_bbr_extra(&p->cc) <= 2 * PRODUCT + SLEEP / 2 + MSS);
+    b->min_rtt_us = 50 * TN_PACE_AHEAD_US; /* on a long path they are the path's */
+    assert_true(tn_bbr_extra(&p->cc) >= 99 * SLEEP - MSS && tn_bbr_extra(&p->cc) <= 99 * SLEEP + MSS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -304,7 +324,7 @@ int main(void)
         cmocka_unit_test(late_timers_lose_nothing), cmocka_unit_test(quanta),
         cmocka_unit_test(startup_fills_the_pipe), cmocka_unit_test(the_lowest_round_trip_is_looked_for), cmocka_unit_test(few_losses_are_the_paths),
         cmocka_unit_test(losses_end_a_probe), cmocka_unit_test(a_shared_bottleneck),
-        cmocka_unit_test(pauses_keep_the_rate),
+        cmocka_unit_test(pauses_keep_the_rate), cmocka_unit_test(lumps_and_sleep_are_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

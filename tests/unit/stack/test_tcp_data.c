@@ -890,6 +890,31 @@ static void short_writes_and_wakeups(void **state)
     s_free(s);
 }
 
+static void what_may_wait_unsent(void **state)
+{
+    struct script *s = s_new();
+    s_connect(s);
+    struct tn_cc *cc = &s->c->cc;
+    static const struct {
+        uint32_t cwnd;
+        uint64_t pace, ahead;
+    } cases[] = {
+        {10000, 0, TN_TCP_SNDBUF_START},
+        {1000000, 0, 500000},                      /* not paced */
+        {1000000, 12500000, 500000},               /* 80 ms */
+        {1000000, 700000000, 700000},              /* a turn's bytes are more than half */
+        {1000000, 2000000000, 1000000},            /* and no more than a window */
+        {20000000, 125000000, TN_TCP_AHEAD_MAX},
+        {3000000, 1ull << 50, TN_TCP_AHEAD_MAX},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cc->cwnd = cases[i].cwnd;
+        cc->pace = cases[i].pace;
+        assert_int_equal(tn_tcp_send_ahead(s->c), cases[i].ahead);
+    }
+    s_free(s);
+}
+
 /* A stalled crowd holds what it may; a newcomer still gets through (dynamic thresholds, pool.h). */
 static void stalled_flows_leave_room(void **state)
 {
@@ -1092,6 +1117,7 @@ int main(void)
         TEST(idle_flows_hold_nothing),
         TEST(reserve_and_commit),
         TEST(short_writes_and_wakeups),
+        TEST(what_may_wait_unsent),
         TEST(stalled_flows_leave_room),
         TEST(waits_for_memory),
         TEST(bytes_in_order_beat_bytes_out_of_order),
