@@ -6,8 +6,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-enum { LINES_MAX = 200000 }; /* 25 lines a mapping */
+enum { LINES_MAX = 200000 /* 25 lines a mapping */, PAGES_AT_ONCE = 512 };
+/* Of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGE_PRESENT (1ull << 63)
+#define PAGE_SWAPPED (1ull << 62)
+#define PAGE_OF_FILE (1ull << 61) /* or shared; clear: private */
 
 struct mapping {
     uintptr_t start, end;
@@ -50,4 +55,54 @@ size_t tn_trim_memory(void)
     for (int i = 0; i < LINES_MAX && fgets(line, sizeof line, f); i++) dropped += consider(&m, line);
     fclose(f);
     return dropped;
+}
+
+/* ---- one mapping: of a large process smaps takes long, and maps does not ---- */
+
+static bool find_code(uintptr_t inside, struct mapping *m)
+{
+    char line[512];
+    FILE *f = fopen("/proc/self/maps", "re");
+    bool found = false;
+    if (!f) return false;
+    for (int i = 0; !found && i < LINES_MAX && fgets(line, sizeof line, f); i++)
+        found = parse_header(line, m) && m->start <= inside && inside < m->end;
+    fclose(f);
+    return found && m->code;
+}
+
+/* Counts resident pages; false when there is a private one among them. */
+static bool count_pages(const uint64_t *entry, size_t n, size_t *resident)
+{
+    for (size_t i = 0; i < n; i++) {
+        bool there = entry[i] & PAGE_PRESENT;
+        if ((there || entry[i] & PAGE_SWAPPED) && !(entry[i] & PAGE_OF_FILE)) return false;
+        *resident += there;
+    }
+    return true;
+}
+
+/* Resident pages of a mapping that has no private ones; else, or if that can't be told, 0. */
+static size_t clean_pages(const struct mapping *m, size_t page)
+{
+    uint64_t entry[PAGES_AT_ONCE];
+    size_t resident = 0, at = m->start / page, left = (m->end - m->start) / page;
+    FILE *f = fopen("/proc/self/pagemap", "re");
+    bool clean = f && fseeko(f, (off_t)(at * sizeof *entry), SEEK_SET) == 0;
+    while (clean && left) {
+        size_t n = left < PAGES_AT_ONCE ? left : PAGES_AT_ONCE;
+        clean = fread(entry, sizeof *entry, n, f) == n && count_pages(entry, n, &resident);
+        left -= n;
+    }
+    if (f) fclose(f);
+    return clean ? resident : 0;
+}
+
+size_t tn_trim_code(const void *inside)
+{
+    struct mapping m;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t pages = find_code((uintptr_t)inside, &m) ? clean_pages(&m, page) : 0;
+    if (pages == 0 || madvise((void *)m.start, m.end - m.start, MADV_DONTNEED) != 0) return 0;
+    return pages * page;
 }

@@ -30,6 +30,38 @@ static void changed_code_stays(void **state)
     assert_false(m.code);
 }
 
+static void only_the_code_that_is_meant(void **state)
+{
+    int local = 0;
+    assert_int_equal(tn_trim_code(&local), 0);
+    assert_int_equal(tn_trim_code(NULL), 0);
+    size_t own = tn_trim_code((const void *)(uintptr_t)only_the_code_that_is_meant);
+    assert_true(own > 0);
+    assert_true(tn_trim_memory() > own);
+}
+
+static void private_pages_are_seen(void **state)
+{
+    size_t n = 0;
+    const uint64_t clean[] = {PAGE_PRESENT | PAGE_OF_FILE, PAGE_OF_FILE, 0, PAGE_PRESENT | PAGE_OF_FILE | 42};
+    assert_true(count_pages(clean, 4, &n));
+    assert_int_equal(n, 2);
+    assert_false(count_pages(&(uint64_t){PAGE_PRESENT}, 1, &n));
+    assert_false(count_pages(&(uint64_t){PAGE_SWAPPED}, 1, &n));
+    /* Changed, as a debugger would. */
+    struct mapping m;
+    uintptr_t at = (uintptr_t)private_pages_are_seen;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *start = (void *)(at & ~(page - 1));
+    assert_true(find_code(at, &m) && clean_pages(&m, page) > 0);
+    if (mprotect(start, page, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) skip(); /* not allowed here */
+    *(volatile uint8_t *)at = *(volatile uint8_t *)at;
+    assert_int_equal(mprotect(start, page, PROT_READ | PROT_EXEC), 0);
+    assert_true(find_code(at, &m));
+    assert_int_equal(clean_pages(&m, page), 0);
+    assert_int_equal(tn_trim_code((const void *)at), 0);
+}
+
 static int answer(int x) { return x * 2; }
 
 static void everything_still_works(void **state)
@@ -47,7 +79,8 @@ static void everything_still_works(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(headers), cmocka_unit_test(changed_code_stays), cmocka_unit_test(everything_still_works),
+        cmocka_unit_test(headers), cmocka_unit_test(changed_code_stays), cmocka_unit_test(only_the_code_that_is_meant),
+        cmocka_unit_test(everything_still_works), cmocka_unit_test(private_pages_are_seen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
