@@ -6,7 +6,7 @@
 enum { IP6_NO_NEXT = 59 }; /* nothing follows, nothing to answer (RFC 8200 section 4.7) */
 enum {
     DEFAULT_BUDGET = 256 * 1024 * 1024,
-    TRIM_US = 1000000,
+    TRIM_US = 200000, /* two long round trips */
     UNREACH_PER_SECOND = 100,
     UNREACH_BURST = 200,
     CHALLENGES_PER_SECOND = 1000,

@@ -890,6 +890,25 @@ static void short_writes_and_wakeups(void **state)
     s_free(s);
 }
 
+/* A peak's memory goes back within half a second, and then nobody looks again. */
+static void a_peak_goes_back_soon(void **state)
+{
+    enum { CHUNKS = 1000 };
+    struct script *s = s_new();
+    s_connect(s);
+    struct tn_pool *p = &s->st->pool;
+    static uint8_t *chunk[CHUNKS];
+    for (int i = 0; i < CHUNKS; i++) assert_non_null(chunk[i] = tn_pool_get(p, 0));
+    for (int i = 0; i < CHUNKS; i++) tn_pool_put(p, chunk[i]);
+    unsigned peak = p->nslabs;
+    tn_stack_timeout(s->st, s->now); /* the call in which it was noticed */
+    assert_int_equal(p->nslabs, peak);
+    for (int i = 0; i < 5; i++) s_pass(s, 100000);
+    assert_int_equal(p->nslabs, TN_POOL_SPARE_SLABS);
+    assert_true(tn_stack_next_deadline(s->st) > s->now + 1000000);
+    s_free(s);
+}
+
 static void what_may_wait_unsent(void **state)
 {
     struct script *s = s_new();
@@ -1117,6 +1136,7 @@ int main(void)
         TEST(idle_flows_hold_nothing),
         TEST(reserve_and_commit),
         TEST(short_writes_and_wakeups),
+        TEST(a_peak_goes_back_soon),
         TEST(what_may_wait_unsent),
         TEST(stalled_flows_leave_room),
         TEST(waits_for_memory),
