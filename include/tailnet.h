@@ -116,7 +116,8 @@ TAILNET_API int tailnet_new(tailnet **out);
  *   tcp_buffer_size     largest buffer of a TCP flow per direction: bytes, or with K or M; default: automatic. All flows
  *                       together hold at most an eighth of the memory that the machine, or the control group, has
  *   tcp_congestion      bbr | cubic: congestion control of TCP in the tailnet; default bbr
- *   workers             threads beside the loop that seal, send and open long runs of packets: 0 to 16, or auto (default):
+ *   workers             threads beside the loop that seal and send long trains of packets, and as many that read the UDP
+ *                       sockets and open long runs, each started when there is work for it: 0 to 16, or auto (default):
  *                       half as many as the machine has cores, at most 4, used while the loop has too much to do; none on
  *                       fewer than four cores
  *   socks5_server       HOST:PORT to serve SOCKS5 on, into the tailnet (IP literal; loopback unless you mean otherwise)

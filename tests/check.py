@@ -18,7 +18,8 @@ import time
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 BUILD = os.path.join(ROOT, os.environ.get("TN_CHECK_BUILD", "build-check"))
 TSAN = os.path.join(ROOT, "build-tsan")
-TSAN_TARGETS = ("tests/unit/util/test_workpool", "tests/unit/path/test_path_udp_post")
+TSAN_TARGETS = ("tests/unit/util/test_workpool", "tests/unit/path/test_path_udp_post",
+                "tests/unit/path/test_path_udp_ahead")
 SUITES = ("unit", "fuzz", "sim", "e2e")
 GO_AT_LEAST = (1, 26)
 E2E_ORDER = ["selftest", "test_join", "test_exit", "test_dns", "test_flows", "test_tools", "test_closed", "test_hostile", "test_api",

@@ -108,10 +108,33 @@ static void forbid_waking(struct tn_node *n)
     while (atomic_load(&n->wakers) > 0) sched_yield();
 }
 
+/* ---- what UDP brings ---- */
+
+static void udp_run(void *ctx, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment)
+{
+    struct tn_node *n = ctx;
+    tn_path_udp_input_run(n->path, from, run, len, segment, n->turn_us);
+}
+
+/* From the socket, or what was read of both by other threads. */
+static void take_udp(struct tn_node *n, int fd)
+{
+    int total = 0;
+    for (int got = 1; got > 0 && total < UDP_BUDGET && !n->closing; total += got) {
+        n->turn_us = tn_node_now();
+        tn_stack_batch_begin(n->stack);
+        got = tn_udp_receive(n->udp, fd, UDP_BATCH, udp_run, n, n->turn_us);
+        tn_stack_batch_end(n->stack, n->turn_us);
+        tn_udp_flush(n->udp);
+        if (got < UDP_BATCH) return;
+    }
+    if (fd < 0) tn_node_wake(n); /* there may be more, of which nobody tells us again */
+}
+
 static void run_calls(uv_async_t *a)
 {
     struct tn_node *n = a->data;
-    if (!n->closing) tn_openers_collect(n, tn_node_now());
+    if (!n->closing && n->udp && tn_udp_is_ahead(n->udp)) take_udp(n, -1);
     pthread_mutex_lock(&n->mu);
     for (struct tn_list *link; (link = tn_list_pop_front(&n->calls));) {
         struct call *call = TN_CONTAINER(link, struct call, link);
@@ -134,7 +157,8 @@ static uint64_t earliest(const struct tn_node *n)
                       tn_pings_next_deadline(n),            tn_peerapi_server_next_deadline(n),
                       tn_localapi_next_deadline(n),         tn_exitdns_next_deadline(n),
                       tn_netwatch_next_deadline(n),         tn_portmap_next_deadline(n),
-                      tn_magicdns_next_deadline(n),         n->udp ? tn_udp_next_deadline(n->udp) : TN_NEVER};
+                      tn_magicdns_next_deadline(n),         tn_openers_next_deadline(n),
+                      n->udp ? tn_udp_next_deadline(n->udp) : TN_NEVER};
     uint64_t next = TN_NEVER;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] < next) next = all[i];
@@ -174,6 +198,7 @@ static void on_prepare(uv_prepare_t *p)
     tn_tunmode_turn_ends(n);
     if (n->udp) tn_udp_flush(n->udp);
     tn_workers_watch(n, tn_node_now());
+    tn_openers_watch(n, tn_node_now());
     uint64_t next = tn_list_empty(&n->loopback) ? earliest(n) : 0; /* more than a turn's worth: go on in the next */
     if (next == TN_NEVER) {
         uv_timer_stop(&n->tick);
@@ -184,27 +209,20 @@ static void on_prepare(uv_prepare_t *p)
     uv_timer_start(&n->tick, on_tick, next > now ? (next - now + 999) / 1000 : 0, 0);
 }
 
-/* ---- UDP ---- */
-
-static void udp_run(void *ctx, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment)
-{
-    struct tn_node *n = ctx;
-    tn_path_udp_input_run(n->path, from, run, len, segment, n->turn_us);
-}
+/* ---- polling UDP ---- */
 
 static void udp_readable(uv_poll_t *p, int status, int events)
 {
     struct tn_node *n = p->data;
-    int fd = p == n->udp4 ? tn_udp_fd4(n->udp) : tn_udp_fd6(n->udp);
-    if (n->closing) return;
-    for (int total = 0, got = 1; got > 0 && total < UDP_BUDGET && !n->closing; total += got) {
-        n->turn_us = tn_node_now();
-        tn_stack_batch_begin(n->stack);
-        got = tn_udp_receive(n->udp, fd, UDP_BATCH, udp_run, n, n->turn_us);
-        tn_stack_batch_end(n->stack, n->turn_us);
-        tn_udp_flush(n->udp);
-        tn_openers_collect(n, n->turn_us);
-        if (got < UDP_BATCH) break;
+    if (!n->closing) take_udp(n, p == n->udp4 ? tn_udp_fd4(n->udp) : tn_udp_fd6(n->udp));
+}
+
+void tn_node_poll_udp(struct tn_node *n, bool on)
+{
+    uv_poll_t *polls[] = {n->udp4, n->udp6};
+    for (int i = 0; i < 2; i++) {
+        if (polls[i] && on) uv_poll_start(polls[i], UV_READABLE, udp_readable);
+        if (polls[i] && !on) uv_poll_stop(polls[i]);
     }
 }
 
@@ -392,7 +410,6 @@ static void tear_down(struct tn_node *n)
     n->closing = true;
     refuse_calls(n);
     forbid_waking(n);
-    tn_openers_free(n);
     tn_node_logouts_end(n, TN_E_CLOSED);
     tn_socks5d_free(n);
     tn_localapi_free(n);
@@ -420,6 +437,7 @@ static void tear_down(struct tn_node *n)
     tn_portmap_free(n);
     tn_netwatch_free(n);
     close_polls(n);
+    tn_openers_free(n);
     tn_workers_free(n);
     if (n->egress) tn_egress_free(n->egress, egress_gone, n);
     n->forward = NULL;

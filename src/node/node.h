@@ -157,6 +157,8 @@ void tn_node_set_error(struct tn_node *n, const char *fmt, ...) __attribute__((f
 int tn_node_call(struct tn_node *n, void (*fn)(struct tn_node *n, void *arg), void *arg);
 /* Makes the loop look around, if there is one. Async-signal-safe. */
 void tn_node_wake(struct tn_node *n);
+/* Does the loop look whether its UDP sockets have something? At first it does. */
+void tn_node_poll_udp(struct tn_node *n, bool on);
 void tn_node_check_usable(struct tn_node *n);
 /* api.c: ends the waiting of all callers of tailnet_logout. On the loop thread. */
 void tn_node_logouts_end(struct tn_node *n, int err);

@@ -1,22 +1,18 @@
-/* Opening of long runs on the worker threads (node/workers.h). */
+/* UDP read, and long runs of it opened, on threads beside the loop (node/workers.h says how many). */
 #ifndef TN_NODE_OPENERS_H
 #define TN_NODE_OPENERS_H
 
 #include "node/node.h"
 
-/* How many runs may be under way. */
-size_t tn_openers_room(size_t workers);
 /* After the workers; does nothing without them. */
 int tn_openers_new(struct tn_node *n);
-void tn_openers_free(struct tn_node *n); /* what is under way is lost */
+void tn_openers_free(struct tn_node *n); /* after the UDP sockets were closed */
 
-/* Transport packets of one session (tn_wg_session_part) that came by UDP: true when a worker gets them; they come back by
- * tn_openers_collect. What the same peer sends meanwhile goes the same way, so all of it must be offered. May deliver earlier
- * ones. */
-bool tn_openers_take(struct tn_node *n, uint8_t *run, size_t len, size_t segment, uint64_t now_us);
-/* Any run that came by UDP: by a worker, or at once. */
+/* Before the loop sleeps, and at the deadline: who reads from now on? */
+void tn_openers_watch(struct tn_node *n, uint64_t now_us);
+uint64_t tn_openers_next_deadline(const struct tn_node *n);
+
+/* Within a call from tn_udp_receive: a run of transport packets, by whichever thread it was read. */
 void tn_openers_input(struct tn_node *n, uint8_t *run, size_t len, size_t segment, const struct tn_wg_from *from, uint64_t now_us);
-/* Takes in what has been opened. On every wake-up of the loop. */
-void tn_openers_collect(struct tn_node *n, uint64_t now_us);
 
 #endif

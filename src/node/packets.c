@@ -72,7 +72,6 @@ static void path_receive(void *ctx, struct tn_path_peer *peer, const struct tn_p
 {
     struct tn_node *n = ctx;
     struct tn_wg_from w = wg_from(from);
-    if (from->addr.ip.family && tn_openers_take(n, datagram, len, len, now_us)) return;
     (void)tn_wg_input(n->wg, datagram, len, &w, now_us); /* a bad datagram is counted there */
 }
 

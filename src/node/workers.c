@@ -1,7 +1,7 @@
 #include "node/workers.h"
 
 #include "crypto/aead.h"
-#include "node/openers.h"
+#include "node/node.h"
 #include "path/udp.h"
 #include "util/workpool.h"
 
@@ -29,18 +29,18 @@ static size_t wanted(const struct tn_node *n)
     return cores() < CORES_MIN ? 0 : half < AUTO_MAX ? half : AUTO_MAX;
 }
 
-static void *make_engine(void *ctx) { return tn_aead_engine_new(TN_AEAD_AUTO); }
-static void rest_engine(void *engine) { tn_aead_engine_forget(engine); }
-static void free_engine(void *engine) { tn_aead_engine_free(engine); }
+void *tn_workers_make(void *ctx) { return tn_aead_engine_new(TN_AEAD_AUTO); }
+void tn_workers_rest(void *engine) { tn_aead_engine_forget(engine); }
+void tn_workers_unmake(void *engine) { tn_aead_engine_free(engine); }
 static void wake_loop(void *ctx) { tn_node_wake(ctx); }
 
 int tn_workers_new(struct tn_node *n)
 {
-    struct tn_workpool_config c = {.workers = wanted(n), .make = make_engine, .rest = rest_engine, .unmake = free_engine};
+    struct tn_workpool_config c = {.workers = wanted(n), .make = tn_workers_make, .rest = tn_workers_rest, .unmake = tn_workers_unmake};
     if (c.workers == 0 || !n->udp) return 0;
     n->hand_over = n->config.workers != TN_WORKERS_AUTO;
     int err = tn_workpool_new(&c, &n->workers);
-    return err ? err : tn_udp_set_workers(n->udp, n->workers, tn_openers_room(c.workers), wake_loop, n);
+    return err ? err : tn_udp_set_workers(n->udp, n->workers, wake_loop, n);
 }
 
 void tn_workers_watch(struct tn_node *n, uint64_t now_us)

@@ -1,10 +1,11 @@
-/* Linux UDP sockets of a node. What they bring: udp_in.c.
+/* Linux UDP sockets of a node. What they bring: udp_in.c, or udp_ahead.c while threads read them.
  *
  * Sending: small datagrams wait in the outbox for the end of the loop's turn and leave in one sendmmsg; neighbours of
  * equal size for one address become one message with UDP_SEGMENT. Long runs go straight from their owner's buffer.
  * What becomes of them there is in udp_send.c. With workers (udp_post.c) trains are sealed and sent by one of those, and what
  * is for the same address meanwhile goes behind. */
 #include "path/udp.h"
+#include "path/udp_ahead.h"
 #include "path/udp_in.h"
 #include "path/udp_post.h"
 #include "path/udp_send.h"
@@ -27,6 +28,7 @@
 
 enum {
     OUT_BYTES = 64 * 1024,
+    LARGE = 4096, /* what touches more than the first page of a buffer */
     SOCKET_BUFFER = 4 * 1024 * 1024, /* asked for, capped by net.core.*mem_max: room for bursts while the loop works */
 };
 #define QUIET_US UINT64_C(5000000)
@@ -45,8 +47,9 @@ struct tn_udp {
     bool gro;
     void (*failed)(void *ctx, const struct tn_addrport *to, int err);
     void *failed_ctx;
-    struct tn_udp_in *in; /* NULL until something comes */
-    size_t keep;
+    struct tn_udp_in *in;       /* NULL until something comes */
+    struct tn_udp_ahead *ahead; /* NULL until it is wanted */
+    size_t longest;             /* run since somebody asked */
     struct outbox *out;
     bool busy;          /* pages were touched since the last look */
     uint64_t look_us;   /* TN_NEVER: nothing to give back */
@@ -122,6 +125,7 @@ void tn_udp_close(struct tn_udp *u)
 {
     if (!u) return;
     tn_udp_flush(u); /* a goodbye */
+    tn_udp_ahead_free(u->ahead);
     tn_udp_post_free(u->post);
     if (u->sender.fd4 >= 0) close(u->sender.fd4);
     if (u->sender.fd6 >= 0) close(u->sender.fd6);
@@ -137,9 +141,8 @@ void tn_udp_on_failed(struct tn_udp *u, void (*failed)(void *ctx, const struct t
     u->failed_ctx = ctx;
 }
 
-int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, size_t keep, void (*wake)(void *ctx), void *ctx)
+int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, void (*wake)(void *ctx), void *ctx)
 {
-    if (!u->in) u->keep = keep;
     return tn_udp_post_new(&u->sender, pool, wake, ctx, &u->post);
 }
 
@@ -167,23 +170,50 @@ static void discard(int fd, int budget)
 
 int tn_udp_receive(struct tn_udp *u, int fd, int budget, tn_udp_each *each, void *ctx, uint64_t now_us)
 {
-    bool large = false;
-    if (!u->in) u->in = tn_udp_in_new(u->gro, u->keep);
-    if (!u->in) discard(fd, budget);
-    int total = u->in ? tn_udp_in_receive(u->in, fd, budget, each, ctx, &large) : 0;
-    if (large) touched(u, now_us);
+    int total = 0;
+    size_t longest = 0;
+    if (u->ahead && !tn_udp_ahead_over(u->ahead)) {
+        total = tn_udp_ahead_take(u->ahead, budget, each, ctx, &longest);
+    } else {
+        if (!u->in) u->in = tn_udp_in_new(u->gro);
+        if (u->in) total = tn_udp_in_receive(u->in, fd, budget, each, ctx, &longest);
+        else discard(fd, budget);
+    }
+    if (longest > LARGE) touched(u, now_us);
+    if (longest > u->longest) u->longest = longest;
     return total;
 }
 
-uint8_t *tn_udp_keep(struct tn_udp *u) { return u->in ? tn_udp_in_keep(u->in) : NULL; }
-void tn_udp_give_back(struct tn_udp *u, uint8_t *buffer) { tn_udp_in_give_back(u->in, buffer); }
+size_t tn_udp_longest(struct tn_udp *u)
+{
+    size_t longest = u->longest;
+    u->longest = 0;
+    return longest;
+}
+
+int tn_udp_ahead(struct tn_udp *u, const struct tn_udp_ahead_config *config)
+{
+    int err = u->gro ? 0 : TN_E_UNSUPPORTED;
+    if (!err && !u->ahead) err = tn_udp_ahead_new(config, u->sender.fd4, u->sender.fd6, &u->ahead);
+    return err ? err : tn_udp_ahead_begin(u->ahead);
+}
+
+void tn_udp_ahead_stop(struct tn_udp *u)
+{
+    if (u->ahead) tn_udp_ahead_end(u->ahead);
+}
+
+bool tn_udp_is_ahead(const struct tn_udp *u) { return u->ahead && !tn_udp_ahead_over(u->ahead); }
+int tn_udp_ahead_slot(const struct tn_udp *u) { return u->ahead ? tn_udp_ahead_at(u->ahead) : -1; }
 
 void tn_udp_timeout(struct tn_udp *u, uint64_t now_us)
 {
     if (now_us < u->look_us) return;
-    if (!u->busy && u->in && !tn_udp_in_trim(u->in)) u->busy = true; /* something is on its way through a worker */
+    u->busy |= tn_udp_is_ahead(u);
     u->look_us = u->busy ? now_us + QUIET_US : TN_NEVER;
     if (!u->busy) {
+        if (u->in) tn_udp_in_trim(u->in);
+        tn_udp_ahead_trim(u->ahead);
         free(u->out);
         u->out = NULL;
         tn_udp_post_trim(u->post);

@@ -1,5 +1,6 @@
 /* The node's UDP sockets on Linux: bind, receive and send in batches. Descriptors are non-blocking and close-on-exec;
- * the loop polls them and calls tn_udp_receive when readable, and tn_udp_flush before it sleeps.
+ * the loop polls them and calls tn_udp_receive when readable, unless it lets threads read ahead of it, and tn_udp_flush before
+ * it sleeps.
  *
  * A run is a buffer of datagrams of `segment` bytes each, one after the other, the last maybe shorter, all from or to
  * one address: what UDP_GRO gives and UDP_SEGMENT takes. Kernels and devices without them get and give the same runs
@@ -30,11 +31,31 @@ uint16_t tn_udp_port6(const struct tn_udp *u);
 /* Reads what is there, until at least budget datagrams have come; returns their number. A run is writable and dead on
  * return. */
 typedef void tn_udp_each(void *ctx, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment);
-/* Within each: the run's memory stays as it is, and this thread's or whoever's it gives it to, until the buffer that is returned
- * is given back. NULL: it can't be kept, since too much is or it has been already. */
-uint8_t *tn_udp_keep(struct tn_udp *u);
-void tn_udp_give_back(struct tn_udp *u, uint8_t *buffer);
 int tn_udp_receive(struct tn_udp *u, int fd, int budget, tn_udp_each *each, void *ctx, uint64_t now_us);
+/* How long the longest run was since this was called last. */
+size_t tn_udp_longest(struct tn_udp *u);
+
+/* Threads that read instead of the loop, and work on what they have read before the loop gets it. */
+struct tn_udp_ahead_config {
+    size_t threads;            /* at most; they start as they are needed */
+    void *(*make)(void *ctx);  /* a thread's state: made and unmade on the loop. NULL: no memory */
+    void (*unmake)(void *local);
+    void (*rest)(void *local); /* on the thread: before it stops working for a while */
+    /* On a thread: a run that came, of TN_UDP_AHEAD_LONG bytes or more; it is writable. slot: which of TN_UDP_AHEAD_SLOTS places
+     * it has until tn_udp_receive has handed it over, which sees what was written here. */
+    void (*work)(void *ctx, void *local, unsigned slot, uint8_t *run, size_t len, size_t segment);
+    void (*wake)(void *ctx); /* on a thread: tn_udp_receive has something to hand over */
+    void *ctx;
+};
+enum { TN_UDP_AHEAD_SLOTS = 32, TN_UDP_AHEAD_LONG = 8 * 1024 };
+/* From now on they read, and tn_udp_receive, for whichever descriptor, hands over what they have read, in order. The config is
+ * that of the first call. A negative code: nothing has changed. */
+int tn_udp_ahead(struct tn_udp *u, const struct tn_udp_ahead_config *config);
+/* They read no more. Until tn_udp_is_ahead is false tn_udp_receive hands over what they have read, of which wake tells only
+ * what is not ready yet. */
+void tn_udp_ahead_stop(struct tn_udp *u);
+bool tn_udp_is_ahead(const struct tn_udp *u);
+int tn_udp_ahead_slot(const struct tn_udp *u); /* within each: the run's; -1: it is a short one, or the loop read it */
 
 /* Queues a datagram (copied): it leaves with the next tn_udp_flush, in the order queued. */
 void tn_udp_send(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *datagram, size_t len);
@@ -45,9 +66,8 @@ void tn_udp_flush(struct tn_udp *u);
 
 /* From now on long trains are sealed and sent by the pool's workers, an address always by the same, so that nothing overtakes.
  * wake (any thread) is called when tn_udp_flush has something to tell failed. The pool is the caller's and outlives u; its
- * work's local is a struct tn_aead_engine. keep: how many buffers tn_udp_keep may give away at a time. Once, before the first
- * datagram is read; before that, and on error, everything happens in the calls. */
-int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, size_t keep, void (*wake)(void *ctx), void *ctx);
+ * work's local is a struct tn_aead_engine. Once; before that, and on error, everything happens in the calls. */
+int tn_udp_set_workers(struct tn_udp *u, struct tn_workpool *pool, void (*wake)(void *ctx), void *ctx);
 /* Where to make the next train, so that tn_udp_seal_run need not copy it: TN_UDP_TRAIN_BYTES, 64-byte aligned, good until the
  * next call about u. NULL: no workers, or no memory. */
 enum { TN_UDP_TRAIN_BYTES = 64 * 1312 };

@@ -131,6 +131,13 @@ size_t tn_wg_session_part(const uint8_t *run, size_t len, size_t segment)
     return at;
 }
 
+uint32_t tn_wg_session_of(const uint8_t *run)
+{
+    struct tn_wgmsg_data m;
+    tn_wgmsg_get_data(run, &m);
+    return m.receiver;
+}
+
 bool tn_wg_plan_open(struct tn_wg *wg, const uint8_t *run, size_t len, size_t segment, struct tn_wg_plan *plan, uint64_t now_us)
 {
     struct tn_wgmsg_data m;
@@ -139,7 +146,7 @@ bool tn_wg_plan_open(struct tn_wg *wg, const uint8_t *run, size_t len, size_t se
     tn_wgmsg_get_data(run, &m);
     struct tn_wg_index *i = tn_wg_index_find(wg, m.receiver);
     if (!i || !i->keypair || now_us - i->keypair->created_us >= TN_WG_REJECT_AFTER_US) return false;
-    *plan = (struct tn_wg_plan){.peer = i->peer, .serial = i->keypair->serial};
+    *plan = (struct tn_wg_plan){.serial = i->keypair->serial};
     memcpy(plan->key, tn_aead_key(i->keypair->recv), sizeof plan->key);
     return true;
 }

@@ -106,13 +106,13 @@ void tn_wg_input_run(struct tn_wg *wg, uint8_t *run, size_t len, size_t segment,
  * is brought back here, in the order the runs arrived. In between the session may end, then it is dropped. */
 enum { TN_WG_PLAN_MAX = 64 }; /* datagrams of a run */
 struct tn_wg_plan {
-    const struct tn_wg_peer *peer; /* whose it will be: to be compared with others, not to be followed */
-    uint64_t serial;
-    uint8_t key[32];               /* to be wiped */
+    uint64_t serial; /* not 0 */
+    uint8_t key[32]; /* to be wiped */
 };
 /* How many bytes at the front of a run are transport packets of one session, of at most TN_WG_PLAN_MAX; or the one datagram there
  * that is none. */
 size_t tn_wg_session_part(const uint8_t *run, size_t len, size_t segment);
+uint32_t tn_wg_session_of(const uint8_t *run); /* of a run of transport packets: what tells the session */
 /* True when all of the run are transport packets of one session of ours. Nothing is counted. */
 bool tn_wg_plan_open(struct tn_wg *wg, const uint8_t *run, size_t len, size_t segment, struct tn_wg_plan *plan, uint64_t now_us);
 /* Any thread. Opens in place; good[i]: the datagram at i was authentic. */

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""An exit node whose trains are sealed and sent by worker threads: what arrives is whole, other traffic keeps its place, and an
-end in the middle of it is clean. ./check runs this a second time with the thread sanitizer."""
+"""An exit node whose trains are sealed and sent, and whose UDP is read and opened, by threads beside the loop: what arrives is
+whole, other traffic keeps its place, and an end in the middle of it is clean. ./check runs this a second time with the thread sanitizer."""
 import hashlib
 import os
 import subprocess
 import sys
 import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import inet, official, proxies  # noqa: E402
@@ -37,8 +38,19 @@ class WorkersBed(ExitBed):
         for c in self.clients_direct:
             wait_until(lambda c=c: "via DERP" not in c.cli("ping", "--c=20", "--timeout=2s", self.node.ip4), f"{c.hostname} is direct")
 
+    def tids(self):
+        return set(os.listdir(f"/proc/{self.node.proc.pid}/task"))
+
     def threads(self):
-        return len(os.listdir(f"/proc/{self.node.proc.pid}/task"))
+        return len(self.tids())
+
+    def ran_s(self, tids):
+        """CPU seconds of these threads of the node."""
+        total = 0
+        for tid in tids:
+            with open(f"/proc/{self.node.proc.pid}/task/{tid}/schedstat", encoding="ascii") as f:
+                total += int(f.read().split()[0])
+        return total / 1e9
 
 
 def whole(b, client, size, path="blob"):
@@ -91,19 +103,39 @@ def at_once(b):
     b.node.alive()
 
 
-@case("an upload beside a download: acknowledgments keep their place")
-def both_ways(b):
-    data = os.path.join(b.dir, "upload")
-    size = 16 * MIB
+def upload(b, client, size):
+    data = os.path.join(b.dir, f"upload-{client.hostname}")
     with open(data, "wb") as f:
         for chunk in inet.blob_chunks(size):
             f.write(chunk)
+    code, out, err = client.curl(f"http://{b.net.inet.web4}/upload", "--data-binary", f"@{data}", timeout=120)
+    expect(code == 0 and out.decode().strip() == inet.blob_sha256(size), f"curl {code}: {out!r} {err}")
 
-    def upload():
-        code, out, err = b.clients_direct[0].curl(f"http://{b.net.inet.web4}/upload", "--data-binary", f"@{data}", timeout=120)
-        expect(code == 0 and out.decode().strip() == inet.blob_sha256(size), f"curl {code}: {out!r} {err}")
 
-    together(upload, lambda: whole(b, b.clients_direct[0], 32 * MIB))
+@case("an upload beside a download: acknowledgments keep their place")
+def both_ways(b):
+    c = b.clients_direct[0]
+    together(lambda: upload(b, c, 16 * MIB), lambda: whole(b, c, 32 * MIB))
+
+
+@case("what two clients upload is read and opened beside the loop, by threads that sleep when it is over")
+def uploads(b):
+    b.workers(2)
+    before = b.tids()
+    together(*(lambda c=c: upload(b, c, 32 * MIB) for c in b.clients_direct), lambda: upload(b, b.client, MIB))
+    readers = b.tids() - before
+    worked = b.ran_s(readers)
+    expect(1 <= len(readers) <= 4, f"{len(readers)} more threads after an upload, of 2 that read and 2 that send")
+    expect(worked > 0.02, f"{worked * 1e3:.1f} ms of work for 64 MiB")
+    time.sleep(1)  # the loop reads again after 0.2
+    before = b.ran_s(readers)
+    for c in b.clients_direct:
+        whole(b, c, 1024)
+    time.sleep(1)
+    used = b.ran_s(readers) - before
+    expect(used < 0.005, f"{used * 1e3:.1f} ms used by threads that have nothing to do")
+    upload(b, b.clients_direct[0], 16 * MIB)
+    expect(b.ran_s(readers) > before + 0.005, "they work again when there is something")
 
 
 @case("the direct way goes under the trains: the rest comes by the relay, whole")
@@ -121,14 +153,19 @@ def way_goes(b):
         b.net.kill_udp(False)
 
 
-@case("SIGTERM in the middle of downloads ends the node at once and cleanly")
+@case("SIGTERM in the middle of downloads and uploads ends the node at once and cleanly")
 def ends(b):
     b.workers(2)
-    argv = ["curl", "-sS", "-o", "/dev/null", "--max-time", "60", "--socks5-hostname", b.client.SOCKS, f"http://{b.net.inet.web4}/blob/{4096 * MIB}"]
-    curls = [subprocess.Popen(c.ns.wrap(argv), stderr=subprocess.DEVNULL) for c in b.clients_direct]
+    large = os.path.join(b.dir, "large")
+    with open(large, "wb") as f:
+        f.truncate(4096 * MIB)
+    argv = ["curl", "-sS", "-o", "/dev/null", "--max-time", "60", "--socks5-hostname", b.client.SOCKS]
+    down, up = [f"http://{b.net.inet.web4}/blob/{4096 * MIB}"], ["-X", "POST", "-T", large, f"http://{b.net.inet.web4}/upload"]
+    curls = [subprocess.Popen(c.ns.wrap(argv + what), stderr=subprocess.DEVNULL)
+             for c, what in zip(b.clients_direct * 2, (down, down, up, up))]
     try:
-        wait_until(lambda: b.threads() > b.calm, "a worker works")
-        expect(all(c.poll() is None for c in curls), "a download has ended before the node")
+        wait_until(lambda: b.threads() > b.calm + 1, "threads read and send")
+        expect(all(c.poll() is None for c in curls), "a transfer has ended before the node")
         b.stop_node()
     finally:
         for c in curls:

@@ -71,7 +71,6 @@ void tn_path_send_run(struct tn_path *p, struct tn_path_peer *peer, const uint8_
 bool tn_udp_seal_run(struct tn_udp *u, const struct tn_addrport *to, const struct tn_aead_run *run, uint64_t now_us) { return false; }
 uint8_t *tn_udp_train_buffer(struct tn_udp *u) { return NULL; }
 bool tn_path_send_unsealed(struct tn_path *p, struct tn_path_peer *peer, const struct tn_aead_run *run, uint64_t now_us) { return false; }
-bool tn_openers_take(struct tn_node *n, uint8_t *run, size_t len, size_t segment, uint64_t now_us) { return false; }
 void tn_openers_input(struct tn_node *n, uint8_t *run, size_t len, size_t segment, const struct tn_wg_from *from, uint64_t now_us) {}
 void tn_udp_send_run(struct tn_udp *u, const struct tn_addrport *to, const uint8_t *run, size_t len, size_t segment) {}
 void tn_path_send(struct tn_path *p, struct tn_path_peer *peer, const uint8_t *bytes, size_t len, uint64_t now_us) {}

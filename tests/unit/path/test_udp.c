@@ -241,72 +241,11 @@ static void test_memory_returns(void **state)
     tn_udp_timeout(b, 1 + 2 * QUIET_US);
     assert_true(tn_udp_next_deadline(b) == TN_NEVER);
     unsigned char resident[GRO_SLOTS * GRO_SLOT / 4096];
-    assert_int_equal(b->in->mapped, sizeof resident * 4096);
-    assert_int_equal(mincore(b->in->bytes, b->in->mapped, resident), 0);
+    assert_int_equal(mincore(b->in->bytes, BYTES, resident), 0);
     for (size_t i = 0; i < sizeof resident; i++) assert_false(resident[i] & 1);
     through(a, b, 4);
     tn_udp_close(a);
     tn_udp_close(b);
-}
-
-/* Runs that are kept stay as they are while others come, as many as were allowed, each once. */
-static struct keeper {
-    struct tn_udp *u;
-    uint8_t *kept[4], *run[4];
-    unsigned n, refused;
-} keeper;
-
-static void keep_each(void *ctx, const struct tn_addrport *from, uint8_t *run, size_t len, size_t segment)
-{
-    uint8_t *kept = tn_udp_keep(keeper.u);
-    if (!kept) {
-        keeper.refused++;
-        return;
-    }
-    assert_ptr_equal(kept, run);
-    assert_null(tn_udp_keep(keeper.u));
-    keeper.kept[keeper.n] = kept;
-    keeper.run[keeper.n++] = run;
-}
-
-static void test_keep(void **state)
-{
-    struct tn_udp *a;
-    struct tn_workpool *pool;
-    enum { KEEP = 2, LONG = 3 * SIZE };
-    static uint8_t run[LONG];
-    if (!isolated) skip();
-    assert_int_equal(tn_workpool_new(&(struct tn_workpool_config){.workers = 1}, &pool), 0);
-    assert_int_equal(tn_udp_open(0, &a), 0);
-    assert_int_equal(tn_udp_set_workers(a, pool, KEEP, NULL, NULL), 0);
-    assert_null(tn_udp_keep(a)); /* nothing has come */
-    struct tn_addrport self = {.ip = tn_ip4(127, 0, 0, 1), .port = tn_udp_port4(a)};
-    for (int round = 0; round < 3; round++) {
-        keeper = (struct keeper){.u = a};
-        for (int i = 0; i < 4; i++) {
-            memset(run, round * 10 + i, sizeof run);
-            tn_udp_send_run(a, &self, run, sizeof run, SIZE);
-            for (int k = 0; k < 50 && keeper.n + keeper.refused <= (unsigned)i; k++)
-                tn_udp_receive(a, tn_udp_fd4(a), 64, keep_each, NULL, 5);
-        }
-        if (!a->gro) break;
-        assert_int_equal(keeper.n, KEEP);
-        assert_int_equal(keeper.refused, 2);
-        assert_null(tn_udp_keep(a)); /* outside of a call */
-        for (int i = 0; i < KEEP; i++)
-            for (int k = 0; k < LONG; k += 100) assert_int_equal(keeper.run[i][k], round * 10 + i);
-        uint64_t due = tn_udp_next_deadline(a);
-        tn_udp_timeout(a, due);
-        tn_udp_timeout(a, due + QUIET_US); /* quiet, but something is kept: nothing is taken away */
-        assert_int_equal(keeper.run[0][7], round * 10);
-        assert_true(tn_udp_next_deadline(a) != TN_NEVER);
-        for (int i = 0; i < KEEP; i++) tn_udp_give_back(a, keeper.kept[i]);
-        tn_udp_timeout(a, tn_udp_next_deadline(a));
-        tn_udp_timeout(a, tn_udp_next_deadline(a));
-        assert_true(tn_udp_next_deadline(a) == TN_NEVER);
-    }
-    tn_udp_close(a);
-    tn_workpool_free(pool);
 }
 
 static void on_failed(void *ctx, const struct tn_addrport *to, int err)
@@ -351,7 +290,6 @@ int main(void)
         cmocka_unit_test(test_outbox),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_memory_returns),
-        cmocka_unit_test(test_keep),
         cmocka_unit_test(test_errors_are_losses),
     };
     return cmocka_run_group_tests(tests, isolate, NULL);

@@ -59,7 +59,7 @@ static void set_up(struct bed *b, size_t workers)
     wakes = rests = engines = 0;
     assert_int_equal(tn_workpool_new(&c, &b->pool), 0);
     assert_int_equal(tn_udp_open(0, &b->from), 0);
-    assert_int_equal(tn_udp_set_workers(b->from, b->pool, 3, wake, b), 0);
+    assert_int_equal(tn_udp_set_workers(b->from, b->pool, wake, b), 0);
     for (int i = 0; i < PEERS; i++) {
         assert_int_equal(tn_udp_open(0, &b->to[i]), 0);
         b->addr[i] = (struct tn_addrport){.ip = tn_ip4(127, 0, 0, 1), .port = tn_udp_port4(b->to[i])};

@@ -274,7 +274,8 @@ static void opened_elsewhere(void **state)
         memcpy(run, wire.bytes, len);
         assert_int_equal(tn_wg_session_part(run, len, seg), len);
         assert_true(tn_wg_plan_open(s->wg, run, len, seg, &plan, n->now_us));
-        assert_ptr_equal(plan.peer, s->peer);
+        assert_true(plan.serial != 0);
+        assert_int_equal(tn_wg_session_of(run), tn_get_le32(run + 4));
         if (what == 1) run[3 * seg + 50] ^= 1;
         if (what == 2) give(s, 2 * seg, seg); /* two of them have come by another way meanwhile */
         tn_wg_open_planned(engine, &plan, run, len, seg, good);
