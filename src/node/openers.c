@@ -14,7 +14,6 @@
 
 #include "node/workers.h"
 #include "path/udp.h"
-#include "util/cursor.h"
 #include "util/err.h"
 #include "util/secret.h"
 #include "util/workpool.h"
