@@ -18,7 +18,7 @@ enum bbr_acks { BBR_ACKS_INIT, BBR_ACKS_REFILLING, BBR_ACKS_PROBE_STARTING, BBR_
 enum {
     BBR_MIN_SEGS = 4,
     BBR_MIN_RTT_LEN_MS = 10000,
-    BBR_PROBE_RTT_INTERVAL_MS = 5000,
+    BBR_PROBE_RTT_INTERVAL_MS = 8000, /* the draft has 5 s; below BBR_MIN_RTT_LEN_MS, so that it finds the lowest while one is known */
     BBR_PROBE_RTT_MS = 200,
     BBR_EXTRA_ACKED_ROUNDS = 5, /* of each half of the filter */
     BBR_STARTUP_LOSSES = 6,

@@ -3,7 +3,7 @@
  * Startup doubles the rate every round until it no longer brings more bandwidth; Drain lets go the queue that
  * this made. Then it cycles: DOWN leaves room for others, CRUISE holds the rate for two or three seconds (less on
  * short paths, where Reno would probe sooner too), REFILL fills the pipe for a round, UP asks for more until
- * bandwidth stops growing or losses say stop. PROBE_RTT drains for 200 ms every five seconds, unless the flow
+ * bandwidth stops growing or losses say stop. PROBE_RTT drains for 200 ms every eight seconds, unless the flow
  * pauses by itself. */
 #include "stack/bbr.h"
 #include "stack/sack.h"

@@ -217,7 +217,7 @@ static void the_lowest_round_trip_is_looked_for(void **state)
 {
     struct path *p = start();
     until(p, BBR_PROBE_RTT, 400);
-    assert_true(p->now - 10000000 > 5000000 && p->now - 10000000 < 8000000);
+    assert_true(p->now - 10000000 > 8000000 && p->now - 10000000 < 11000000);
     round_trip(p, 0);
     assert_true(p->cc.cwnd <= (BDP / 2 + BDP / 20) * MSS);
     uint32_t low = p->cc.cwnd;
