@@ -154,6 +154,7 @@ static void warm(struct tn_aead_engine *e, size_t len)
     }
     e->warm_left = 0;
     e->imb = tn_imb_new();
+    if (e->imb) tn_aead_engine_forget(e); /* OpenSSL's contexts have a key that nothing replaces any more */
 }
 
 static void seal(struct tn_aead_engine *e, const uint8_t key[32], const uint8_t nonce[12], const void *ad, size_t adlen,

@@ -3,8 +3,8 @@
  *
  * An engine holds what one thread needs to work with any number of keys; a key is then 48 bytes. TN_AEAD_AUTO
  * starts with OpenSSL and moves to ipsec-mb, where that is built in and the CPU has AVX-512, once
- * TN_AEAD_WARM_BYTES went through the engine: setting ipsec-mb up runs its self-tests, which takes 8 ms and makes
- * 3 MB of it resident, half of what an idle node may use. Per 1,280-byte packet here: ipsec-mb 0.40 us (AVX-512)
+ * TN_AEAD_WARM_BYTES went through the engine: setting ipsec-mb up runs its self-tests, which takes 8 ms and
+ * touches 3 MB of its code (let go again, tn_trim_code). Per 1,280-byte packet here: ipsec-mb 0.40 us (AVX-512)
  * and 1.0 us (AVX2), OpenSSL 0.72 us (AVX-512) and 0.95 us (AVX2); so AVX2 alone is no reason to change.
  *
  * An engine and its keys belong to one thread at a time. Sealing and opening may work in place (out == in). */

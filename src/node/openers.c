@@ -133,10 +133,11 @@ void tn_openers_input(struct tn_node *n, uint8_t *run, size_t len, size_t segmen
     struct opened *done = slot < 0 ? NULL : &n->openers->slot[slot];
     if (done && done->run == run && done->len == len) {
         struct tn_wg_plan plan = {.serial = done->serial};
+        done->run = NULL; /* said once: these bytes will be another run's */
         tn_wg_input_opened(n->wg, &plan, run, len, segment, done->good, now_us);
         return;
     }
-    if (done) make_known(n, run, len, segment, now_us);
+    if (done && n->openers->reading) make_known(n, run, len, segment, now_us);
     tn_wg_input_run(n->wg, run, len, segment, from, now_us);
 }
 

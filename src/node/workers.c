@@ -12,8 +12,8 @@
 enum { CORES_MIN = 4, AUTO_MAX = 4 };
 
 /* Handing over costs time of its own, on both threads (docs/PERFORMANCE.md), so with auto it is done by a loop that has too little
- * of it: busy so many per cent of the time, and until it is well below. */
-enum { BUSY = 70, CALM = 30, WINDOW_US = 10 * 1000 };
+ * of it: busy so many per cent of the time, and until it is well below what that leaves it (receiving, less than half). */
+enum { BUSY = 70, CALM = 15, WINDOW_US = 10 * 1000 };
 
 /* Cores this process may use. */
 static size_t cores(void)

@@ -171,9 +171,8 @@ static void work_on(struct tn_udp_ahead *a, void *local, unsigned which)
 static bool await_lead(struct tn_udp_ahead *a, void *local)
 {
     while (!a->over && (a->led || !atomic_load(&a->reading))) {
-        bool rests = !atomic_load(&a->reading);
         a->asleep++;
-        if (rests) a->config.rest(local);
+        a->config.rest(local); /* also when others go on: the session of its key may end while it sleeps */
         pthread_cond_wait(&a->lead, &a->mu);
         a->asleep--;
     }
@@ -352,7 +351,8 @@ int tn_udp_ahead_take(struct tn_udp_ahead *a, int budget, tn_udp_each *each, voi
     unsigned taken = atomic_load_explicit(&a->taken, memory_order_relaxed);
     if (atomic_load_explicit(&a->wants_thread, memory_order_relaxed)) {
         atomic_store_explicit(&a->wants_thread, false, memory_order_relaxed);
-        if (a->nthreads < a->config.threads) (void)add_thread(a); /* without, it is slower */
+        /* Without, it is slower. Not tried again: a limit that is reached is not left by asking. */
+        if (a->nthreads < a->config.threads && add_thread(a) != 0) a->config.threads = a->nthreads;
     }
     while (total < budget) {
         struct slot *s = &a->slot[taken % a->nslots];

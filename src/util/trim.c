@@ -20,6 +20,9 @@ struct mapping {
     unsigned long resident_kb;
 };
 
+/* What comes after one that does not is the rest of a long path, which may look like anything. */
+static bool ends_line(const char *line) { return strchr(line, '\n') != NULL; }
+
 /* "55d0-55d8 r-xp 00001000 08:01 1234  /path" */
 static bool parse_header(const char *line, struct mapping *m)
 {
@@ -52,7 +55,11 @@ size_t tn_trim_memory(void)
 #endif
     FILE *f = fopen("/proc/self/smaps", "re");
     if (!f) return 0;
-    for (int i = 0; i < LINES_MAX && fgets(line, sizeof line, f); i++) dropped += consider(&m, line);
+    bool whole = true;
+    for (int i = 0; i < LINES_MAX && fgets(line, sizeof line, f); i++) {
+        if (whole) dropped += consider(&m, line);
+        whole = ends_line(line);
+    }
     fclose(f);
     return dropped;
 }
@@ -63,10 +70,12 @@ static bool find_code(uintptr_t inside, struct mapping *m)
 {
     char line[512];
     FILE *f = fopen("/proc/self/maps", "re");
-    bool found = false;
+    bool found = false, whole = true;
     if (!f) return false;
-    for (int i = 0; !found && i < LINES_MAX && fgets(line, sizeof line, f); i++)
-        found = parse_header(line, m) && m->start <= inside && inside < m->end;
+    for (int i = 0; !found && i < LINES_MAX && fgets(line, sizeof line, f); i++) {
+        found = whole && parse_header(line, m) && m->start <= inside && inside < m->end;
+        whole = ends_line(line);
+    }
     fclose(f);
     return found && m->code;
 }

@@ -165,6 +165,11 @@ static void test_opened(void **state)
     uint8_t other[RUN] = {4, 0, 0, 0, 7}; /* something else that comes up while the run is taken in */
     tn_openers_input(&f.n, other, RUN, SEGMENT, NULL, 1);
     assert_true(f.opened == 2 && f.singly == 8);
+    comes(7, 1, RUN);
+    assert_int_equal(f.opened, 3);
+    f.slot = 1;
+    tn_openers_input(&f.n, run, RUN, SEGMENT, NULL, 1); /* the same bytes once more, opened by nobody */
+    assert_true(f.opened == 3 && f.singly == 9);
     tn_openers_free(&f.n);
 }
 
@@ -194,6 +199,8 @@ static void test_forgets(void **state)
     assert_true(is_known(300));
     look(0, S + FORGET_US + QUIET_US);
     assert_false(f.ahead);
+    assert_memory_equal(o->plan, none, sizeof none);
+    comes(300, 0, RUN); /* a leftover that nobody opened */
     assert_memory_equal(o->plan, none, sizeof none);
     tn_openers_free(&f.n);
 }

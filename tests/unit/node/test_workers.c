@@ -59,9 +59,9 @@ static void test_when(void **state)
     assert_false(n.hand_over);
     window(&n, &now_us, 20, 6);
     assert_true(n.hand_over);
-    window(&n, &now_us, 20, 13); /* calmer, since others do the work */
+    window(&n, &now_us, 20, 16); /* calmer, since others do the work */
     assert_true(n.hand_over);
-    window(&n, &now_us, 20, 15);
+    window(&n, &now_us, 20, 18);
     assert_false(n.hand_over);
     window(&n, &now_us, 20, 25); /* clocks differ a little */
     assert_false(n.hand_over);

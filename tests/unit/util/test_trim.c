@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <cmocka.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 
 static void headers(void **state)
 {
@@ -76,11 +78,36 @@ static void everything_still_works(void **state)
     (void)tn_trim_memory();
 }
 
+/* A file whose path goes on, where a line is cut, as a mapping of everything. */
+static void a_path_is_no_mapping(void **state)
+{
+    char dir[] = "/tmp/tn-trim-XXXXXX", path[700];
+    struct mapping m;
+    assert_non_null(mkdtemp(dir));
+    size_t cut = 511 - 73; /* what is read at once, less the columns before a path (fs/proc/task_mmu.c) */
+    size_t base = (size_t)snprintf(path, sizeof path, "%s/%0200d", dir, 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    path[base] = '/';
+    memset(path + base + 1, 'x', cut - base - 1);
+    strcpy(path + cut, "0-7fffffffffff r-xp 0 0:0 1");
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0 && ftruncate(fd, 4096) == 0);
+    void *at = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
+    assert_ptr_not_equal(at, MAP_FAILED);
+    assert_false(find_code(0x1000, &m));
+    munmap(at, 4096);
+    close(fd);
+    unlink(path);
+    path[base] = '\0';
+    rmdir(path);
+    rmdir(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(headers), cmocka_unit_test(changed_code_stays), cmocka_unit_test(only_the_code_that_is_meant),
-        cmocka_unit_test(everything_still_works), cmocka_unit_test(private_pages_are_seen),
+        cmocka_unit_test(everything_still_works), cmocka_unit_test(private_pages_are_seen), cmocka_unit_test(a_path_is_no_mapping),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
