@@ -6,23 +6,9 @@
 #include <stdarg.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include "../loopback.h"
 #include <fcntl.h>
-#include <net/if.h>
-#include <sched.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
-
-static bool isolated;
-
-static int isolate(void **state)
-{
-    struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-    if (unshare(CLONE_NEWNET) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return 0;
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    isolated = fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &ifr) == 0;
-    close(fd);
-    return 0;
-}
 
 enum { DATAGRAM_MAX = 9000 };
 

@@ -5,24 +5,10 @@
 #include <stdarg.h>
 #include <setjmp.h>
 #include <cmocka.h>
-#include <net/if.h>
-#include <sched.h>
+#include "../loopback.h"
 #include <string.h>
-#include <sys/ioctl.h>
 
 enum { SEGMENT = 1312, PAGE = 4096, LONG = 8 };
-
-static bool isolated;
-
-static int isolate(void **state)
-{
-    struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-    if (unshare(CLONE_NEWNET) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return 0;
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    isolated = fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &ifr) == 0;
-    close(fd);
-    return 0;
-}
 
 /* Datagrams carry their number, counted for each family. work notes in the run's slot what it found there. */
 struct bed {

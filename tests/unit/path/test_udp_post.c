@@ -6,28 +6,15 @@
 #include <stdarg.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include "../loopback.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <net/if.h>
-#include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum { HEADER = 16, PEERS = 5, SEGMENT = 1312 };
 
-static bool isolated;
 static atomic_int wakes, rests, engines;
-
-static int isolate(void **state)
-{
-    struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-    if (unshare(CLONE_NEWNET) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return 0;
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    isolated = fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &ifr) == 0;
-    close(fd);
-    return 0;
-}
 
 static void *make(void *ctx)
 {
