@@ -19,7 +19,8 @@ enum {
 
 struct tn_pace {
     uint64_t used_to_us;
-    bool waiting; /* there is something to send, and only time is missing */
+    uint16_t rest_ns; /* used beyond that; without it a segment of 9.9 us takes 9, a tenth too fast at 1 Gbit/s */
+    bool waiting;     /* there is something to send, and only time is missing */
 };
 
 /* What is decided on at once: a millisecond's worth, two segments to 64 KB. rate 0: not paced. */
@@ -38,7 +39,10 @@ static inline bool tn_pace_allows(const struct tn_pace *p, uint64_t rate, uint64
 void tn_pace_wake(struct tn_pace *p, uint64_t now_us);
 static inline void tn_pace_sent(struct tn_pace *p, uint64_t rate, uint32_t bytes)
 {
-    if (rate) p->used_to_us += (uint64_t)bytes * 1000000 / rate;
+    if (rate == 0) return;
+    uint64_t ns = (uint64_t)bytes * 1000000000 / rate + p->rest_ns;
+    p->used_to_us += ns / 1000;
+    p->rest_ns = (uint16_t)(ns % 1000);
 }
 /* When it will be allowed again. */
 static inline uint64_t tn_pace_at(const struct tn_pace *p) { return p->used_to_us - TN_PACE_AHEAD_US; }
