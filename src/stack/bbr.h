@@ -18,7 +18,10 @@ enum bbr_acks { BBR_ACKS_INIT, BBR_ACKS_REFILLING, BBR_ACKS_PROBE_STARTING, BBR_
 enum {
     BBR_MIN_SEGS = 4,
     BBR_MIN_RTT_LEN_MS = 10000,
-    BBR_PROBE_RTT_INTERVAL_MS = 8000, /* the draft has 5 s; below BBR_MIN_RTT_LEN_MS, so that it finds the lowest while one is known */
+    /* The draft's, where others make a queue: two looks in what a lowest round trip is good for, or a flow takes their
+     * queue for the path. By ourselves one look is enough. */
+    BBR_PROBE_RTT_SHARED_MS = 5000,
+    BBR_PROBE_RTT_ALONE_MS = 8000,
     BBR_PROBE_RTT_MS = 200,
     BBR_EXTRA_ACKED_ROUNDS = 5, /* of each half of the filter */
     BBR_STARTUP_LOSSES = 6,
@@ -29,9 +32,10 @@ enum {
     BBR_SHARED_SLOPE = 3,
 };
 #define BBR_LOSS_THRESH 0.02
+#define BBR_STARTUP_LOSS_THRESH 0.08
 #define BBR_BETA 0.7
 #define BBR_QUEUE_RTT 1.125
-#define BBR_SHARED_BETA 0.9
+#define BBR_SHARED_BETA 0.7
 #define BBR_HEADROOM 0.15
 #define BBR_FULL_BW_GROWTH 1.25
 #define BBR_MARGIN 0.99 /* the pacing margin: a queue that stands would never drain */
@@ -62,8 +66,10 @@ struct bbr_flight {
     uint32_t extra_from_us, extra_delivered, extra[2];
     uint32_t up_acked, up_acked_per_inc;
     uint32_t undo_inflight_short, undo_inflight_long;
+    uint32_t peer_wnd; /* when it last held back a round that did not count for a full pipe */
     uint8_t undo_state, up_rounds, extra_rounds, loss_ranges;
     bool round_start, loss_round_start, loss_in_round, recovery_round, can_undo_state;
+    bool peer_limited_loss_round, peer_limited_round;
 };
 _Static_assert(sizeof(struct bbr) <= TN_CC_STATE, "the state must fit the flow's room for it");
 _Static_assert(sizeof(struct bbr_flight) <= TN_CC_FLIGHT, "and the flight's");
@@ -101,6 +107,6 @@ void tn_bbr_measure(struct bbr_now *n);
 void tn_bbr_measured(struct bbr_now *n);
 /* True: the time has come to look for the lowest round-trip time again. */
 bool tn_bbr_min_rtt(struct bbr_now *n);
-bool tn_bbr_inflight_too_high(uint32_t lost, uint32_t in_flight, bool has_sack);
+bool tn_bbr_inflight_too_high(const struct tn_cc *cc, uint32_t lost, uint32_t in_flight, bool has_sack);
 
 #endif

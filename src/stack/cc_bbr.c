@@ -3,8 +3,8 @@
  * Startup doubles the rate every round until it no longer brings more bandwidth; Drain lets go the queue that
  * this made. Then it cycles: DOWN leaves room for others, CRUISE holds the rate for two or three seconds (less on
  * short paths, where Reno would probe sooner too), REFILL fills the pipe for a round, UP asks for more until
- * bandwidth stops growing or losses say stop. PROBE_RTT drains for 200 ms every eight seconds, unless the flow
- * pauses by itself. */
+ * bandwidth stops growing, losses say stop, or a queue of its own says that the pipe is full. PROBE_RTT drains for
+ * 200 ms every eight seconds, every five where others make a queue, unless the flow pauses by itself. */
 #include "stack/bbr.h"
 #include "stack/sack.h"
 #include "stack/seq.h"
@@ -122,6 +122,15 @@ static bool is_time_to_cruise(struct bbr_now *n)
     return inflight <= tn_bbr_with_headroom(n->cc) && inflight <= tn_bbr_inflight(n->cc, 1);
 }
 
+/* The pipe is full, and a quarter more: with more bandwidth than we know what was sent on top would have arrived by now.
+ * The draft goes on for three rounds, which with a queue of one bandwidth-delay product ended in its overflow, and each time in
+ * a stall at peers whose window has no room for two round trips of a full queue. On a shared bottleneck the queue is not
+ * ours. */
+static bool has_own_queue(struct bbr_now *n)
+{
+    return n->a->inflight_now >= tn_bbr_inflight(n->cc, gains[BBR_UP].pacing) + tn_bbr_extra(n->cc);
+}
+
 static bool is_time_to_go_down(struct bbr_now *n)
 {
     struct bbr *b = n->b;
@@ -129,6 +138,7 @@ static bool is_time_to_go_down(struct bbr_now *n)
         b->probed_cautiously = true;
         return true;
     }
+    if (!b->shared && b->acks == BBR_ACKS_PROBE_FEEDBACK && has_own_queue(n)) return true;
     if (n->a->cwnd_limited && n->cc->cwnd >= b->inflight_long) {
         tn_bbr_reset_full_bw(b); /* it is the bound that limits, not the path */
         b->full_bw = (float)n->a->rs->bytes_per_s;
@@ -169,7 +179,7 @@ static bool adapt_long_term(struct bbr_now *n)
             return true;
         }
     }
-    if (!rs->has_data || tn_bbr_inflight_too_high(rs->lost, rs->in_flight, n->a->has_sack)) return false;
+    if (!rs->has_data || tn_bbr_inflight_too_high(n->cc, rs->lost, rs->in_flight, n->a->has_sack)) return false;
     if (b->inflight_long == BBR_INFINITE) return false;
     if (rs->in_flight > b->inflight_long && (!b->shared || b->state == BBR_UP)) b->inflight_long = rs->in_flight;
     if (b->state == BBR_UP) raise_long_term(n);
@@ -354,7 +364,7 @@ static void bbr_segment_lost(struct tn_cc *cc, const struct tn_rec *rec, const s
     if (rec->seq != f->lost_end && f->loss_ranges < UINT8_MAX) f->loss_ranges++;
     f->lost_end = rec->seq + rec->len;
     uint32_t lost = rate->lost - rec->mark.lost;
-    if (!b->probe_sample || (!b->shared && !tn_bbr_inflight_too_high(lost, rec->mark.in_flight, has_sack))) return;
+    if (!b->probe_sample || (!b->shared && !tn_bbr_inflight_too_high(cc, lost, rec->mark.in_flight, has_sack))) return;
     b->probed_too_high = true;
     b->probe_sample = false; /* one reaction per probe */
     if (!(rec->flags & TN_REC_APP_LIMITED)) {
