@@ -2,12 +2,15 @@
 """Our exit node beside sing-box and the official exit node, in the same bed and the same run, taking turns: download, CPU and
 memory, connection rates, idle flows, fairness. Medians are printed.
 
-    bench/egress.py [--rounds N] [--build DIR] [--only NAME,...] [WORK ...]      works: download connects idle fair both
+    bench/egress.py [--rounds N] [--build DIR] [--only NAME,...] [--softirqs] [WORK ...]
+
+    works: download connects idle fair both
 
 Needs root (a TUN device for the official client), the Go peers (tests/peers/build.sh), and bench/singbox/build.sh for sing-box;
 a peer that is not there is left out, and says so. The client is the official one, with a TUN device and a direct path. ours-tls,
 behind a proxy with TLS (squid), and ours-pool, where the first client's proxy never answers, are measured when they are named by
---only. both: the download with our node as the client, too, where ours is the exit node."""
+--only. both: the download with our node as the client, too, where ours is the exit node. --softirqs: of the CPU seconds of download and
+both also what is left without softirqs (softirqs.py; needs perf, which costs some itself)."""
 import argparse
 import json
 import os
@@ -20,6 +23,8 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+
+from softirqs import Softirqs  # noqa: E402
 
 MIB = 1 << 20
 BLOB = 512 * MIB
@@ -204,9 +209,14 @@ def download(bed, proc, peer=2):
     bed.run_load("get", web, BLOB_PORT, 16 * MIB, peer=peer)
     forget_peak(proc.pid)
     before = cpu_s(proc.pid)
-    said = bed.run_load("get", web, BLOB_PORT, BLOB, peer=peer)
-    return {"MB/s": float(said.split()[0]), "CPU s/GiB": (cpu_s(proc.pid) - before) / (BLOB / (1 << 30)),
-            "peak MB": memory_mb(proc.pid, "VmHWM")}
+    with Softirqs(proc.pid if bed.softirqs else None) as softirqs:
+        said = bed.run_load("get", web, BLOB_PORT, BLOB, peer=peer)
+        cpu = cpu_s(proc.pid) - before
+    gib = BLOB / (1 << 30)
+    figures = {"MB/s": float(said.split()[0]), "CPU s/GiB": cpu / gib}
+    if softirqs.seconds is not None:
+        figures["without softirqs"] = (cpu - softirqs.seconds) / gib
+    return {**figures, "peak MB": memory_mb(proc.pid, "VmHWM")}
 
 
 def both(bed, proc):
@@ -284,6 +294,7 @@ WORK = {f.__name__: f for f in (download, connects, idle, fair, both)}
 def measure(args, work):
     tmp = tempfile.mkdtemp(prefix="tn-bench-")
     bed = make_bed(tmp)
+    bed.softirqs = args.softirqs
     if work == "fair":
         bed.second_client()
     who = [c for c in contestants(args.only.split(",")) if not args.only or c.name in args.only.split(",")]
@@ -307,8 +318,9 @@ def measure(args, work):
         bed.sup.end()
         shutil.rmtree(tmp, ignore_errors=True)
     for c in who:
-        figures = {k: statistics.median(r[k] for r in got[c.name]) for k in got[c.name][0]}
-        said = ", ".join(f"{k} {v:.2f}" if "CPU" in k else f"{k} {v:.1f}" for k, v in figures.items())
+        told = [k for k in got[c.name][0] if all(k in r for r in got[c.name])]
+        figures = {k: statistics.median(r[k] for r in got[c.name]) for k in told}
+        said = ", ".join(f"{k} {v:.2f}" if "CPU" in k or "softirqs" in k else f"{k} {v:.1f}" for k, v in figures.items())
         print(f"{work}: {c.name:10} ({paths[c.name]}) {said}", flush=True)
 
 
@@ -317,12 +329,14 @@ def main():
     ap.add_argument("--rounds", type=int, default=5)
     ap.add_argument("--build", default=os.path.join(ROOT, "build"))
     ap.add_argument("--only", default="")
+    ap.add_argument("--softirqs", action="store_true")
     ap.add_argument("--one", help=argparse.SUPPRESS, choices=WORK)
     ap.add_argument("work", nargs="*", choices=[[], *WORK], default=[])
     args = ap.parse_args()
     if not args.one:  # a sandbox, and so a process, for each: they use the same names of namespaces
         for name in args.work or WORK:
             argv = [sys.executable, __file__, "--one", name, "--rounds", str(args.rounds), "--build", args.build, "--only", args.only]
+            argv += ["--softirqs"] if args.softirqs else []
             if subprocess.run(argv).returncode != 0:
                 print(f"{name}: could not be measured")
         return
