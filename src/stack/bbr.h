@@ -38,6 +38,7 @@ enum {
 #define BBR_SHARED_BETA 0.7
 #define BBR_HEADROOM 0.15
 #define BBR_FULL_BW_GROWTH 1.25
+#define BBR_PEER_GROWTH 1.125
 #define BBR_MARGIN 0.99 /* the pacing margin: a queue that stands would never drain */
 
 struct bbr {
@@ -47,6 +48,7 @@ struct bbr {
     uint32_t min_rtt_us, probe_rtt_us; /* 0: none yet */
     uint32_t min_rtt_at, probe_rtt_at, probe_rtt_done_at, cycle_at;
     uint32_t prior_cwnd;
+    uint32_t peer_wnd; /* when it last held back a round that did not count for a full pipe */
     uint8_t state, acks;
     uint8_t full_bw_count, rounds_since_probe;
     uint8_t wait;         /* until the next probe: 2 s and as many 256ths of one */
@@ -60,16 +62,16 @@ struct bbr_flight {
     float bw_latest, undo_bw_short;
     uint32_t inflight_latest;
     uint32_t next_round, loss_round;        /* of delivered */
-    uint32_t round_rtt_us;                  /* lowest of the loss round; 0: none */
+    uint32_t round_rtt_us, srtt_us;         /* lowest of the loss round, and smoothed; 0: none */
     uint32_t round_lost, round_delivered;   /* rate->lost and ->delivered at the loss round's start */
     uint32_t lost_end;                      /* to tell ranges of lost segments */
     uint32_t extra_from_us, extra_delivered, extra[2];
     uint32_t up_acked, up_acked_per_inc;
+    uint32_t span_from, span_rtt_us;        /* of UP: delivered at the start of an eighth of a round, and its lowest round trip */
     uint32_t undo_inflight_short, undo_inflight_long;
-    uint32_t peer_wnd; /* when it last held back a round that did not count for a full pipe */
     uint8_t undo_state, up_rounds, extra_rounds, loss_ranges;
     bool round_start, loss_round_start, loss_in_round, recovery_round, can_undo_state;
-    bool peer_limited_loss_round, peer_limited_round;
+    bool peer_limited_loss_round, peer_limited_round, cruise_round;
 };
 _Static_assert(sizeof(struct bbr) <= TN_CC_STATE, "the state must fit the flow's room for it");
 _Static_assert(sizeof(struct bbr_flight) <= TN_CC_FLIGHT, "and the flight's");
@@ -107,6 +109,8 @@ void tn_bbr_measure(struct bbr_now *n);
 void tn_bbr_measured(struct bbr_now *n);
 /* True: the time has come to look for the lowest round-trip time again. */
 bool tn_bbr_min_rtt(struct bbr_now *n);
+/* Bytes that may be lost of in_flight before that is too much. */
+double tn_bbr_loss_allowed(const struct tn_cc *cc, uint32_t in_flight);
 bool tn_bbr_inflight_too_high(const struct tn_cc *cc, uint32_t lost, uint32_t in_flight, bool has_sack);
 
 #endif

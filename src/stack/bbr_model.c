@@ -12,8 +12,8 @@
  * than that at once. With 1 % of 780 segments lost at random 2 % were met every tenth probe, and the bound that
  * this left took a sixth of the rate until the next.
  *
- * A round in which the peer's window was full says nothing about the path, neither by what was delivered in it nor,
- * while the window still grows, by what was not.
+ * A round in which the peer's window held us back does not say how fast the path is, and while that window still grows
+ * not that the path is no faster.
  *
  * The bottleneck is shared if while cruising, when we make no queue, the lowest round-trip time of a round is an
  * eighth above the path's: then somebody else makes one, and he reduces by any loss. Against one or four CUBIC flows
@@ -110,24 +110,32 @@ void tn_bbr_reset_signals(struct bbr_flight *f)
     f->inflight_latest = 0;
 }
 
-static bool has_queue(const struct bbr *b, const struct bbr_flight *f)
+/* The round's lowest round-trip time says so, whoever made it. */
+static bool has_queue(const struct bbr_now *n) { return n->f->round_rtt_us > n->b->min_rtt_us * BBR_QUEUE_RTT; }
+
+/* What may be lost of so much: 2 % of it. Of less than a bandwidth-delay product a few random losses are more. */
+static double may_be_lost(const struct tn_cc *cc, double of)
 {
-    return f->round_rtt_us > b->min_rtt_us * BBR_QUEUE_RTT;
+    enum { SMALLEST = 8 }; /* the part of one that this is for: of less, losses of 16 % count whatever it was */
+    double bdp = tn_bbr_bdp(cc, 1), least = bdp < of * SMALLEST ? bdp : of * SMALLEST;
+    return BBR_LOSS_THRESH * (of > least ? of : least);
 }
 
-/* Of less than a bandwidth-delay product a few random losses are more than 2 %. */
-static bool is_too_much(const struct tn_cc *cc, uint32_t lost, double of)
+/* At this moment, and nobody's: losses are not a full queue's. */
+static bool has_no_queue(const struct bbr *b, const struct bbr_flight *f)
 {
-    double bdp = tn_bbr_bdp(cc, 1);
-    return lost > BBR_LOSS_THRESH * (of > bdp ? of : bdp);
+    return f->srtt_us && f->srtt_us <= b->min_rtt_us * BBR_QUEUE_RTT;
+}
+
+double tn_bbr_loss_allowed(const struct tn_cc *cc, uint32_t in_flight)
+{
+    const struct bbr *b = bbr_of((struct tn_cc *)cc);
+    return (has_no_queue(b, cc->flight) ? 2 : 1) * may_be_lost(cc, in_flight);
 }
 
 bool tn_bbr_inflight_too_high(const struct tn_cc *cc, uint32_t lost, uint32_t in_flight, bool has_sack)
 {
-    const struct bbr *b = bbr_of((struct tn_cc *)cc);
-    const struct bbr_flight *f = cc->flight;
-    bool low = f->round_rtt_us && !has_queue(b, f);
-    return is_too_much(cc, low ? lost / 2 : lost, in_flight) || (lost && !has_sack);
+    return lost > tn_bbr_loss_allowed(cc, in_flight) || (lost && !has_sack);
 }
 
 static void update_round(struct bbr_now *n)
@@ -159,20 +167,21 @@ static bool is_congestion(const struct bbr_now *n)
     const struct bbr_flight *f = n->f;
     uint32_t lost = n->a->rate->lost - f->round_lost, delivered = n->a->rate->delivered - f->round_delivered;
     if (!f->loss_in_round) return false;
-    if (is_too_much(n->cc, lost, lost + (double)delivered)) return true;
-    return n->b->shared && has_queue(n->b, n->f);
+    if (lost > may_be_lost(n->cc, lost + (double)delivered)) return true;
+    return n->b->shared && has_queue(n);
 }
 
-/* Once a round: lower bounds from what was delivered although segments were lost. */
+/* Once a round: lower bounds from what was delivered although segments were lost. What was delivered in a stall is not the
+ * path's rate, but may still be all that it holds. */
 static void adapt_lower_bounds(struct bbr_now *n)
 {
     struct bbr *b = n->b;
     struct bbr_flight *f = n->f;
-    if (probing(b) || f->peer_limited_loss_round || !is_congestion(n)) return;
+    if (probing(b) || !is_congestion(n)) return;
     double bw = b->bw_short > 0 ? b->bw_short : tn_bbr_max_bw(b);
     uint32_t inflight = b->inflight_short != BBR_INFINITE ? b->inflight_short : n->cc->cwnd;
     inflight = to_u32(inflight * BBR_BETA);
-    b->bw_short = (float)(f->bw_latest > bw * BBR_BETA ? f->bw_latest : bw * BBR_BETA);
+    if (!f->peer_limited_loss_round) b->bw_short = (float)(f->bw_latest > bw * BBR_BETA ? f->bw_latest : bw * BBR_BETA);
     b->inflight_short = f->inflight_latest > inflight ? f->inflight_latest : inflight;
 }
 
@@ -182,7 +191,7 @@ static void check_startup_loss(struct bbr_now *n)
     struct bbr *b = n->b;
     struct bbr_flight *f = n->f;
     uint32_t lost = n->a->rate->lost - f->round_lost, delivered = n->a->rate->delivered - f->round_delivered;
-    double most = has_queue(b, f) ? BBR_LOSS_THRESH : BBR_STARTUP_LOSS_THRESH;
+    double most = has_no_queue(b, f) ? BBR_STARTUP_LOSS_THRESH : BBR_LOSS_THRESH;
     bool high = lost > (lost + (double)delivered) * most && f->loss_ranges >= BBR_STARTUP_LOSSES;
     if (b->state == BBR_STARTUP && f->recovery_round && (high || (lost && !n->a->has_sack))) {
         b->full_bw_reached = true;
@@ -201,6 +210,7 @@ static void latest_signals(struct bbr_now *n)
     if (f->bw_latest < rs->bytes_per_s) f->bw_latest = (float)rs->bytes_per_s;
     if (f->inflight_latest < rs->delivered) f->inflight_latest = rs->delivered;
     uint32_t rtt = n->a->rtt_us;
+    f->srtt_us = n->a->srtt_us;
     if (rtt && (f->round_rtt_us == 0 || rtt < f->round_rtt_us)) f->round_rtt_us = rtt;
     if (n->a->peer_limited) f->peer_limited_loss_round = f->peer_limited_round = true;
     f->loss_round_start = seq_ge(rs->prior_delivered, f->loss_round);
@@ -211,7 +221,9 @@ static void loss_signals(struct bbr_now *n)
 {
     struct bbr_flight *f = n->f;
     if (!f->loss_round_start) return;
-    if (n->b->state == BBR_CRUISE && f->round_rtt_us) n->b->shared = has_queue(n->b, n->f);
+    bool cruises = n->b->state == BBR_CRUISE;
+    if (cruises && f->cruise_round && f->round_rtt_us) n->b->shared = has_queue(n);
+    f->cruise_round = cruises;
     adapt_lower_bounds(n);
     check_startup_loss(n);
     f->loss_in_round = f->peer_limited_loss_round = false;
@@ -260,14 +272,14 @@ uint32_t tn_bbr_extra(const struct tn_cc *cc)
     return to_u32(extra < most ? extra : most);
 }
 
-/* A round in which the peer's window was full, and has grown since, says nothing about the path: with losses from the start
- * Linux widens its window late enough for three of them. */
+/* A round in which the peer's window was full, and has grown by an eighth since, says nothing about the path: with losses
+ * from the start Linux widens its window late enough for three of them. From 64 KB to 1 GB that is 83 rounds at most. */
 static bool is_held_by_peer(struct bbr_now *n)
 {
-    struct bbr_flight *f = n->f;
-    bool held = f->peer_limited_round && n->a->peer_wnd > f->peer_wnd;
-    f->peer_limited_round = false;
-    if (held) f->peer_wnd = n->a->peer_wnd;
+    struct bbr *b = n->b;
+    bool held = n->f->peer_limited_round && n->a->peer_wnd >= b->peer_wnd * BBR_PEER_GROWTH;
+    n->f->peer_limited_round = false;
+    if (held) b->peer_wnd = n->a->peer_wnd;
     return held;
 }
 
@@ -275,7 +287,7 @@ static void check_full_bw(struct bbr_now *n)
 {
     struct bbr *b = n->b;
     const struct tn_rate_sample *rs = n->a->rs;
-    if (b->full_bw_now || !n->f->round_start || rs->app_limited || is_held_by_peer(n)) return;
+    if (!n->f->round_start || is_held_by_peer(n) || b->full_bw_now || rs->app_limited) return;
     if ((double)rs->bytes_per_s >= b->full_bw * BBR_FULL_BW_GROWTH) {
         tn_bbr_reset_full_bw(b);
         b->full_bw = (float)rs->bytes_per_s;

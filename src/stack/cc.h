@@ -41,7 +41,7 @@ struct tn_cc_ack {
     uint32_t inflight_now;
     bool cwnd_limited;  /* the window was what held data back; else it must not grow (RFC 7661) */
     uint32_t peer_wnd;  /* the largest window the peer has announced */
-    bool peer_limited;  /* its window is full */
+    bool peer_limited;  /* before the ACK its window was what held data back */
     bool has_sack, in_recovery;
     struct tn_rate *rate;
     const struct tn_rate_sample *rs;

@@ -85,6 +85,8 @@ static void start_up(struct bbr_now *n)
     tn_bbr_start_round(n->f, n->a->rate);
     tn_bbr_reset_full_bw(b);
     b->full_bw = (float)n->a->rs->bytes_per_s;
+    n->f->span_from = n->a->rate->delivered;
+    n->f->span_rtt_us = 0;
     b->state = BBR_UP;
     raise_slope(n);
 }
@@ -122,13 +124,21 @@ static bool is_time_to_cruise(struct bbr_now *n)
     return inflight <= tn_bbr_with_headroom(n->cc) && inflight <= tn_bbr_inflight(n->cc, 1);
 }
 
-/* The pipe is full, and a quarter more: with more bandwidth than we know what was sent on top would have arrived by now.
- * The draft goes on for three rounds, which with a queue of one bandwidth-delay product ended in its overflow, and each time in
- * a stall at peers whose window has no room for two round trips of a full queue. On a shared bottleneck the queue is not
- * ours. */
+/* The pipe is full, and a quarter more, and not one packet of the last eighth of a round trip was in time: with more bandwidth
+ * than we know what was sent on top would have arrived. The draft goes on for three rounds without growth, which with a queue of one bandwidth-delay
+ * product ended in its overflow, and each time in a stall at peers whose window has no room for two round trips of a full
+ * queue. On a shared bottleneck the queue is not ours. */
 static bool has_own_queue(struct bbr_now *n)
 {
-    return n->a->inflight_now >= tn_bbr_inflight(n->cc, gains[BBR_UP].pacing) + tn_bbr_extra(n->cc);
+    struct bbr_flight *f = n->f;
+    uint32_t rtt = n->a->rtt_us, span = n->a->inflight_now / 8, least = BBR_MIN_SEGS * n->cc->mss;
+    if (rtt && (f->span_rtt_us == 0 || rtt < f->span_rtt_us)) f->span_rtt_us = rtt;
+    if (n->a->rate->delivered - f->span_from < (span > least ? span : least)) return false;
+    bool late = f->span_rtt_us > n->b->min_rtt_us * BBR_QUEUE_RTT;
+    f->span_from = n->a->rate->delivered;
+    f->span_rtt_us = 0;
+    return late && !n->b->shared && n->b->acks == BBR_ACKS_PROBE_FEEDBACK &&
+           n->a->inflight_now >= tn_bbr_inflight(n->cc, gains[BBR_UP].pacing) + tn_bbr_extra(n->cc);
 }
 
 static bool is_time_to_go_down(struct bbr_now *n)
@@ -138,7 +148,7 @@ static bool is_time_to_go_down(struct bbr_now *n)
         b->probed_cautiously = true;
         return true;
     }
-    if (!b->shared && b->acks == BBR_ACKS_PROBE_FEEDBACK && has_own_queue(n)) return true;
+    if (has_own_queue(n)) return true;
     if (n->a->cwnd_limited && n->cc->cwnd >= b->inflight_long) {
         tn_bbr_reset_full_bw(b); /* it is the bound that limits, not the path */
         b->full_bw = (float)n->a->rs->bytes_per_s;
@@ -343,11 +353,10 @@ static void bbr_rto(struct tn_cc *cc, uint64_t now_us)
 }
 
 /* At what amount in flight did the losses become too many? Between what was there before this segment and with it. */
-static uint32_t inflight_at_loss(const struct tn_rec *rec, uint32_t lost)
+static uint32_t inflight_at_loss(const struct tn_cc *cc, const struct tn_rec *rec, uint32_t lost)
 {
     double in_flight = (double)rec->mark.in_flight - rec->len, before = (double)lost - rec->len;
-    double prefix = (BBR_LOSS_THRESH * in_flight - before) / (1 - BBR_LOSS_THRESH);
-    double at = in_flight + prefix;
+    double more = tn_bbr_loss_allowed(cc, rec->mark.in_flight) - before, at = in_flight + (more > 0 ? more : 0);
     return at > 0 ? (uint32_t)at : 0;
 }
 
@@ -368,7 +377,7 @@ static void bbr_segment_lost(struct tn_cc *cc, const struct tn_rec *rec, const s
     b->probed_too_high = true;
     b->probe_sample = false; /* one reaction per probe */
     if (!(rec->flags & TN_REC_APP_LIMITED)) {
-        uint32_t at = b->shared ? (uint32_t)(rec->mark.in_flight * BBR_SHARED_BETA) : inflight_at_loss(rec, lost);
+        uint32_t at = b->shared ? (uint32_t)(rec->mark.in_flight * BBR_SHARED_BETA) : inflight_at_loss(cc, rec, lost);
         uint32_t least = (uint32_t)(tn_bbr_target(cc) * BBR_BETA);
         b->inflight_long = at > least ? at : least;
     }

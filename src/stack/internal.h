@@ -120,7 +120,7 @@ struct tn_flight {
     uint64_t rto_base_us; /* the retransmission timeout counts from here */
     uint64_t stuck_us;    /* since when nothing was acknowledged though timeouts happened; 0: not stuck */
     uint8_t ca;        /* enum tn_tcp_ca */
-    bool can_undo, rexmitted /* since recovery began */, cwnd_limited, cwnd_limited_now;
+    bool can_undo, rexmitted /* since recovery began */, cwnd_limited, cwnd_limited_now, peer_limited_now;
 };
 
 struct tn_tcp {
@@ -430,12 +430,6 @@ void tn_tcp_timer_update(struct tn_tcp *c);
 void tn_tcp_timer_due(struct tn_tcp *c, uint64_t now_us);
 void tn_tcp_keep_touch(struct tn_tcp *c, uint64_t now_us);
 
-/* What the peer's window has room for. */
-static inline uint32_t tn_tcp_window_room(const struct tn_tcp *c)
-{
-    uint32_t edge = c->snd_una + c->snd_wnd;
-    return seq_gt(edge, c->snd_nxt) ? edge - c->snd_nxt : 0;
-}
 static inline uint64_t tn_tcp_pace_at(const struct tn_tcp *c)
 {
     return c->flight && c->flight->pace.waiting ? tn_pace_at(&c->flight->pace) : TN_NEVER;

@@ -118,6 +118,12 @@ static bool make_flight(struct tn_tcp *c, uint64_t now_us)
     return true;
 }
 
+static uint32_t window_room(const struct tn_tcp *c)
+{
+    uint32_t edge = c->snd_una + c->snd_wnd;
+    return seq_gt(edge, c->snd_nxt) ? edge - c->snd_nxt : 0;
+}
+
 static uint32_t unsent(const struct tn_tcp *c) { return c->fin_sent ? 0 : tn_tcp_queued_end(c) - c->snd_nxt; }
 static bool fin_pending(const struct tn_tcp *c) { return c->fin_queued && !c->fin_sent; }
 
@@ -202,7 +208,7 @@ static uint32_t worth_sending(const struct tn_tcp *c, uint32_t len, uint32_t lef
 /* How much new data may go now, quantum at most; 0 with *fin false: nothing. */
 static uint32_t plan_run(struct tn_tcp *c, uint32_t quantum, bool *fin)
 {
-    uint32_t left = unsent(c), window = tn_tcp_window_room(c), room = cwnd_room(c), len = left < window ? left : window;
+    uint32_t left = unsent(c), window = window_room(c), room = cwnd_room(c), len = left < window ? left : window;
     bool by_cwnd = false;
     *fin = fin_pending(c) && len == left && window > len;
     if (len > quantum) {
@@ -218,6 +224,7 @@ static uint32_t plan_run(struct tn_tcp *c, uint32_t quantum, bool *fin)
     /* Within a batch more may be written: what is no full segment would end the train, and be a message of its own. */
     if (len == left && !*fin && len % c->cc.mss && tn_stack_output_later(c)) len -= len % c->cc.mss;
     if (by_cwnd && len < c->cc.mss && c->flight) c->flight->cwnd_limited_now = true;
+    if (!by_cwnd && window < left && len < c->cc.mss && c->flight) c->flight->peer_limited_now = true;
     if (len < left) *fin = false;
     return len;
 }
@@ -250,7 +257,7 @@ static bool send_some(struct tn_tcp *c, uint64_t now_us)
 
 bool tn_tcp_send_small(struct tn_tcp *c, uint64_t now_us)
 {
-    uint32_t room = tn_tcp_window_room(c), left = unsent(c), len = left < c->cc.mss ? left : c->cc.mss;
+    uint32_t room = window_room(c), left = unsent(c), len = left < c->cc.mss ? left : c->cc.mss;
     if (len > room) len = room;
     bool fin = fin_pending(c) && len == left && room > len;
     return (len || fin) && push_new(c, len, fin, now_us);
@@ -262,7 +269,7 @@ bool tn_tcp_send_tail(struct tn_tcp *c, uint64_t now_us)
     if (!fl || fl->recs.count == 0) return false;
     c->f.tlp_out = true;
     c->f.tlp_is_rexmit = false;
-    if (unsent(c) && tn_tcp_window_room(c) && tn_tcp_send_small(c, now_us)) {
+    if (unsent(c) && window_room(c) && tn_tcp_send_small(c, now_us)) {
         c->tlp_end = c->snd_nxt;
         return true;
     }
@@ -349,7 +356,7 @@ static void acknowledge(struct tn_tcp *c, uint64_t now_us)
 void tn_tcp_output(struct tn_tcp *c, uint64_t now_us)
 {
     if (!is_open(c)) return;
-    if (c->flight) c->flight->cwnd_limited_now = false;
+    if (c->flight) c->flight->cwnd_limited_now = c->flight->peer_limited_now = false;
     if (c->flight) tn_pace_wake(&c->flight->pace, now_us);
     while (send_some(c, now_us)) continue;
     if (!is_open(c)) return;
