@@ -1,7 +1,7 @@
 """How much of a process's CPU time were softirqs: what the kernel does in whoever's time runs, at the end of one of his system
 calls or of an interrupt. In a bed of namespaces that is the way of a packet through all of them up to the other end's TCP and its
 next packets, which in life other machines do. perf (linux-perf) records when they begin and end; without it, or without its permission,
-there is no answer."""
+there is no answer. Where the kernel counts interrupts apart (CONFIG_IRQ_TIME_ACCOUNTING) they are in nobody's CPU seconds to begin with."""
 import os
 import shutil
 import signal
@@ -33,8 +33,8 @@ class Softirqs:
             return
         self.perf.send_signal(signal.SIGINT)
         self.perf.wait()
-        r = subprocess.run(["perf", "script", "-i", self.data, "-F", "tid,time,event"], capture_output=True, text=True)
-        if r.returncode == 0:
+        r = subprocess.run(["perf", "script", "--show-lost-events", "-i", self.data, "-F", "tid,time,event"], capture_output=True, text=True)
+        if r.returncode == 0 and "LOST" not in r.stdout:
             self.seconds = _sum(r.stdout)
         self.dir.cleanup()
 
