@@ -305,10 +305,12 @@ static bool to_linux(const struct setup *s, double *mbit)
     while ((o.now = tunbed_now_us()) < end) {
         for (int i = 0; i < 2; i++) tunbed_drain(tun[i], &l[i]);
         for (struct link_packet *p; (p = link_take(&l[0], o.now)); free(p)) to_kernel(tun[1], p);
+        tn_stack_batch_begin(o.st);
         for (struct link_packet *p; (p = link_take(&l[1], o.now)); free(p)) {
             if (p->len > 20 && p->bytes[19] == 2) tn_stack_input(o.st, p->bytes, p->len, o.now);
             else to_kernel(tun[0], p);
         }
+        tn_stack_batch_end(o.st, o.now);
         timeout_if_due(&o);
         for (int i = 0; i < flows; i++) kernel_write(from[i]);
         if (!counting && o.now >= from_us) {

@@ -8,6 +8,7 @@
 #define TN_STACK_BBR_H
 
 #include "stack/cc.h"
+#include "stack/pace.h"
 
 #define BBR_INFINITE UINT32_MAX
 
@@ -17,6 +18,7 @@ enum bbr_acks { BBR_ACKS_INIT, BBR_ACKS_REFILLING, BBR_ACKS_PROBE_STARTING, BBR_
 
 enum {
     BBR_MIN_SEGS = 4,
+    BBR_SPAN_SEGS = 16, /* fewer are late by chance */
     BBR_MIN_RTT_LEN_MS = 10000,
     /* The draft's, where others make a queue: two looks in what a lowest round trip is good for, or a flow takes their
      * queue for the path. By ourselves one look is enough. */
@@ -86,6 +88,8 @@ struct bbr_now {
 };
 
 static inline struct bbr *bbr_of(struct tn_cc *cc) { return (struct bbr *)(void *)cc->state; }
+/* A round trip longer than that has waited in a queue, and not only for the ends, which sleep. */
+static inline double tn_bbr_queue_rtt(const struct bbr *b) { return b->min_rtt_us * BBR_QUEUE_RTT + TN_PACE_AHEAD_US; }
 static inline bool bbr_is_probing_bw(const struct bbr *b) { return b->state >= BBR_DOWN && b->state <= BBR_UP; }
 
 /* bbr_model.c */

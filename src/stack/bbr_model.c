@@ -6,7 +6,7 @@
  *
  * It takes every round with a loss at all for a sign of a full queue; then random loss of 1 % takes a third of the
  * rate between two probes. Here a round counts if it has lost more than the 2 % that probing tolerates as well, or
- * if the bottleneck is shared. The 2 % are of a bandwidth-delay product at least, since a round that something else
+ * if the bottleneck is shared. The 2 % are of a bandwidth-delay product at least (but no more than 16), since a round that something else
  * held back is small, and three lost segments are many of it. And a full queue is a long one: while the round-trip
  * time is the path's, probing tolerates 4 %, and Startup 8, for what these two do to a queue without room costs more
  * than that at once. With 1 % of 780 segments lost at random 2 % were met every tenth probe, and the bound that
@@ -111,12 +111,12 @@ void tn_bbr_reset_signals(struct bbr_flight *f)
 }
 
 /* The round's lowest round-trip time says so, whoever made it. */
-static bool has_queue(const struct bbr_now *n) { return n->f->round_rtt_us > n->b->min_rtt_us * BBR_QUEUE_RTT; }
+static bool has_queue(const struct bbr_now *n) { return n->f->round_rtt_us > tn_bbr_queue_rtt(n->b); }
 
 /* What may be lost of so much: 2 % of it. Of less than a bandwidth-delay product a few random losses are more. */
 static double may_be_lost(const struct tn_cc *cc, double of)
 {
-    enum { SMALLEST = 8 }; /* the part of one that this is for: of less, losses of 16 % count whatever it was */
+    enum { SMALLEST = 8 }; /* the part of one that this is for: of less 16 % are too much */
     double bdp = tn_bbr_bdp(cc, 1), least = bdp < of * SMALLEST ? bdp : of * SMALLEST;
     return BBR_LOSS_THRESH * (of > least ? of : least);
 }
@@ -124,7 +124,7 @@ static double may_be_lost(const struct tn_cc *cc, double of)
 /* At this moment, and nobody's: losses are not a full queue's. */
 static bool has_no_queue(const struct bbr *b, const struct bbr_flight *f)
 {
-    return f->srtt_us && f->srtt_us <= b->min_rtt_us * BBR_QUEUE_RTT;
+    return f->srtt_us && f->srtt_us <= tn_bbr_queue_rtt(b);
 }
 
 double tn_bbr_loss_allowed(const struct tn_cc *cc, uint32_t in_flight)
@@ -277,7 +277,7 @@ uint32_t tn_bbr_extra(const struct tn_cc *cc)
 static bool is_held_by_peer(struct bbr_now *n)
 {
     struct bbr *b = n->b;
-    bool held = n->f->peer_limited_round && n->a->peer_wnd >= b->peer_wnd * BBR_PEER_GROWTH;
+    bool held = n->f->peer_limited_round && n->a->peer_wnd > b->peer_wnd * BBR_PEER_GROWTH;
     n->f->peer_limited_round = false;
     if (held) b->peer_wnd = n->a->peer_wnd;
     return held;

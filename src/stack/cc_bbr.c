@@ -131,10 +131,10 @@ static bool is_time_to_cruise(struct bbr_now *n)
 static bool has_own_queue(struct bbr_now *n)
 {
     struct bbr_flight *f = n->f;
-    uint32_t rtt = n->a->rtt_us, span = n->a->inflight_now / 8, least = BBR_MIN_SEGS * n->cc->mss;
+    uint32_t rtt = n->a->rtt_us, span = n->a->inflight_now / 8, least = BBR_SPAN_SEGS * n->cc->mss;
     if (rtt && (f->span_rtt_us == 0 || rtt < f->span_rtt_us)) f->span_rtt_us = rtt;
     if (n->a->rate->delivered - f->span_from < (span > least ? span : least)) return false;
-    bool late = f->span_rtt_us > n->b->min_rtt_us * BBR_QUEUE_RTT;
+    bool late = f->span_rtt_us > tn_bbr_queue_rtt(n->b);
     f->span_from = n->a->rate->delivered;
     f->span_rtt_us = 0;
     return late && !n->b->shared && n->b->acks == BBR_ACKS_PROBE_FEEDBACK &&
@@ -356,7 +356,9 @@ static void bbr_rto(struct tn_cc *cc, uint64_t now_us)
 static uint32_t inflight_at_loss(const struct tn_cc *cc, const struct tn_rec *rec, uint32_t lost)
 {
     double in_flight = (double)rec->mark.in_flight - rec->len, before = (double)lost - rec->len;
-    double more = tn_bbr_loss_allowed(cc, rec->mark.in_flight) - before, at = in_flight + (more > 0 ? more : 0);
+    double more = tn_bbr_loss_allowed(cc, rec->mark.in_flight) - before;
+    if (more > rec->len) more = rec->len;
+    double at = in_flight + (more > 0 ? more : 0);
     return at > 0 ? (uint32_t)at : 0;
 }
 
