@@ -323,6 +323,8 @@ def measure(args, work):
         told = [k for k in got[c.name][0] if all(k in r for r in got[c.name])]
         figures = {k: statistics.median(r[k] for r in got[c.name]) for k in told}
         said = ", ".join(f"{k} {v:.2f}" if "CPU" in k or "softirqs" in k else f"{k} {v:.1f}" for k, v in figures.items())
+        if args.softirqs and "CPU s/GiB" in figures and "without softirqs" not in figures:
+            said += " (softirqs can't be told apart here: softirqs.py says when)"
         print(f"{work}: {c.name:10} ({paths[c.name]}) {said}", flush=True)
 
 

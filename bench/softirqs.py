@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 
+
 def _counted_apart():
     try:
         with gzip.open("/proc/config.gz", "rt") as f:

@@ -124,10 +124,10 @@ static bool is_time_to_cruise(struct bbr_now *n)
     return inflight <= tn_bbr_with_headroom(n->cc) && inflight <= tn_bbr_inflight(n->cc, 1);
 }
 
-/* The pipe is full, and a quarter more, and not one packet of the last eighth of a round trip was in time: with more bandwidth
- * than we know what was sent on top would have arrived. The draft goes on for three rounds without growth, which with a queue of one bandwidth-delay
- * product ended in its overflow, and each time in a stall at peers whose window has no room for two round trips of a full
- * queue. On a shared bottleneck the queue is not ours. */
+/* The pipe is full, and a quarter more, and not one packet of the last eighth of a round trip was in time: with more
+ * bandwidth than we know what was sent on top would have arrived. The draft goes on for three rounds without growth,
+ * which with a queue of one bandwidth-delay product ended in its overflow, and each time in a stall at peers whose
+ * window has no room for two round trips of a full queue. On a shared bottleneck the queue is not ours. */
 static bool has_own_queue(struct bbr_now *n)
 {
     struct bbr_flight *f = n->f;

@@ -102,7 +102,8 @@ static void grow(struct tn_tcp *c, const struct tn_ack_result *r, uint64_t now_u
         .now_us = now_us, .acked = r->delivered, .rtt_us = r->rtt_us, .srtt_us = c->rtt.srtt_us,
         .min_rtt_us = c->rtt.min_us, .una = c->snd_una, .nxt = c->snd_nxt, .inflight = r->inflight_before,
         .inflight_now = tn_tcp_inflight(c), .cwnd_limited = limited, .has_sack = c->has_sack,
-        .peer_limited = fl->peer_limited_now, .peer_wnd = c->snd_wnd_max, .in_recovery = fl->ca == TN_CA_RECOVERY, .rate = &fl->rate, .rs = &r->rate,
+        .peer_limited = fl->peer_limited_now, .peer_wnd = c->snd_wnd_max,
+        .in_recovery = fl->ca == TN_CA_RECOVERY, .rate = &fl->rate, .rs = &r->rate,
     };
     c->cc.ops->on_ack(&c->cc, &ack);
 }
