@@ -165,7 +165,9 @@ def http3(b):
     try:
         b.exit("--exit-proxy-udp", proxy=dante)
         wait_until(lambda: b.egress()["UDP"] == "proxy", "the proxy said that it does UDP")
-        relay = [f"(udp and host {node} and host {at})", f"(ip[6:2] & 0x1fff != 0 and host {node} and host {at})"]
+        # the relay, fragments to it, and what the proxy's kernel says of a packet to a relay that has just closed
+        relay = [f"(udp and host {node} and host {at})", f"(ip[6:2] & 0x1fff != 0 and host {node} and host {at})",
+                 f"(icmp and src host {at} and dst host {node})"]
         with Oracle(b.net.node, control=b.control, proxies=[dante], peers=[c.ns for c in b.clients()], allow=relay):
             url = f"https://{b.web.host}"
             seen, line = b.tool(peer, "get", b.web.cert, f"{url}/ip").decode().split("\n")[:2]

@@ -49,13 +49,13 @@ def client_vanishes(b):
     s, _ = b.connect(b.net.inet.web4, inet.ECHO)
     s.sendall(b"hello")
     expect(s.recv(100) == b"hello", "echo")
-    flows = b.egress()["Flows"]
-    expect(flows >= 1 and b.honest.open >= 1, f"{flows} flows, {b.honest.open} at the proxy")
+    flows, target = b.egress()["Flows"], (b.net.inet.web4, inet.ECHO)
+    expect(flows >= 1 and b.honest.open_to(target) == 1, f"{flows} flows, {b.honest.open_to(target)} at the proxy")
     tun.ns.blackhole(True)
     start = time.monotonic()
     try:
         wait_until(lambda: b.egress()["Flows"] == 0, "the flow is reaped", timeout=360)
-        wait_until(lambda: b.honest.open == 0, "the proxy's connection is closed", timeout=10)
+        wait_until(lambda: b.honest.open_to(target) == 0, "the proxy's connection is closed", timeout=10)
         return f"{time.monotonic() - start:.0f} s"
     finally:
         tun.ns.blackhole(False)

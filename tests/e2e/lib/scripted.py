@@ -17,6 +17,7 @@ class Session:
     def __init__(self):
         self.raw = b""
         self.methods = self.user = self.password = self.target = None
+        self.ended = False
 
 
 class Scripted:
@@ -53,6 +54,11 @@ class Scripted:
             except OSError:
                 pass
 
+    def open_to(self, target):
+        """Open connections that asked for target: the node has others of its own (DNS, checks)."""
+        with self._lock:
+            return sum(1 for s in self.sessions if s.target == target and not s.ended)
+
     def _listen(self):
         s = socket.socket()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,6 +90,7 @@ class Scripted:
         finally:
             with self._lock:
                 self.open -= 1
+                session.ended = True
                 self._conns.discard(conn)
             conn.close()
 
