@@ -9,7 +9,7 @@
  *   stack_goodput [options] [WORD...]    the rows whose name contains one of the words; default: all
  *     -t SECONDS per measurement (20)   -r MBIT (100)   -d RTT_MS (80)   -m MTU (1280)   -q QUEUE (1, in products)
  *     -s SEED (1)   -x PER_CENT reordering instead of loss: so many come up to half a round trip late, or early
- *     -f            instead: the share of our BBR beside 1 and 4 flows of CUBIC, ours and Linux's
+ *     -f            instead: the share of BBR, ours and Linux's, beside 1 and 4 flows of CUBIC
  *
  * Needs root or user namespaces and /dev/net/tun; without them only the virtual rows are printed. Rows whose
  * algorithm the kernel does not have are left out, and said so. */
@@ -29,7 +29,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PORT = 5001, CUBICS = 4 };
+enum { PORT = 5001, RIVAL_PORT = 5002, CUBICS = 4 };
 
 struct setup {
     double seconds, mbit, rtt_ms, queue, loss, late, early;
@@ -38,6 +38,7 @@ struct setup {
     const char *cc;          /* of Linux */
     enum tn_congestion ours; /* of ours */
     int cubics;              /* flows beside ours, for the share */
+    const char *rival;       /* Linux's congestion control in the place of ours there, or NULL */
 };
 
 static struct link_config link_of(const struct setup *s, bool of_data)
@@ -185,10 +186,12 @@ static int kernel_listen(const struct setup *s, const char *ip)
     return fd;
 }
 
-static int kernel_connect(const char *cc, const char *ip)
+/* From a port of its own, or any if that is 0. */
+static int kernel_connect(const char *cc, const char *ip, uint16_t from)
 {
     int fd = kernel_socket(cc);
-    struct sockaddr_in a = kernel_addr(ip);
+    struct sockaddr_in a = kernel_addr(ip), local = {.sin_family = AF_INET, .sin_port = htons(from)};
+    if (from && bind(fd, (struct sockaddr *)&local, sizeof local) != 0) abort();
     if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0 && errno != EINPROGRESS) abort();
     return fd;
 }
@@ -197,9 +200,9 @@ static int kernel_connect(const char *cc, const char *ip)
  * kept the emulator, and our stack with it, from its work for 10 ms of every 100. */
 struct kernel_sink {
     int listener, fd[CUBICS + 1];
-    bool is_ours[CUBICS + 1]; /* the sender, by address */
+    bool is_one[CUBICS + 1]; /* ours, by address, or the rival in its place, by port */
     int n;
-    _Atomic uint64_t received[2]; /* from Linux, from us */
+    _Atomic uint64_t received[2]; /* from the others, from that one */
 };
 
 static void sink_read(struct kernel_sink *k)
@@ -209,11 +212,11 @@ static void sink_read(struct kernel_sink *k)
     socklen_t len = sizeof from;
     int fd = k->n <= CUBICS ? accept4(k->listener, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
     if (fd >= 0) {
-        k->is_ours[k->n] = (ntohl(from.sin_addr.s_addr) & 255) == 2;
+        k->is_one[k->n] = (ntohl(from.sin_addr.s_addr) & 255) == 2 || ntohs(from.sin_port) == RIVAL_PORT;
         k->fd[k->n++] = fd;
     }
     for (int i = 0; i < k->n; i++)
-        for (ssize_t n; (n = read(k->fd[i], buf, sizeof buf)) > 0;) k->received[k->is_ours[i]] += (uint64_t)n;
+        for (ssize_t n; (n = read(k->fd[i], buf, sizeof buf)) > 0;) k->received[k->is_one[i]] += (uint64_t)n;
 }
 
 /* Ends with the process. */
@@ -263,7 +266,7 @@ static bool ours_with_kernel(const struct setup *s, bool we_send, double *mbit)
         start_sender(&o, tn_ip4(10, 9, 0, 1));
     } else {
         start_receiver(&o, tn_ip4(10, 9, 0, 2));
-        fd = kernel_connect(s->cc, "10.9.0.2");
+        fd = kernel_connect(s->cc, "10.9.0.2", 0);
     }
     uint64_t end = tunbed_now_us() + (uint64_t)(s->seconds * 1e6);
     while ((o.now = tunbed_now_us()) < end) {
@@ -280,10 +283,10 @@ static bool ours_with_kernel(const struct setup *s, bool we_send, double *mbit)
     return true;
 }
 
-/* Flows of Linux, and one of ours beside them if it has cubics, to Linux over one link. */
+/* Flows of Linux, and beside them if there are cubics one of ours or of a rival, to Linux over one link. */
 static bool to_linux(const struct setup *s, double *mbit)
 {
-    int tun[2], flows = s->cubics ? s->cubics : 1, from[CUBICS];
+    int tun[2], flows = s->cubics ? s->cubics : 1, from[CUBICS + 1];
     struct link l[2];
     struct link_config c = link_of(s, true), back = link_of(s, false);
     static struct kernel_sink sink;
@@ -294,10 +297,11 @@ static bool to_linux(const struct setup *s, double *mbit)
     enlarge_kernel_buffers();
     link_init(&l[0], &c);
     link_init(&l[1], &back);
-    for (int i = 0; i < flows; i++) from[i] = kernel_connect(s->cc, "10.9.0.9");
+    for (int i = 0; i < flows; i++) from[i] = kernel_connect(s->cc, "10.9.0.9", 0);
+    if (s->rival) from[flows++] = kernel_connect(s->rival, "10.9.0.9", RIVAL_PORT);
     struct ours o = {0};
     start_stack(&o, s, &l[0], tn_ip4(10, 9, 0, 2));
-    if (s->cubics) start_sender(&o, tn_ip4(10, 9, 0, 9));
+    if (s->cubics && !s->rival) start_sender(&o, tn_ip4(10, 9, 0, 9));
     sink_start(&sink);
     uint64_t start = tunbed_now_us(), end = start + (uint64_t)(s->seconds * 1e6), counted[2] = {0}, from_us = start;
     if (s->cubics) from_us += (end - start) / 6;
@@ -419,13 +423,23 @@ static void table(struct setup s, double reorder, char **words, int n)
 
 static void shares(struct setup s)
 {
-    printf("shares in Mbit/s of %.0f, %.0f ms, queue %.1f, %.0f s: our BBR and all CUBIC flows together\n", s.mbit,
+    static const struct {
+        const char *name, *rival;
+        enum kind kind;
+    } beside[] = {
+        {"ours, our cubic", NULL, OURS_TO_OURS},
+        {"ours, linux cubic", NULL, TO_LINUX},
+        {"linux bbr, linux cubic", "bbr", TO_LINUX},
+    };
+    printf("shares in Mbit/s of %.0f, %.0f ms, queue %.1f, %.0f s: one flow of BBR and all CUBIC flows together\n", s.mbit,
            s.rtt_ms, s.queue, s.seconds);
     printf("%-22s%18s%18s\n", "beside", "1 flow", "4 flows");
-    for (int kernel = 0; kernel < 2; kernel++) {
-        printf("%-22s", kernel ? "linux cubic" : "our cubic");
+    for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++) {
+        if (beside[i].rival && !kernel_has(beside[i].rival)) continue;
+        printf("%-22s", beside[i].name);
+        s.rival = beside[i].rival;
         for (s.cubics = 1; s.cubics <= CUBICS; s.cubics += 3)
-            if (!measure(&s, kernel ? TO_LINUX : OURS_TO_OURS)) break;
+            if (!measure(&s, beside[i].kind)) break;
         printf("\n");
     }
 }
