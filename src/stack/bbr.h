@@ -28,6 +28,8 @@ enum {
     BBR_EXTRA_ACKED_ROUNDS = 5, /* of each half of the filter */
     BBR_STARTUP_LOSSES = 6,
     BBR_FULL_BW_ROUNDS = 3,
+    BBR_QUEUE_ROUNDS = 2,
+    BBR_SOON_ROUNDS = 4,
     BBR_DRAIN_ROUNDS = 3,
     BBR_DOWN_ROUNDS = 10, /* a tenth less in each: a whole bandwidth-delay product */
     BBR_RENO_ROUNDS = 63,
@@ -40,6 +42,7 @@ enum {
 #define BBR_SHARED_BETA 0.7
 #define BBR_HEADROOM 0.15
 #define BBR_FULL_BW_GROWTH 1.25
+#define BBR_QUEUE_GROWTH 1.7
 #define BBR_PEER_GROWTH 1.125
 #define BBR_MARGIN 0.99 /* the pacing margin: a queue that stands would never drain */
 
@@ -57,7 +60,7 @@ struct bbr {
     uint8_t drain_rounds;
     bool started : 1, full_bw_reached : 1, full_bw_now : 1, probe_sample : 1, probed_too_high : 1,
          probed_cautiously : 1, probe_rtt_timed : 1, probe_rtt_round_done : 1;
-    bool idle_restart : 1, shared : 1;
+    bool idle_restart : 1, shared : 1, probe_soon : 1;
 };
 
 struct bbr_flight {
@@ -69,9 +72,10 @@ struct bbr_flight {
     uint32_t lost_end;                      /* to tell ranges of lost segments */
     uint32_t extra_from_us, extra_delivered, extra[2];
     uint32_t up_acked, up_acked_per_inc;
-    uint32_t span_from, span_rtt_us;        /* of UP: delivered at the start of an eighth of a round, and its lowest round trip */
+    uint32_t span_from, span_rtt_us;        /* of UP: delivered at the start of an eighth of a round, and its lowest round
+                                             * trip; of Startup: the lowest of a round */
     uint32_t undo_inflight_short, undo_inflight_long;
-    uint8_t undo_state, up_rounds, extra_rounds, loss_ranges;
+    uint8_t undo_state, up_rounds, extra_rounds, loss_ranges, queue_rounds;
     bool round_start, loss_round_start, loss_in_round, recovery_round, can_undo_state;
     bool peer_limited_loss_round, peer_limited_round, cruise_round;
 };

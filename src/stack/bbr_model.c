@@ -283,11 +283,35 @@ static bool is_held_by_peer(struct bbr_now *n)
     return held;
 }
 
+/* Startup, where there is room, doubles the rate each round and finds no queue. Two rounds with one in which the rate grew
+ * less: the pipe was full, and what still grows is taken from others. The draft goes on until a fourth of growth is
+ * missing; of four flows of CUBIC it took three fair shares so, and kept them for half a minute. A path whose round trips
+ * are longer than the first one looks the same: so the next probe is soon, and goes on as long as the rate grows. */
+static bool shares_full_queue(struct bbr_now *n)
+{
+    struct bbr_flight *f = n->f;
+    bool full = f->span_rtt_us > tn_bbr_queue_rtt(n->b) && (double)n->a->rs->bytes_per_s < n->b->full_bw * BBR_QUEUE_GROWTH;
+    f->queue_rounds = full ? f->queue_rounds + 1 : 0;
+    return f->queue_rounds >= BBR_QUEUE_ROUNDS;
+}
+
+static void lowest_in_startup(struct bbr_now *n)
+{
+    struct bbr_flight *f = n->f;
+    uint32_t rtt = n->a->rtt_us;
+    if (f->round_start) f->span_rtt_us = 0;
+    if (rtt && (f->span_rtt_us == 0 || rtt < f->span_rtt_us)) f->span_rtt_us = rtt;
+}
+
 static void check_full_bw(struct bbr_now *n)
 {
     struct bbr *b = n->b;
     const struct tn_rate_sample *rs = n->a->rs;
     if (!n->f->round_start || is_held_by_peer(n) || b->full_bw_now || rs->app_limited) return;
+    if (b->state == BBR_STARTUP && shares_full_queue(n)) {
+        b->full_bw_now = b->full_bw_reached = b->probe_soon = true;
+        return;
+    }
     if ((double)rs->bytes_per_s >= b->full_bw * BBR_FULL_BW_GROWTH) {
         tn_bbr_reset_full_bw(b);
         b->full_bw = (float)rs->bytes_per_s;
@@ -308,6 +332,7 @@ void tn_bbr_measure(struct bbr_now *n)
     }
     ack_aggregation(n);
     if (n->a->rs->has_data) check_full_bw(n);
+    if (n->b->state == BBR_STARTUP) lowest_in_startup(n);
 }
 
 void tn_bbr_measured(struct bbr_now *n)

@@ -1,7 +1,7 @@
 /* BBR, version 3: what is done about the model (bbr.h, bbr_model.c).
  *
- * Startup doubles the rate every round until it no longer brings more bandwidth; Drain lets go the queue that
- * this made. Then it cycles: DOWN leaves room for others, CRUISE holds the rate for two or three seconds (less on
+ * Startup doubles the rate every round until it no longer brings more bandwidth, or others' queue says that the pipe is
+ * full; Drain lets go the queue that this made. Then it cycles: DOWN leaves room for others, CRUISE holds the rate for two or three seconds (less on
  * short paths, where Reno would probe sooner too), REFILL fills the pipe for a round, UP asks for more until
  * bandwidth stops growing, losses say stop, or a queue of its own says that the pipe is full. PROBE_RTT drains for
  * 200 ms every eight seconds, every five where others make a queue, unless the flow pauses by itself. */
@@ -42,6 +42,13 @@ static void set_pace(struct tn_cc *cc, double gain, uint32_t srtt_us)
 
 /* ---- transitions ---- */
 
+/* Rounds after which Reno would have asked for as much more as a probe does. */
+static uint32_t reno_rounds(const struct tn_cc *cc)
+{
+    uint32_t rounds = tn_bbr_target(cc) / cc->mss;
+    return rounds < BBR_RENO_ROUNDS ? rounds : BBR_RENO_ROUNDS;
+}
+
 static void start_down(struct bbr_now *n)
 {
     struct bbr *b = n->b;
@@ -50,6 +57,9 @@ static void start_down(struct bbr_now *n)
     /* A little luck, so that flows that share a bottleneck don't probe in step. */
     uint64_t luck = (n->a->now_us ^ (uint64_t)n->a->una << 17) * 0x9e3779b97f4a7c15ull;
     b->rounds_since_probe = (uint8_t)(luck >> 63);
+    uint32_t reno = reno_rounds(n->cc);
+    if (b->probe_soon && reno > BBR_SOON_ROUNDS) b->rounds_since_probe = (uint8_t)(reno - BBR_SOON_ROUNDS);
+    b->probe_soon = false;
     b->wait = (uint8_t)(luck >> 40);
     b->cycle_at = n->ms;
     b->drain_rounds = 0;
@@ -108,9 +118,8 @@ static void check_startup_and_drain(struct bbr_now *n)
 static bool is_time_to_probe(struct bbr_now *n)
 {
     struct bbr *b = n->b;
-    uint32_t wait_ms = 2000 + b->wait * 1000u / 256, reno = tn_bbr_target(n->cc) / n->cc->mss;
-    if (reno > BBR_RENO_ROUNDS) reno = BBR_RENO_ROUNDS;
-    if (n->ms - b->cycle_at <= wait_ms && b->rounds_since_probe < reno) return false;
+    uint32_t wait_ms = 2000 + b->wait * 1000u / 256;
+    if (n->ms - b->cycle_at <= wait_ms && b->rounds_since_probe < reno_rounds(n->cc)) return false;
     start_refill(n);
     return true;
 }

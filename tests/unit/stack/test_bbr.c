@@ -141,6 +141,7 @@ struct path {
     uint32_t una, nxt; /* segments */
     uint32_t srtt_us;
     uint32_t limit, peer_wnd; /* segments that the peer has room for, 0: any; bytes */
+    uint32_t others, late_us; /* segments of other flows in the queue; what each round trip is longer by */
 };
 
 static struct path *start(void)
@@ -166,8 +167,8 @@ static void send_some(struct path *p)
         uint32_t i = p->nxt % 8192;
         p->rec[i] = sent(&p->rate, p->nxt * MSS, (p->nxt - p->una) * MSS, p->now);
         p->nxt++;
-        p->free_at = (p->free_at > p->now ? p->free_at : p->now) + SEG_US;
-        p->back_at[i] = p->free_at + RTT;
+        p->free_at = (p->free_at > p->now ? p->free_at : p->now) + SEG_US + SEG_US * p->others / (p->nxt - p->una);
+        p->back_at[i] = p->free_at + RTT + p->late_us;
         tn_pace_sent(&p->pace, p->cc.pace, MSS);
     }
     p->pace.waiting = true;
@@ -234,6 +235,31 @@ static void startup_fills_the_pipe(void **state)
     }
     assert_int_not_equal(b->state, BBR_UP);
     assert_true(most <= BDP * 3 / 2);
+}
+
+/* Others have filled the pipe and a queue: more in flight is a larger part of what there is, and no reason to go on. */
+static void startup_ends_where_others_fill_the_pipe(void **state)
+{
+    struct path *p = start();
+    struct bbr *b = bbr_of(&p->cc);
+    p->others = BDP;
+    p->late_us = RTT / 4;
+    for (unsigned n = 0; b->state == BBR_STARTUP && n < 60; n++) round_trip(p, 0);
+    assert_true(b->full_bw_reached && tn_bbr_max_bw(b) < 3e6 && p->nxt - p->una < BDP / 2);
+    until(p, BBR_UP, 20);
+}
+
+/* The handshake came back sooner than anything since, but the pipe is empty: Startup may think that others fill it, but
+ * then the probe that comes soon goes on where it stopped. */
+static void a_longer_round_trip_alone_costs_a_second(void **state)
+{
+    struct path *p = start();
+    struct bbr *b = bbr_of(&p->cc);
+    round_trip(p, 0);
+    p->late_us = RTT / 2;
+    unsigned n = 0;
+    for (; tn_bbr_max_bw(b) < 9e6 && n < 60; n++) round_trip(p, 0);
+    assert_true(n < 20 + 1000000 / RTT);
 }
 
 /* 3 %, of a whole bandwidth-delay product and of a sixteenth of one. */
@@ -398,7 +424,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rate_of_a_train), cmocka_unit_test(rates_that_say_nothing),
         cmocka_unit_test(late_timers_lose_nothing), cmocka_unit_test(fractions_add_up), cmocka_unit_test(quanta),
-        cmocka_unit_test(startup_fills_the_pipe), cmocka_unit_test(the_lowest_round_trip_is_looked_for), cmocka_unit_test(few_losses_are_the_paths),
+        cmocka_unit_test(startup_fills_the_pipe), cmocka_unit_test(startup_ends_where_others_fill_the_pipe),
+        cmocka_unit_test(a_longer_round_trip_alone_costs_a_second),
+        cmocka_unit_test(the_lowest_round_trip_is_looked_for), cmocka_unit_test(few_losses_are_the_paths),
         cmocka_unit_test(losses_count_where_there_is_a_queue), cmocka_unit_test(a_few_losses_do_not_end_startup), cmocka_unit_test(a_peer_that_opens_slowly_is_not_the_path),
         cmocka_unit_test(what_a_full_peer_held_back_is_not_the_paths_rate), cmocka_unit_test(losses_end_a_probe), cmocka_unit_test(a_shared_bottleneck),
         cmocka_unit_test(pauses_keep_the_rate), cmocka_unit_test(lumps_and_sleep_are_the_same),
