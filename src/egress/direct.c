@@ -16,7 +16,7 @@ enum tn_egress_fail tn_direct_fail_of(int err)
     case -ENFILE:
     case TN_E_NOMEM:
     case -ENOBUFS:
-    case TN_E_AGAIN: return TN_EGRESS_FAIL_FDS; /* EAGAIN: no port is free */
+    case TN_E_AGAIN: return TN_EGRESS_FAIL_FDS; /* no port is free */
     default: return TN_EGRESS_FAIL_UNREACHABLE;
     }
 }

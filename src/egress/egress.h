@@ -131,6 +131,7 @@ int tn_egress_spec_check(const struct tn_egress_spec *s, char why[200]);
     X(UNREACHABLE, "unreachable")                                                                                 \
     X(TIMEOUT, "timed out")                                                                                       \
     X(PROXY_CONNECT, "proxy not reachable")                                                                       \
+    X(PROXY_BIND, "proxy's mark or bind not to be had")                                                            \
     X(PROXY_TIMEOUT, "proxy did not answer in time")                                                              \
     X(PROXY_AUTH, "proxy did not accept the credentials")                                                         \
     X(PROXY_PROTOCOL, "proxy broke the protocol")                                                                 \

@@ -147,6 +147,7 @@ const char *tn_egress_fail_name(enum tn_egress_fail f)
         [TN_EGRESS_FAIL_UNREACHABLE] = "unreachable",
         [TN_EGRESS_FAIL_TIMEOUT] = "timeout",
         [TN_EGRESS_FAIL_PROXY_CONNECT] = "proxy_connect",
+        [TN_EGRESS_FAIL_PROXY_BIND] = "proxy_bind",
         [TN_EGRESS_FAIL_PROXY_TIMEOUT] = "proxy_timeout",
         [TN_EGRESS_FAIL_PROXY_AUTH] = "proxy_auth",
         [TN_EGRESS_FAIL_PROXY_PROTOCOL] = "proxy_protocol",

@@ -62,7 +62,8 @@ static void on_open(void *arg, struct tn_egress_conn *c)
 static void on_fail(void *arg, enum tn_egress_fail why)
 {
     struct tn_upstream *u = arg;
-    bool by_it = why == TN_EGRESS_FAIL_PROXY_TIMEOUT || why == TN_EGRESS_FAIL_PROXY_CONNECT || why == TN_EGRESS_FAIL_PROXY_TLS;
+    bool by_it = why == TN_EGRESS_FAIL_PROXY_TIMEOUT || why == TN_EGRESS_FAIL_PROXY_CONNECT || why == TN_EGRESS_FAIL_PROXY_BIND ||
+                 why == TN_EGRESS_FAIL_PROXY_TLS;
     u->doubted |= by_it && u->probing_doubted; /* once more, until the breaker has seen enough */
     done(u);
 }

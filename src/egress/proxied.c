@@ -94,7 +94,7 @@ static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
         attach(c, i);
         int why = begin_on(c);
         if (why == 0) return 0;
-        if (why != TN_EGRESS_FAIL_PROXY_NAME && why != TN_EGRESS_FAIL_PROXY_CONNECT) return why;
+        if (why != TN_EGRESS_FAIL_PROXY_NAME && why != TN_EGRESS_FAIL_PROXY_CONNECT && why != TN_EGRESS_FAIL_PROXY_BIND) return why;
         count_failed(c, (enum tn_egress_fail)why);
         tn_upstream_failed(c->up, (enum tn_egress_fail)why, true);
         d->trial = false;
@@ -128,6 +128,7 @@ int tn_proxied_next(struct tn_egress_conn *c)
         d->at = d->next++;
         int fd = tn_socket_connect(&d->addrs[d->at], c->e->mark, &c->up->proxy->bind);
         if (fd >= 0) return tn_dial_attempt(c, fd, last ? d->deadline_us : least(now_us + STAGGER_US, d->deadline_us));
+        if (fd == TN_E_UNSUPPORTED) why = TN_EGRESS_FAIL_PROXY_BIND;
         if (tn_direct_fail_of(fd) != TN_EGRESS_FAIL_FDS) continue;
         why = TN_EGRESS_FAIL_FDS;
         break;
@@ -143,6 +144,7 @@ static void judge(enum tn_egress_fail why, bool asked, bool *counts, bool *about
     *counts = *about_proxy = *elsewhere = false;
     switch (why) {
     case TN_EGRESS_FAIL_PROXY_CONNECT:
+    case TN_EGRESS_FAIL_PROXY_BIND:
     case TN_EGRESS_FAIL_PROXY_NAME:
     case TN_EGRESS_FAIL_PROXY_TLS: *counts = *about_proxy = *elsewhere = true; return;
     case TN_EGRESS_FAIL_PROXY_AUTH: *counts = *about_proxy = true; return;

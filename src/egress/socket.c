@@ -76,7 +76,7 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct 
     if (!err) err = tn_socket_bind(fd, to->ip.family, from);
     if (err) {
         close(fd);
-        return err;
+        return err == -EAFNOSUPPORT ? err : TN_E_UNSUPPORTED;
     }
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* an urgent byte is a byte of the stream */
@@ -85,7 +85,8 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct 
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
     if (connect(fd, (struct sockaddr *)&sa, len) != 0 && errno != EINPROGRESS) {
-        err = -errno;
+        /* With IPv6 that says as well that this host has no address to come from. */
+        err = errno == EADDRNOTAVAIL && to->ip.family == 4 ? TN_E_AGAIN : -errno;
         close(fd);
         return err;
     }

@@ -1,10 +1,11 @@
 /* BBR, version 3: what is done about the model (bbr.h, bbr_model.c).
  *
  * Startup doubles the rate every round until it no longer brings more bandwidth, or others' queue says that the pipe is
- * full; Drain lets go the queue that this made. Then it cycles: DOWN leaves room for others, CRUISE holds the rate for two or three seconds (less on
- * short paths, where Reno would probe sooner too), REFILL fills the pipe for a round, UP asks for more until
- * bandwidth stops growing, losses say stop, or a queue of its own says that the pipe is full. PROBE_RTT drains for
- * 200 ms every eight seconds, every five where others make a queue, unless the flow pauses by itself. */
+ * full; Drain lets go the queue that this made. Then it cycles: DOWN leaves room for others, CRUISE holds the rate for
+ * two or three seconds (less on short paths, where Reno would probe sooner too), REFILL fills the pipe for a round, UP
+ * asks for more until bandwidth stops growing, losses say stop, or a queue of its own says that the pipe is full.
+ * PROBE_RTT drains for 200 ms every eight seconds, every five where others make a queue, unless the flow pauses by
+ * itself. */
 #include "stack/bbr.h"
 #include "stack/sack.h"
 #include "stack/seq.h"

@@ -706,6 +706,8 @@ def bound(b):
                 section(gone)
                 wait_until(lambda: b.client.curl(f"http://{b.net.inet.web4}/ip", timeout=10)[0] != 0, f"bind = {gone} refuses")
                 b.expect_no_page()
+                failed = states(b)["d"]["Failed"]
+                expect("proxy_bind" in failed, f"the reason: {failed}")
             section(other)
             wait_state(b, "d", "up")
             b.expect_through(d)

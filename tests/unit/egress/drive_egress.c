@@ -2,7 +2,7 @@
  * hostile.py, which plays the proxy.
  *
  *   policy off | host | proxy URL      "policy MODE" or "policy bad: WHY"
- *   spec keep|cut | proxy NAME URL [group=G] [weight=N] [max=N] [names] | rule KEY=VALUE.. | ...    as policy, a pool
+ *   spec keep|cut | proxy NAME URL [group=G] [weight=N] [max=N] [names] [bind=WORD] | rule KEY=VALUE.. | ...    as policy, a pool
  *   proxies                            "proxies NAME=STATE/FAIL/FLOWS/OPENED .."
  *   rotate PEER | forget PEER          "rotated" | "forgotten", as when control removes it
  *   has PEER                           "has ipv6=0|1 udp=0|1"
@@ -154,6 +154,7 @@ static const char *put_option(struct tn_egress_proxy *p, const char *word)
     else if (!strncmp(word, "weight=", 7)) p->weight = (unsigned)atoi(word + 7);
     else if (!strncmp(word, "max=", 4)) p->max_flows = (unsigned)atoi(word + 4);
     else if (!strcmp(word, "names")) p->names = true;
+    else if (!strncmp(word, "bind=", 5)) return tn_proxy_bind_parse(word + 5, &p->proxy->bind) ? NULL : word;
     else return word;
     return NULL;
 }

@@ -701,6 +701,30 @@ def proxies_that_fail_at_once(p):
 
 
 @case
+def what_is_missing_here_is_no_proxys_fault(p):
+    """An address to come from that this host lacks has a reason of its own; with all local ports taken a proxy is not down."""
+    p.spec(f"proxy a {p.url('a')} bind=46.1.1.200")
+    words, _, asked = p.dial(1)
+    expect(words in ("fail proxy_bind", "fail proxy_down") and not asked, f"{words} {asked}")
+    expect(p.states()["a"][1] == "proxy_bind", f"{p.states()}")
+    p.spec(f"proxy a {p.url('a')}")
+    ports = p.bed.node.run("sysctl", "-n", "net.ipv4.ip_local_port_range").stdout.strip()
+    p.bed.node.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40001")
+    try:
+        outcomes, numbers = [], []
+        for _ in range(12):  # more than ports, and than a breaker bears
+            words, number, _ = p.dial(1)
+            outcomes.append(words)
+            numbers.append(number)
+        expect(set(outcomes) == {"open", "fail fds"}, f"{outcomes}")
+        expect(p.states()["a"][0] == "up", f"{p.states()}")
+        for number in numbers:
+            p.d.tell(f"close {number}")
+    finally:
+        p.bed.node.run("sysctl", "-qw", f"net.ipv4.ip_local_port_range={ports}")
+
+
+@case
 def t36_reload_storm(p):
     """A, B and nonsense, a hundred times a second, while peers dial: each dial has an answer, nothing leaves directly."""
     stop = threading.Event()
