@@ -7,6 +7,7 @@ int tn_dns_dial_error(enum tn_egress_fail why)
     case TN_EGRESS_FAIL_OFF:
     case TN_EGRESS_FAIL_GUARD: return TN_E_POLICY;
     case TN_EGRESS_FAIL_LIMIT: return TN_E_LIMIT;
+    case TN_EGRESS_FAIL_PORTS:
     case TN_EGRESS_FAIL_FDS: return TN_E_MFILE;
     case TN_EGRESS_FAIL_UNREACHABLE: return TN_E_HOSTUNREACH;
     case TN_EGRESS_FAIL_TIMEOUT:

@@ -16,7 +16,7 @@ enum tn_egress_fail tn_direct_fail_of(int err)
     case -ENFILE:
     case TN_E_NOMEM:
     case -ENOBUFS:
-    case TN_E_AGAIN: return TN_EGRESS_FAIL_FDS; /* no port is free */
+    case TN_E_AGAIN: return TN_EGRESS_FAIL_FDS; /* EAGAIN: no port is free, UDP */
     default: return TN_EGRESS_FAIL_UNREACHABLE;
     }
 }
@@ -35,6 +35,6 @@ int tn_direct_begin(struct tn_egress_conn *c)
 {
     if (c->e->policy->mode != TN_EGRESS_HOST || c->dialing->policy->mode != TN_EGRESS_HOST) return TN_EGRESS_FAIL_OFF;
     int fd = tn_socket_connect(&c->dialing->dst, c->e->mark, NULL);
-    if (fd < 0) return (int)tn_direct_fail_of(fd);
+    if (fd < 0) return fd == -EADDRNOTAVAIL ? TN_EGRESS_FAIL_PORTS : (int)tn_direct_fail_of(fd);
     return tn_dial_attempt(c, fd, c->dialing->deadline_us);
 }

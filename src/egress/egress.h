@@ -127,6 +127,7 @@ int tn_egress_spec_check(const struct tn_egress_spec *s, char why[200]);
     X(GUARD, "destination is not public")                                                                         \
     X(LIMIT, "too many flows or dials")                                                                           \
     X(FDS, "out of descriptors or memory")                                                                        \
+    X(PORTS, "no local port is free")                                                                              \
     X(REFUSED, "connection refused")                                                                              \
     X(UNREACHABLE, "unreachable")                                                                                 \
     X(TIMEOUT, "timed out")                                                                                       \

@@ -143,6 +143,7 @@ const char *tn_egress_fail_name(enum tn_egress_fail f)
         [TN_EGRESS_FAIL_GUARD] = "guard",
         [TN_EGRESS_FAIL_LIMIT] = "limit",
         [TN_EGRESS_FAIL_FDS] = "fds",
+        [TN_EGRESS_FAIL_PORTS] = "ports",
         [TN_EGRESS_FAIL_REFUSED] = "refused",
         [TN_EGRESS_FAIL_UNREACHABLE] = "unreachable",
         [TN_EGRESS_FAIL_TIMEOUT] = "timeout",

@@ -20,6 +20,7 @@
 
 enum { TRIES_MAX = 3, RESTARTS_MAX = 4 };
 #define STAGGER_US 250000ull /* RFC 8305 section 5 */
+#define NO_PORT_US 100000ull /* the kernel looks at each of 28,000 before it says so */
 #define CONNECT_OTHERS_US 3000000ull /* a proxy that needs longer for a TCP handshake is no use beside one that works */
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -69,6 +70,7 @@ int tn_proxied_connect(struct tn_egress_conn *c)
 static int begin_on(struct tn_egress_conn *c)
 {
     struct tn_upstream *u = c->up;
+    if (tn_egress_now() < u->no_port_until_us) return TN_EGRESS_FAIL_PORTS;
     int err = tn_upstream_lookup(u);
     if (err) return err == TN_E_DNS ? TN_EGRESS_FAIL_PROXY_NAME : TN_EGRESS_FAIL_FDS;
     if (u->count > 0) return tn_proxied_connect(c);
@@ -83,6 +85,30 @@ static void count_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
     if (!tn_purpose_is_own(c->purpose)) c->up->failed[why]++;
 }
 
+/* Its kind: about the proxy, and whether somebody else may be asked. */
+static void judge(enum tn_egress_fail why, bool asked, bool *counts, bool *about_proxy, bool *elsewhere)
+{
+    *counts = *about_proxy = *elsewhere = false;
+    switch (why) {
+    case TN_EGRESS_FAIL_PORTS: *elsewhere = true; return; /* each address has ports of its own */
+    case TN_EGRESS_FAIL_PROXY_CONNECT:
+    case TN_EGRESS_FAIL_PROXY_BIND:
+    case TN_EGRESS_FAIL_PROXY_NAME:
+    case TN_EGRESS_FAIL_PROXY_TLS: *counts = *about_proxy = *elsewhere = true; return;
+    case TN_EGRESS_FAIL_PROXY_AUTH: *counts = *about_proxy = true; return;
+    case TN_EGRESS_FAIL_PROXY_PROTOCOL:
+    case TN_EGRESS_FAIL_PROXY_CLOSED:
+        *about_proxy = *elsewhere = true;
+        *counts = !asked;
+        return;
+    case TN_EGRESS_FAIL_PROXY_TIMEOUT:
+        *about_proxy = true;
+        *counts = *elsewhere = !asked;
+        return;
+    default: return;
+    }
+}
+
 /* The next proxy, and the next, until one is being asked. first: what to say when there is none (OK: what route.c says). */
 static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
 {
@@ -94,10 +120,12 @@ static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
         attach(c, i);
         int why = begin_on(c);
         if (why == 0) return 0;
-        if (why != TN_EGRESS_FAIL_PROXY_NAME && why != TN_EGRESS_FAIL_PROXY_CONNECT && why != TN_EGRESS_FAIL_PROXY_BIND) return why;
+        bool counts, about_proxy, elsewhere;
+        judge((enum tn_egress_fail)why, false, &counts, &about_proxy, &elsewhere);
+        if (!elsewhere) return why;
         count_failed(c, (enum tn_egress_fail)why);
-        tn_upstream_failed(c->up, (enum tn_egress_fail)why, true);
-        d->trial = false;
+        if (about_proxy) tn_upstream_failed(c->up, (enum tn_egress_fail)why, counts);
+        if (counts) d->trial = false;
         tn_dial_drop_attempt(c);
         tn_proxied_detach(c);
         first = (enum tn_egress_fail)why;
@@ -122,43 +150,24 @@ int tn_proxied_next(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
     uint64_t now_us = tn_egress_now();
-    int why = TN_EGRESS_FAIL_PROXY_CONNECT;
+    bool unbound = d->next == 0, ports = false; /* unbound: no address of it can be asked from where it is to be asked */
+    int why = 0;
     while (d->next < d->naddrs && now_us < d->deadline_us) {
         bool last = d->next + 1 == d->naddrs;
         d->at = d->next++;
         int fd = tn_socket_connect(&d->addrs[d->at], c->e->mark, &c->up->proxy->bind);
         if (fd >= 0) return tn_dial_attempt(c, fd, last ? d->deadline_us : least(now_us + STAGGER_US, d->deadline_us));
-        if (fd == TN_E_UNSUPPORTED) why = TN_EGRESS_FAIL_PROXY_BIND;
+        ports |= fd == -EADDRNOTAVAIL;
+        unbound &= fd == TN_E_UNSUPPORTED;
         if (tn_direct_fail_of(fd) != TN_EGRESS_FAIL_FDS) continue;
         why = TN_EGRESS_FAIL_FDS;
         break;
     }
+    if (ports) c->up->no_port_until_us = now_us + NO_PORT_US;
+    if (!why) why = ports ? TN_EGRESS_FAIL_PORTS : unbound ? TN_EGRESS_FAIL_PROXY_BIND : TN_EGRESS_FAIL_PROXY_CONNECT;
     /* Those that are under way may still do. */
     if (now_us >= d->deadline_us || !tn_race_take_back(c)) return why;
     return tn_dial_arm(c, d->deadline_us) == 0 ? 0 : TN_EGRESS_FAIL_FDS;
-}
-
-/* Its kind: about the proxy, and whether somebody else may be asked. */
-static void judge(enum tn_egress_fail why, bool asked, bool *counts, bool *about_proxy, bool *elsewhere)
-{
-    *counts = *about_proxy = *elsewhere = false;
-    switch (why) {
-    case TN_EGRESS_FAIL_PROXY_CONNECT:
-    case TN_EGRESS_FAIL_PROXY_BIND:
-    case TN_EGRESS_FAIL_PROXY_NAME:
-    case TN_EGRESS_FAIL_PROXY_TLS: *counts = *about_proxy = *elsewhere = true; return;
-    case TN_EGRESS_FAIL_PROXY_AUTH: *counts = *about_proxy = true; return;
-    case TN_EGRESS_FAIL_PROXY_PROTOCOL:
-    case TN_EGRESS_FAIL_PROXY_CLOSED:
-        *about_proxy = *elsewhere = true;
-        *counts = !asked;
-        return;
-    case TN_EGRESS_FAIL_PROXY_TIMEOUT:
-        *about_proxy = true;
-        *counts = *elsewhere = !asked;
-        return;
-    default: return;
-    }
 }
 
 static bool is_verdict(enum tn_egress_fail why)

@@ -72,11 +72,12 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct 
         close(fd);
         return TN_E_MFILE;
     }
-    int err = tn_socket_mark(fd, mark | (from ? from->mark : 0));
+    mark |= from ? from->mark : 0;
+    int err = tn_socket_mark(fd, mark);
     if (!err) err = tn_socket_bind(fd, to->ip.family, from);
     if (err) {
         close(fd);
-        return err == -EAFNOSUPPORT ? err : TN_E_UNSUPPORTED;
+        return TN_E_UNSUPPORTED;
     }
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* an urgent byte is a byte of the stream */
@@ -85,10 +86,10 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct 
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
     if (connect(fd, (struct sockaddr *)&sa, len) != 0 && errno != EINPROGRESS) {
-        /* With IPv6 that says as well that this host has no address to come from. */
-        err = errno == EADDRNOTAVAIL && to->ip.family == 4 ? TN_E_AGAIN : -errno;
+        err = -errno;
         close(fd);
-        return err;
+        /* With IPv6 the same says that this host has no address to come from. */
+        return err == -EADDRNOTAVAIL && to->ip.family == 6 && !tn_socket_has_route(to, mark) ? -ENETUNREACH : err;
     }
     return fd;
 }

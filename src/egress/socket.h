@@ -11,7 +11,7 @@
 /* Begins a TCP connection: a non-blocking, close-on-exec descriptor that becomes writable when it is decided, or a
  * negative errno. TN_E_MFILE also when only the descriptors kept for the node itself are left. mark: see
  * tn_egress_config. from: NULL: from anywhere. What can't be had is an error, never another way: TN_E_UNSUPPORTED for the
- * mark and for from, unless from has no address of that family (-EAFNOSUPPORT). TN_E_AGAIN: no port is free. */
+ * mark and for from. -EADDRNOTAVAIL: all local ports are taken, as far as that address goes. */
 int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct tn_proxy_bind *from);
 int tn_socket_bind(int fd, uint8_t family, const struct tn_proxy_bind *from); /* 0 for NULL */
 int tn_socket_mark(int fd, uint32_t mark); /* before it is connected. 0 for mark 0 */

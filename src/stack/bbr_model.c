@@ -286,7 +286,8 @@ static bool is_held_by_peer(struct bbr_now *n)
 /* Startup, where there is room, doubles the rate each round and finds no queue. Two rounds with one in which the rate grew
  * less: the pipe was full, and what still grows is taken from others. The draft goes on until a fourth of growth is
  * missing; of four flows of CUBIC it took three fair shares so, and kept them for half a minute. A path whose round trips
- * are longer than the first one looks the same: so the next probe is soon, and goes on as long as the rate grows. */
+ * are longer than the first one looks the same: so if the rate still grew the next probe is soon, and goes on as long as it
+ * does, whatever queue there seems to be. */
 static bool shares_full_queue(struct bbr_now *n)
 {
     struct bbr_flight *f = n->f;
@@ -307,9 +308,13 @@ static void check_full_bw(struct bbr_now *n)
 {
     struct bbr *b = n->b;
     const struct tn_rate_sample *rs = n->a->rs;
-    if (!n->f->round_start || is_held_by_peer(n) || b->full_bw_now || rs->app_limited) return;
-    if (b->state == BBR_STARTUP && shares_full_queue(n)) {
-        b->full_bw_now = b->full_bw_reached = b->probe_soon = true;
+    if (!n->f->round_start) return;
+    bool told = !n->f->peer_limited_round && !rs->app_limited;
+    if (!told) n->f->queue_rounds = 0;
+    if (is_held_by_peer(n) || b->full_bw_now || rs->app_limited) return;
+    if (b->state == BBR_STARTUP && told && shares_full_queue(n)) {
+        b->full_bw_now = b->full_bw_reached = true;
+        b->probe_soon = (double)rs->bytes_per_s >= b->full_bw * BBR_FULL_BW_GROWTH;
         return;
     }
     if ((double)rs->bytes_per_s >= b->full_bw * BBR_FULL_BW_GROWTH) {

@@ -59,8 +59,8 @@ static void start_down(struct bbr_now *n)
     uint64_t luck = (n->a->now_us ^ (uint64_t)n->a->una << 17) * 0x9e3779b97f4a7c15ull;
     b->rounds_since_probe = (uint8_t)(luck >> 63);
     uint32_t reno = reno_rounds(n->cc);
-    if (b->probe_soon && reno > BBR_SOON_ROUNDS) b->rounds_since_probe = (uint8_t)(reno - BBR_SOON_ROUNDS);
-    b->probe_soon = false;
+    if (b->state == BBR_UP) b->probe_soon = false;
+    if (b->probe_soon && reno > BBR_SOON_ROUNDS) b->rounds_since_probe = (uint8_t)(reno - BBR_SOON_ROUNDS - b->rounds_since_probe);
     b->wait = (uint8_t)(luck >> 40);
     b->cycle_at = n->ms;
     b->drain_rounds = 0;
@@ -147,7 +147,7 @@ static bool has_own_queue(struct bbr_now *n)
     bool late = f->span_rtt_us > tn_bbr_queue_rtt(n->b);
     f->span_from = n->a->rate->delivered;
     f->span_rtt_us = 0;
-    return late && !n->b->shared && n->b->acks == BBR_ACKS_PROBE_FEEDBACK &&
+    return late && !n->b->shared && !n->b->probe_soon && n->b->acks == BBR_ACKS_PROBE_FEEDBACK &&
            n->a->inflight_now >= tn_bbr_inflight(n->cc, gains[BBR_UP].pacing) + tn_bbr_extra(n->cc);
 }
 
@@ -385,7 +385,8 @@ static void bbr_segment_lost(struct tn_cc *cc, const struct tn_rec *rec, const s
     if (rec->seq != f->lost_end && f->loss_ranges < UINT8_MAX) f->loss_ranges++;
     f->lost_end = rec->seq + rec->len;
     uint32_t lost = rate->lost - rec->mark.lost;
-    if (!b->probe_sample || (!b->shared && !tn_bbr_inflight_too_high(cc, lost, rec->mark.in_flight, has_sack))) return;
+    bool shared = b->shared && !b->probe_soon;
+    if (!b->probe_sample || (!shared && !tn_bbr_inflight_too_high(cc, lost, rec->mark.in_flight, has_sack))) return;
     b->probed_too_high = true;
     b->probe_sample = false; /* one reaction per probe */
     if (!(rec->flags & TN_REC_APP_LIMITED)) {

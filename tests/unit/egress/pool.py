@@ -716,8 +716,10 @@ def what_is_missing_here_is_no_proxys_fault(p):
             words, number, _ = p.dial(1)
             outcomes.append(words)
             numbers.append(number)
-        expect(set(outcomes) == {"open", "fail fds"}, f"{outcomes}")
+        expect(set(outcomes) == {"open", "fail ports"}, f"{outcomes}")
         expect(p.states()["a"][0] == "up", f"{p.states()}")
+        p.spec(f"proxy a {p.url('a')} weight=64", f"proxy b {p.url('b')}")
+        expect(p.served_by(1) + p.served_by(1) == "bb", "another one has ports of its own")
         for number in numbers:
             p.d.tell(f"close {number}")
     finally:
