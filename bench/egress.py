@@ -282,7 +282,7 @@ def fair(bed, proc):
     stalled.popen.wait(60)
     time.sleep(10)
     storm = bed.start_load("connects", web, NOWHERE_PORT, 4000, 4000)
-    time.sleep(2)
+    time.sleep(2.5)  # its SYNs are repeated each second, which takes this machine 100 ms and the exit node 10 to 30: between two of these
     out["4,000 connects to nowhere p99 ms"], failed = p99()
     out["failed"] += failed
     storm.kill()
