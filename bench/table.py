@@ -109,6 +109,9 @@ def main():
     ap.add_argument("--rows", default=",".join(ROWS))
     ap.add_argument("--kinds", default="ours,tsnet" + (",rust" if os.path.exists(RUST) else ""))
     args = ap.parse_args()
+    for word in args.rows.split(","):
+        if word not in ROWS:
+            ap.error(f"no row '{word}': {', '.join(ROWS)}")
     os.environ["TN_BUILD"] = os.path.abspath(args.build)
     sandbox.enter()
     work = sandbox.Workdir("table")
