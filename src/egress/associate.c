@@ -53,7 +53,7 @@ struct tn_assoc {
 void tn_relay_failed(struct tn_upstream *u, enum tn_egress_fail why)
 {
     bool refused = why == TN_EGRESS_FAIL_PROXY_REFUSED;
-    if (why == TN_EGRESS_FAIL_FDS) return; /* it was not the proxy */
+    if (why == TN_EGRESS_FAIL_FDS || why == TN_EGRESS_FAIL_PORTS) return; /* it was not the proxy */
     u->relay = refused ? TN_RELAY_REFUSED : TN_RELAY_FAILS;
     u->relay_retry_us = tn_egress_now() + (refused ? REFUSED_US : RETRY_US);
 }

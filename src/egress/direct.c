@@ -27,7 +27,7 @@ bool tn_direct_has_ipv6(struct tn_egress *e)
     uint64_t now_us = tn_egress_now();
     if (now_us < e->ipv6_until_us) return e->ipv6_route;
     e->ipv6_until_us = now_us + IPV6_LOOK_US;
-    e->ipv6_route = tn_socket_has_route(&somewhere, e->mark);
+    e->ipv6_route = tn_socket_has_route(&somewhere, e->mark, NULL);
     return e->ipv6_route;
 }
 

@@ -57,6 +57,7 @@ struct tn_dialing {
     uint64_t peer;
     uint64_t candidates, tried; /* proxies of the policy, a bit each */
     unsigned tries, restarts;
+    bool no_port;              /* for one of its proxy's addresses */
     bool trial;                /* its proxy's breaker waits for the outcome */
     uint64_t began_us;         /* its line behind it */
     uint64_t end_us;           /* nothing is tried after this */
@@ -131,7 +132,8 @@ struct tn_upstream {
     enum tn_egress_fail last_fail;
     bool tried;
     uint64_t logged_us, ok_us; /* ok_us: when it last did what it should */
-    uint64_t no_port_until_us; /* all local ports are taken for it: not looked at again before this */
+    uint64_t no_port_until_us; /* all local ports are taken for this address of it: not looked at again before then */
+    struct tn_addrport no_port_for;
     uint64_t no_ipv6_until_us; /* it said that it does not know IPv6 addresses: believed until then */
     enum tn_relay relay;       /* whether it does datagrams (associate.c) */
     uint64_t relay_retry_us;   /* and before this it is not asked again */

@@ -64,13 +64,13 @@ int tn_proxied_connect(struct tn_egress_conn *c)
     memcpy(d->addrs, u->addrs, u->count * sizeof *d->addrs);
     d->naddrs = u->count;
     d->next = d->at = 0;
+    d->no_port = false;
     return tn_proxied_next(c);
 }
 
 static int begin_on(struct tn_egress_conn *c)
 {
     struct tn_upstream *u = c->up;
-    if (tn_egress_now() < u->no_port_until_us) return TN_EGRESS_FAIL_PORTS;
     int err = tn_upstream_lookup(u);
     if (err) return err == TN_E_DNS ? TN_EGRESS_FAIL_PROXY_NAME : TN_EGRESS_FAIL_FDS;
     if (u->count > 0) return tn_proxied_connect(c);
@@ -126,6 +126,7 @@ static int begin_any(struct tn_egress_conn *c, enum tn_egress_fail first)
         count_failed(c, (enum tn_egress_fail)why);
         if (about_proxy) tn_upstream_failed(c->up, (enum tn_egress_fail)why, counts);
         if (counts) d->trial = false;
+        if (why == TN_EGRESS_FAIL_PORTS) d->tries--; /* it was not asked */
         tn_dial_drop_attempt(c);
         tn_proxied_detach(c);
         first = (enum tn_egress_fail)why;
@@ -146,25 +147,36 @@ int tn_proxied_turn(struct tn_egress_conn *c)
     return begin_any(c, TN_EGRESS_OK);
 }
 
+static int connect_to(struct tn_egress_conn *c, const struct tn_addrport *to, uint64_t now_us)
+{
+    struct tn_upstream *u = c->up;
+    if (now_us < u->no_port_until_us && tn_addrport_eq(to, &u->no_port_for)) return -EADDRNOTAVAIL;
+    int fd = tn_socket_connect(to, c->e->mark, &u->proxy->bind);
+    if (fd != -EADDRNOTAVAIL) return fd;
+    u->no_port_until_us = now_us + NO_PORT_US;
+    u->no_port_for = *to;
+    return fd;
+}
+
 int tn_proxied_next(struct tn_egress_conn *c)
 {
     struct tn_dialing *d = c->dialing;
     uint64_t now_us = tn_egress_now();
-    bool unbound = d->next == 0, ports = false; /* unbound: no address of it can be asked from where it is to be asked */
+    /* No address of it can be asked from where it is to be asked. */
+    bool unbound = d->next == 0 && now_us < d->deadline_us;
     int why = 0;
     while (d->next < d->naddrs && now_us < d->deadline_us) {
         bool last = d->next + 1 == d->naddrs;
         d->at = d->next++;
-        int fd = tn_socket_connect(&d->addrs[d->at], c->e->mark, &c->up->proxy->bind);
+        int fd = connect_to(c, &d->addrs[d->at], now_us);
         if (fd >= 0) return tn_dial_attempt(c, fd, last ? d->deadline_us : least(now_us + STAGGER_US, d->deadline_us));
-        ports |= fd == -EADDRNOTAVAIL;
+        d->no_port |= fd == -EADDRNOTAVAIL;
         unbound &= fd == TN_E_UNSUPPORTED;
         if (tn_direct_fail_of(fd) != TN_EGRESS_FAIL_FDS) continue;
         why = TN_EGRESS_FAIL_FDS;
         break;
     }
-    if (ports) c->up->no_port_until_us = now_us + NO_PORT_US;
-    if (!why) why = ports ? TN_EGRESS_FAIL_PORTS : unbound ? TN_EGRESS_FAIL_PROXY_BIND : TN_EGRESS_FAIL_PROXY_CONNECT;
+    if (!why) why = d->no_port ? TN_EGRESS_FAIL_PORTS : unbound ? TN_EGRESS_FAIL_PROXY_BIND : TN_EGRESS_FAIL_PROXY_CONNECT;
     /* Those that are under way may still do. */
     if (now_us >= d->deadline_us || !tn_race_take_back(c)) return why;
     return tn_dial_arm(c, d->deadline_us) == 0 ? 0 : TN_EGRESS_FAIL_FDS;
@@ -193,6 +205,7 @@ int tn_proxied_failed(struct tn_egress_conn *c, enum tn_egress_fail why)
     else if (is_verdict(why)) tn_upstream_worked(c->up); /* a verdict about the destination comes from a proxy that works */
     if (counts || is_verdict(why)) d->trial = false;
     tn_proxied_detach(c);
+    if (why == TN_EGRESS_FAIL_PORTS) d->tries--;
     return elsewhere ? begin_any(c, why) : (int)why;
 }
 

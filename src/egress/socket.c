@@ -89,18 +89,19 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct 
         err = -errno;
         close(fd);
         /* With IPv6 the same says that this host has no address to come from. */
-        return err == -EADDRNOTAVAIL && to->ip.family == 6 && !tn_socket_has_route(to, mark) ? -ENETUNREACH : err;
+        return err == -EADDRNOTAVAIL && to->ip.family == 6 && !tn_socket_has_route(to, mark, from) ? -ENETUNREACH : err;
     }
     return fd;
 }
 
-bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark)
+bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark, const struct tn_proxy_bind *from)
 {
     struct sockaddr_storage sa;
     socklen_t len = tn_addrport_to_sockaddr(to, &sa);
     int fd = socket(sa.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS; /* not known: not denied */
-    bool way = tn_socket_mark(fd, mark) == 0 && connect(fd, (struct sockaddr *)&sa, len) == 0;
+    bool way = tn_socket_mark(fd, mark) == 0 && tn_socket_bind(fd, to->ip.family, from) == 0 &&
+               connect(fd, (struct sockaddr *)&sa, len) == 0;
     close(fd);
     return way;
 }

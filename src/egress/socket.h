@@ -16,7 +16,7 @@ int tn_socket_connect(const struct tn_addrport *to, uint32_t mark, const struct 
 int tn_socket_bind(int fd, uint8_t family, const struct tn_proxy_bind *from); /* 0 for NULL */
 int tn_socket_mark(int fd, uint32_t mark); /* before it is connected. 0 for mark 0 */
 /* Would the host know a way there? Nothing is sent. */
-bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark);
+bool tn_socket_has_route(const struct tn_addrport *to, uint32_t mark, const struct tn_proxy_bind *from);
 /* Does the connection stand? TN_E_AGAIN: not decided yet; else why it never will. */
 int tn_socket_connected(int fd);
 /* The outcome of the connect, or what broke the connection since: 0 or a negative errno. Reading it clears it. */

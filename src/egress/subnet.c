@@ -144,6 +144,6 @@ int tn_subnet_begin(struct tn_egress_conn *c)
 {
     if (c->purpose != TN_EGRESS_SUBNET) return TN_EGRESS_FAIL_OFF;
     int fd = tn_socket_connect(&c->dialing->dst, c->e->mark, NULL);
-    if (fd < 0) return (int)tn_direct_fail_of(fd);
+    if (fd < 0) return fd == -EADDRNOTAVAIL ? TN_EGRESS_FAIL_PORTS : (int)tn_direct_fail_of(fd);
     return tn_dial_attempt(c, fd, c->dialing->deadline_us);
 }

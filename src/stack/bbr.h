@@ -76,7 +76,7 @@ struct bbr_flight {
                                              * trip; of Startup: the lowest of a round */
     uint32_t undo_inflight_short, undo_inflight_long;
     uint8_t undo_state, up_rounds, extra_rounds, loss_ranges, queue_rounds;
-    bool round_start, loss_round_start, loss_in_round, recovery_round, can_undo_state;
+    bool round_start, loss_round_start, loss_in_round, recovery_round, can_undo_state, undo_soon;
     bool peer_limited_loss_round, peer_limited_round, cruise_round;
 };
 _Static_assert(sizeof(struct bbr) <= TN_CC_STATE, "the state must fit the flow's room for it");

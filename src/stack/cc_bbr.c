@@ -348,6 +348,7 @@ static void save_for_undo(struct tn_cc *cc)
     const struct bbr *b = bbr_of(cc);
     struct bbr_flight *f = cc->flight;
     f->can_undo_state = false;
+    f->undo_soon = b->probe_soon;
     f->undo_bw_short = b->bw_short;
     f->undo_inflight_short = b->inflight_short;
     f->undo_inflight_long = b->inflight_long;
@@ -421,6 +422,7 @@ static void bbr_undo(struct tn_cc *cc, const struct tn_rate *rate, uint64_t now_
         b->full_bw_reached = false;
         b->state = BBR_STARTUP;
     } else if (f->undo_state == BBR_UP && b->state != BBR_UP) {
+        b->probe_soon = f->undo_soon;
         start_refill(&n);
     }
 }

@@ -707,7 +707,9 @@ def what_is_missing_here_is_no_proxys_fault(p):
     words, _, asked = p.dial(1)
     expect(words in ("fail proxy_bind", "fail proxy_down") and not asked, f"{words} {asked}")
     expect(p.states()["a"][1] == "proxy_bind", f"{p.states()}")
-    p.spec(f"proxy a {p.url('a')}")
+    with open("/etc/hosts", "w", encoding="ascii") as f:  # at its IPv6 address, which has ports of its own, nobody listens
+        f.write(f"127.0.0.1 localhost\n{p.bed.net.ip4} two.test\n{p.bed.net.ip6} two.test\n")
+    p.spec(f"proxy a socks5://two.test:{p.proxies['a'].port}")
     ports = p.bed.node.run("sysctl", "-n", "net.ipv4.ip_local_port_range").stdout.strip()
     p.bed.node.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40001")
     try:
@@ -718,7 +720,7 @@ def what_is_missing_here_is_no_proxys_fault(p):
             numbers.append(number)
         expect(set(outcomes) == {"open", "fail ports"}, f"{outcomes}")
         expect(p.states()["a"][0] == "up", f"{p.states()}")
-        p.spec(f"proxy a {p.url('a')} weight=64", f"proxy b {p.url('b')}")
+        p.spec(f"proxy a socks5://two.test:{p.proxies['a'].port} weight=64", f"proxy b {p.url('b')}")
         expect(p.served_by(1) + p.served_by(1) == "bb", "another one has ports of its own")
         for number in numbers:
             p.d.tell(f"close {number}")
