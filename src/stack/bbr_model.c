@@ -18,9 +18,9 @@
  * The bottleneck is shared if while cruising, when we make no queue, the lowest round-trip time of a round is an
  * eighth above the path's: then somebody else makes one, and he reduces by any loss. Against one or four CUBIC flows
  * the draft's rules took 1.6 and 2.4 times the fair share (100 Mbit/s, 80 ms, queue of one bandwidth-delay product),
- * since each of its probes costs them a loss, and itself one in fifty segments. So on a shared bottleneck the
- * first loss ends a probe (but the one after a Startup that may have ended too soon) and takes three tenths off the bound, as it does off CUBIC's, and a probe does not raise the
- * bound faster than eight segments a round. */
+ * since each of its probes costs them a loss, and itself one in fifty segments. So on a shared bottleneck the first loss
+ * ends a probe (but the one after a Startup that may have ended too soon) and takes three tenths off the bound, as it does
+ * off CUBIC's, and a probe does not raise the bound faster than eight segments a round. */
 #include "stack/bbr.h"
 #include "stack/pace.h"
 #include "stack/seq.h"
