@@ -435,7 +435,10 @@ static void shares(struct setup s)
            s.rtt_ms, s.queue, s.seconds);
     printf("%-22s%18s%18s\n", "beside", "1 flow", "4 flows");
     for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++) {
-        if (beside[i].rival && !kernel_has(beside[i].rival)) continue;
+        if (beside[i].rival && !kernel_has(beside[i].rival)) {
+            printf("%-22sthis kernel has no %s\n", beside[i].name, beside[i].rival);
+            continue;
+        }
         printf("%-22s", beside[i].name);
         s.rival = beside[i].rival;
         for (s.cubics = 1; s.cubics <= CUBICS; s.cubics += 3)

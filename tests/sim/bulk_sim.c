@@ -1,10 +1,11 @@
 /* What congestion control achieves on a virtual clock: goodput with losses, reordering and changing paths, and what
  * it leaves for others. Deterministic; the bounds leave room for changes of a few per cent, not for a broken rule.
  *
- * bulk_sim [WORD]    the cases whose name contains the word */
+ * bulk_sim [WORD [SEED]]    the cases whose name contains the word; the bounds are for seed 1, the default */
 #include "bulk.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define BBR TN_CONGESTION_BBR
@@ -81,11 +82,11 @@ static const struct bulk_case cases[] = {
      .least = {24, 24}, .most = {72, 72}},
 };
 
-static struct bulk_result run(const struct bulk_case *k)
+static struct bulk_result run(const struct bulk_case *k, uint64_t seed)
 {
     struct bulk_config c = {
         .link = {.delay_us = MS(k->rtt_ms / 2), .rate_bps = MBIT(k->mbit), .loss = k->loss, .reorder = k->late,
-                 .reorder_us = MS(k->rtt_ms / 2), .early = k->early, .seed = 1,
+                 .reorder_us = MS(k->rtt_ms / 2), .early = k->early, .seed = seed,
                  .queue_bytes = (uint64_t)(k->queue * k->mbit * 1e6 / 8 * k->rtt_ms / 1e3)},
         .change = k->change, .seconds = k->seconds, .from_s = k->from_s, .mtu = 1280, .budget = k->budget,
         .tick_us = k->tick_us ? k->tick_us : 1000,
@@ -107,10 +108,11 @@ static bool is_good(const struct bulk_case *k, const struct bulk_result *r)
 int main(int argc, char **argv)
 {
     unsigned passed = 0, failed = 0;
+    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const struct bulk_case *k = &cases[i];
         if (argc > 1 && !strstr(k->name, argv[1])) continue;
-        struct bulk_result r = run(k);
+        struct bulk_result r = run(k, seed);
         bool good = is_good(k, &r);
         printf("%s %-30s", good ? "ok    " : "FAILED", k->name);
         for (int s = 0; s < 2 && k->sender[s].flows; s++)
